@@ -1,0 +1,528 @@
+"""What is a program made of? Every node, on one page.
+
+A program is an `IRModule` of `PrimFunc`s; a function is a tree of statements (`Stmt`) over
+expressions (`Expr`). Nodes are frozen: a change makes a new tree that shares what did not change.
+They compare by identity; `structural_equal` compares meaning. A loop is identified by its `Var`
+object and a block by its `BlockKey` object; both survive rewrites.
+
+Integers inside nodes (`IntImm.value`, and so loop extents) may be instances of a *subclass* of int
+that carries an expression over sampled decisions (`gputune.schedule.dim.Dim`). Code in this room
+never needs to know, but must keep one rule: only a value with `type(v) is int` may steer a
+simplification such as `x * 1 -> x`, because anything else may differ from candidate to candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from . import dtypes
+
+BinaryOp: TypeAlias = Literal[
+    # arithmetic; "/" is floating division, or truncating division on integers like C
+    "+", "-", "*", "/", "//", "%", "truncmod", "min", "max",
+    # bits
+    "&", "|", "^", "<<", ">>",
+    # comparison: result dtype is bool
+    "==", "!=", "<", "<=", ">", ">=",
+    # logic on bool
+    "and", "or",
+]  # fmt: skip
+COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})
+LOGIC = frozenset({"and", "or"})
+
+ForKind: TypeAlias = Literal["serial", "parallel", "vectorized", "unrolled", "thread_binding"]
+IterKind: TypeAlias = Literal["spatial", "reduce", "scan", "opaque"]
+Annotations: TypeAlias = tuple[tuple[str, Any], ...]
+
+
+class _Ops:
+    """Python operators on expressions, as the script and index maps use them."""
+
+    __slots__ = ()
+
+    def __add__(self, o: Any) -> Expr:
+        return build.add(self, o)
+
+    def __radd__(self, o: Any) -> Expr:
+        return build.add(o, self)
+
+    def __sub__(self, o: Any) -> Expr:
+        return build.sub(self, o)
+
+    def __rsub__(self, o: Any) -> Expr:
+        return build.sub(o, self)
+
+    def __mul__(self, o: Any) -> Expr:
+        return build.mul(self, o)
+
+    def __rmul__(self, o: Any) -> Expr:
+        return build.mul(o, self)
+
+    def __truediv__(self, o: Any) -> Expr:
+        return build.div(self, o)
+
+    def __rtruediv__(self, o: Any) -> Expr:
+        return build.div(o, self)
+
+    def __floordiv__(self, o: Any) -> Expr:
+        return build.floordiv(self, o)
+
+    def __rfloordiv__(self, o: Any) -> Expr:
+        return build.floordiv(o, self)
+
+    def __mod__(self, o: Any) -> Expr:
+        return build.floormod(self, o)
+
+    def __rmod__(self, o: Any) -> Expr:
+        return build.floormod(o, self)
+
+    def __and__(self, o: Any) -> Expr:
+        return build.bitand(self, o)
+
+    def __rand__(self, o: Any) -> Expr:
+        return build.bitand(o, self)
+
+    def __or__(self, o: Any) -> Expr:
+        return build.bitor(self, o)
+
+    def __ror__(self, o: Any) -> Expr:
+        return build.bitor(o, self)
+
+    def __xor__(self, o: Any) -> Expr:
+        return build.bitxor(self, o)
+
+    def __rxor__(self, o: Any) -> Expr:
+        return build.bitxor(o, self)
+
+    def __lshift__(self, o: Any) -> Expr:
+        return build.shl(self, o)
+
+    def __rlshift__(self, o: Any) -> Expr:
+        return build.shl(o, self)
+
+    def __rshift__(self, o: Any) -> Expr:
+        return build.shr(self, o)
+
+    def __rrshift__(self, o: Any) -> Expr:
+        return build.shr(o, self)
+
+    def __neg__(self) -> Expr:
+        return build.neg(self)
+
+    def __invert__(self) -> Expr:
+        return build.invert(self)
+
+    def __lt__(self, o: Any) -> Expr:
+        return build.lt(self, o)
+
+    def __le__(self, o: Any) -> Expr:
+        return build.le(self, o)
+
+    def __gt__(self, o: Any) -> Expr:
+        return build.gt(self, o)
+
+    def __ge__(self, o: Any) -> Expr:
+        return build.ge(self, o)
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            "the truth of an expression is not known while a program is being written; "
+            "use T.if_then_else, T.Select, or `if` inside the script"
+        )
+
+    def astype(self, dtype: str) -> Expr:
+        """This expression converted to `dtype`."""
+        return build.cast(dtype, self)
+
+    def __str__(self) -> str:
+        from .show import show
+
+        return show(self)
+
+
+# ----------------------------------------------------------------------------- expressions
+@dataclass(frozen=True, slots=True, eq=False)
+class Var(_Ops):
+    """A scalar variable; two Vars are the same variable only if they are the same object."""
+
+    name: str
+    dtype: str = "int32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IntImm(_Ops):
+    """An integer or bool constant (`dtype` "bool": value 0 or 1)."""
+
+    value: int
+    dtype: str = "int32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FloatImm(_Ops):
+    value: float
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StringImm(_Ops):
+    value: str
+
+    @property
+    def dtype(self) -> str:
+        return "handle"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cast(_Ops):
+    dtype: str
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BinOp(_Ops):
+    """`a op b`; both sides have one dtype (lanes included), `dtype` is that of the result."""
+
+    op: BinaryOp
+    a: Expr
+    b: Expr
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Not(_Ops):
+    a: Expr
+
+    @property
+    def dtype(self) -> str:
+        return self.a.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Select(_Ops):
+    """`a` where `cond`, else `b`; both may be evaluated (`Call("if_then_else")` evaluates one)."""
+
+    cond: Expr
+    a: Expr
+    b: Expr
+
+    @property
+    def dtype(self) -> str:
+        return self.a.dtype
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call(_Ops):
+    """An intrinsic by name: "exp", "if_then_else", "call_extern", "likely", "assume", ..."""
+
+    op: str
+    args: tuple[Expr, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BufferLoad(_Ops):
+    """`buffer[indices]`; a vector when the last index is a `Ramp`; lanes may be masked."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    predicate: Expr | None = None
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.access_dtype(self.buffer.dtype, self.indices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ramp(_Ops):
+    """The vector base, base + stride, ... of `lanes` elements."""
+
+    base: Expr
+    stride: Expr
+    lanes: int
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.with_lanes(self.base.dtype, self.lanes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Broadcast(_Ops):
+    value: Expr
+    lanes: int
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.with_lanes(self.value.dtype, self.lanes)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shuffle(_Ops):
+    """The elements `indices` of the concatenation of `vectors`."""
+
+    vectors: tuple[Expr, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def dtype(self) -> str:
+        return dtypes.with_lanes(dtypes.scalar(self.vectors[0].dtype), len(self.indices))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Let(_Ops):
+    """`body` with `var` bound to `value`."""
+
+    var: Var
+    value: Expr
+    body: Expr
+
+    @property
+    def dtype(self) -> str:
+        return self.body.dtype
+
+
+Expr: TypeAlias = (
+    Var | IntImm | FloatImm | StringImm | Cast | BinOp | Not | Select | Call | BufferLoad
+    | Ramp | Broadcast | Shuffle | Let
+)  # fmt: skip
+EXPR_CLASSES = (
+    Var, IntImm, FloatImm, StringImm, Cast, BinOp, Not, Select, Call, BufferLoad,
+    Ramp, Broadcast, Shuffle, Let,
+)  # fmt: skip
+
+
+# ----------------------------------------------------------------------------- buffers
+@dataclass(frozen=True, slots=True, eq=False)
+class Buffer:
+    """A named tensor in memory; identified by the object, not by the name.
+
+    `strides` is None for row-major; `elem_offset` is None for zero (both in elements);
+    `align` is the alignment in bytes that the data pointer promises (0: that of the dtype).
+    """
+
+    name: str
+    shape: tuple[Expr, ...]
+    dtype: str = "float32"
+    scope: str = "global"
+    strides: tuple[Expr, ...] | None = None
+    elem_offset: Expr | None = None
+    align: int = 0
+
+    def __getitem__(self, indices: Any) -> Expr:
+        """A load, for index maps and hand-built programs: `A[i, j]`."""
+        return build.load(self, indices)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Range:
+    """The half-open interval [min, min + extent)."""
+
+    min: Expr
+    extent: Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BufferRegion:
+    buffer: Buffer
+    region: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchBuffer:
+    """Inside a block: `buffer` is a view of `source`."""
+
+    buffer: Buffer
+    source: BufferRegion
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IterVar:
+    """A block iterator: `var` runs over `dom`; what it means is its kind."""
+
+    var: Var
+    dom: Range
+    kind: IterKind
+
+
+# ----------------------------------------------------------------------------- statements
+@dataclass(frozen=True, slots=True, eq=False)
+class BufferStore:
+    buffer: Buffer
+    value: Expr
+    indices: tuple[Expr, ...]
+    predicate: Expr | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class For:
+    """A loop: `var` takes min, min + 1, ..., `extent` times. `thread` names a thread axis, such as
+    "threadIdx.x", exactly when `kind` is "thread_binding"."""
+
+    var: Var
+    min: Expr
+    extent: Expr
+    kind: ForKind
+    body: Stmt
+    thread: str | None = None
+    annotations: Annotations = ()
+
+
+class BlockKey:
+    """The identity of a block; survives rewrites and `Schedule.copy`."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """A unit of computation together with the point of the loop nest at which it is run.
+
+    `iter_values` bind `iter_vars` to the enclosing loops (same length); the block runs where
+    `predicate` holds. `init`, if any, runs before `body` whenever every reduce iterator is at its
+    minimum. `alloc_buffers` live inside the block. The outermost block of a function is named
+    "root" and has no iterators.
+    """
+
+    key: BlockKey
+    name: str
+    iter_vars: tuple[IterVar, ...]
+    iter_values: tuple[Expr, ...]
+    predicate: Expr
+    reads: tuple[BufferRegion, ...]
+    writes: tuple[BufferRegion, ...]
+    body: Stmt
+    init: Stmt | None = None
+    alloc_buffers: tuple[Buffer, ...] = ()
+    match_buffers: tuple[MatchBuffer, ...] = ()
+    annotations: Annotations = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seq:
+    """Statements one after the other: at least two, none of them a Seq (see `build.seq`)."""
+
+    items: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class IfThenElse:
+    cond: Expr
+    then: Stmt
+    orelse: Stmt | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LetStmt:
+    """`body` with `var` bound to `value`."""
+
+    var: Var
+    value: Expr
+    body: Stmt
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluate:
+    """An expression for its effect: `T.evaluate(...)`, `T.assume(...)`."""
+
+    value: Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alloc:
+    """`buffer` lives during `body` (lowered code only: blocks hold allocations before that)."""
+
+    buffer: Buffer
+    body: Stmt
+
+
+Stmt: TypeAlias = (
+    BufferStore | For | Block | Seq | IfThenElse | LetStmt | Evaluate | Alloc
+)  # fmt: skip
+STMT_CLASSES = (BufferStore, For, Block, Seq, IfThenElse, LetStmt, Evaluate, Alloc)
+Node: TypeAlias = Expr | Stmt | Buffer | Range | BufferRegion | MatchBuffer | IterVar
+
+
+# ----------------------------------------------------------------------------- functions
+class _Scripted:
+    """What can be printed whole."""
+
+    __slots__ = ()
+
+    def script(self) -> str:
+        """The program as script text; parsing it gives a structurally equal program back."""
+        from .show import script
+
+        assert isinstance(self, (PrimFunc, IRModule))
+        return script(self)
+
+    def show(self) -> None:
+        """Print the script."""
+        print(self.script())
+
+    def __str__(self) -> str:
+        return self.script()
+
+    def _repr_html_(self) -> str:
+        from .show import html
+
+        return html(self.script())
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class PrimFunc(_Scripted):
+    """A kernel. A parameter is a scalar `Var` or a handle `Var` that `buffer_map` makes a buffer.
+
+    `body` is always the root block. `attrs` holds function attributes such as "global_symbol".
+    """
+
+    params: tuple[Var, ...]
+    buffer_map: tuple[tuple[Var, Buffer], ...]
+    body: Block
+    attrs: Annotations = ()
+
+    @property
+    def buffers(self) -> tuple[Buffer, ...]:
+        """The parameter buffers, in parameter order."""
+        table = dict(self.buffer_map)
+        return tuple(table[p] for p in self.params if p in table)
+
+    @property
+    def name(self) -> str:
+        """The global symbol, or "main"."""
+        return str(dict(self.attrs).get("global_symbol", "main"))
+
+    def with_attr(self, key: str, value: Any) -> PrimFunc:
+        """A copy with one attribute set."""
+        attrs = (*((k, v) for k, v in self.attrs if k != key), (key, value))
+        return PrimFunc(self.params, self.buffer_map, self.body, attrs)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class IRModule(_Scripted):
+    """Functions by name."""
+
+    functions: Mapping[str, PrimFunc] = field(default_factory=dict)
+    attrs: Annotations = ()
+
+    def __getitem__(self, name: str) -> PrimFunc:
+        try:
+            return self.functions[name]
+        except KeyError:
+            known = ", ".join(self.functions) or "none"
+            raise KeyError(f"no function named {name!r} in this module (it has: {known})") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.functions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.functions)
+
+    @staticmethod
+    def from_expr(func: PrimFunc) -> IRModule:
+        """A module of one function, under its global symbol (or "main")."""
+        return IRModule({func.name: func})
+
+
+# Operators on expressions fold through `build`, which needs every class above: hence down here.
+from . import build  # noqa: E402

@@ -1,0 +1,384 @@
+"""What does a block read and write, and which iterations make a given part of a buffer?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from . import build
+from .affine import bounds, from_linear, linear, same
+from .boxes import (
+    Ranges,
+    anything,
+    clip,
+    covers,
+    domain,
+    intersect_shape,
+    relax,
+    relax_exact,
+    union,
+)
+from .iter_map import inverse_affine
+from .nodes import (
+    Alloc,
+    Block,
+    Broadcast,
+    Buffer,
+    BufferLoad,
+    BufferRegion,
+    BufferStore,
+    Evaluate,
+    Expr,
+    For,
+    IfThenElse,
+    IntImm,
+    IterVar,
+    Let,
+    LetStmt,
+    MatchBuffer,
+    Ramp,
+    Range,
+    Seq,
+    Stmt,
+    Var,
+)
+from .walk import expr_children, free_vars, substitute
+
+__all__ = [
+    "Ranges",
+    "access_regions",
+    "covers",
+    "intersect_shape",
+    "relax",
+    "relax_exact",
+    "solve_iters",
+    "union",
+]
+
+
+# ----------------------------------------------------------------------------- what a block touches
+def access_regions(
+    block: Block,
+) -> tuple[tuple[BufferRegion, ...], tuple[BufferRegion, ...]]:
+    """(reads, writes) of the body and init of a block, in terms of its iterators and what is
+    outside.
+
+    Loops and blocks inside are relaxed over their ranges; a nested block that states its regions is
+    taken at its word. Several accesses of a buffer become one box. Buffers that live inside the
+    block are left out, and views count as what they are views of. In a block with an init, reading
+    what is written, where it is written, is the reduction itself and is left out. Guards are not
+    looked at: the regions hold at least what is touched of each buffer, and are cut to the buffer
+    where they are constant.
+    """
+    seen = _Touched(_iter_domain(block))
+    seen.open_block(block)
+    seen.stmt(block.body, {}, {})
+    writes = dict(seen.writes)
+    if block.init is not None:
+        for buffer, regions in list(seen.reads.items()):
+            kept = [r for r in regions if not any(_same(r, w) for w in writes.get(buffer, ()))]
+            if kept:
+                seen.reads[buffer] = kept
+            else:
+                del seen.reads[buffer]
+        seen.stmt(block.init, {}, {})
+    return seen.merged(seen.reads), seen.merged(seen.writes)
+
+
+def _iter_domain(block: Block) -> dict[Var, tuple[int, int]]:
+    dom: dict[Var, tuple[int, int]] = {}
+    for iv in block.iter_vars:
+        lo, n = iv.dom.min, iv.dom.extent
+        if type(lo) is IntImm and type(n) is IntImm:
+            dom[iv.var] = (lo.value, lo.value + n.value - 1)
+    return dom
+
+
+def _same(a: Ranges, b: Ranges) -> bool:
+    return all(same(x.min, y.min) and same(x.extent, y.extent) for x, y in zip(a, b))
+
+
+@dataclass(slots=True)
+class _Touched:
+    """The accesses found so far, in order of first appearance."""
+
+    dom: Mapping[Var, tuple[int, int]]
+    reads: dict[Buffer, list[Ranges]] = field(default_factory=dict)
+    writes: dict[Buffer, list[Ranges]] = field(default_factory=dict)
+    inside: set[Buffer] = field(default_factory=set)
+    views: dict[Buffer, MatchBuffer] = field(default_factory=dict)
+
+    def open_block(self, b: Block) -> None:
+        self.inside.update(b.alloc_buffers)
+        for m in b.match_buffers:
+            self.views[m.buffer] = m
+
+    def stmt(
+        self, s: Stmt, loops: dict[Var, tuple[int, int]], lets: dict[Var, Expr]
+    ) -> None:  # fmt: skip
+        match s:
+            case BufferStore():
+                region = self.point(s.indices, loops, lets)
+                self.expr(s.value, loops, lets)
+                for e in s.indices:
+                    self.expr(e, loops, lets)
+                if s.predicate is not None:
+                    self.expr(s.predicate, loops, lets)
+                self.note(self.writes, s.buffer, region, loops, lets)
+            case For():
+                self.expr(s.min, loops, lets)
+                self.expr(s.extent, loops, lets)
+                self.stmt(s.body, {**loops, s.var: self.loop_range(s, loops, lets)}, lets)
+            case Block():
+                self.nested(s, loops, lets)
+            case Seq():
+                for x in s.items:
+                    self.stmt(x, loops, lets)
+            case IfThenElse():
+                self.expr(s.cond, loops, lets)
+                self.stmt(s.then, loops, lets)
+                if s.orelse is not None:
+                    self.stmt(s.orelse, loops, lets)
+            case LetStmt():
+                self.expr(s.value, loops, lets)
+                self.stmt(s.body, loops, {**lets, s.var: substitute(s.value, lets)})
+            case Evaluate():
+                self.expr(s.value, loops, lets)
+            case Alloc():
+                self.inside.add(s.buffer)
+                self.stmt(s.body, loops, lets)
+            case _:
+                assert_never(s)
+
+    def expr(self, e: Expr, loops: dict[Var, tuple[int, int]], lets: dict[Var, Expr]) -> None:
+        t = type(e)
+        if t is Var or t is IntImm:
+            return
+        if type(e) is BufferLoad:
+            self.note(self.reads, e.buffer, self.point(e.indices, loops, lets), loops, lets)
+        elif type(e) is Let:
+            self.expr(e.value, loops, lets)
+            self.expr(e.body, loops, {**lets, e.var: substitute(e.value, lets)})
+            return
+        for x in expr_children(e):
+            self.expr(x, loops, lets)
+
+    def point(
+        self, indices: Sequence[Expr], loops: dict[Var, tuple[int, int]], lets: dict[Var, Expr]
+    ) -> Ranges:
+        """The box of one access as the loops run."""
+        if lets:
+            indices = [substitute(i, lets) for i in indices]
+        ranges = tuple([_index_range(i) for i in indices])
+        return relax(ranges, loops) if loops else ranges
+
+    def note(
+        self,
+        where: dict[Buffer, list[Ranges]],
+        buffer: Buffer,
+        region: Ranges,
+        loops: dict[Var, tuple[int, int]],
+        lets: dict[Var, Expr],
+    ) -> None:
+        while buffer in self.views:
+            m = self.views[buffer]
+            source = m.source.region
+            if lets:
+                source = tuple(
+                    [Range(substitute(g.min, lets), substitute(g.extent, lets)) for g in source]
+                )
+            region = relax(_through(region, m.buffer, source), loops)
+            buffer = m.source.buffer
+        if buffer in self.inside:
+            return
+        known = where.get(buffer)
+        if known is None:
+            where[buffer] = [region]
+        elif not any(_same(region, r) for r in known):
+            known.append(region)
+
+    def nested(
+        self, b: Block, loops: dict[Var, tuple[int, int]], lets: dict[Var, Expr]
+    ) -> None:  # fmt: skip
+        for e in b.iter_values:
+            self.expr(e, loops, lets)
+        self.expr(b.predicate, loops, lets)
+        reads, writes = b.reads, b.writes
+        if not reads and not writes:
+            reads, writes = access_regions(b)
+        self.inside.update(b.alloc_buffers)
+        table = dict(lets)
+        for iv, v in zip(b.iter_vars, b.iter_values):
+            table[iv.var] = substitute(v, lets) if lets else v
+        for where, regions in ((self.reads, reads), (self.writes, writes)):
+            for r in regions:
+                ranges = tuple(
+                    [Range(substitute(g.min, table), substitute(g.extent, table)) for g in r.region]
+                )
+                self.note(where, r.buffer, relax(ranges, loops), loops, lets)
+
+    def loop_range(
+        self, s: For, loops: dict[Var, tuple[int, int]], lets: dict[Var, Expr]
+    ) -> tuple[int, int]:
+        """(minimum, extent) of a loop inside the block; a superset where they are not constant."""
+        if type(s.min) is IntImm and type(s.extent) is IntImm:
+            return s.min.value, s.extent.value
+        dom = {**self.dom, **domain(loops)}
+        first = substitute(s.min, lets)
+        lo, _ = bounds(first, dom)
+        _, end = bounds(build.add(first, substitute(s.extent, lets)), dom)
+        if lo is None or end is None:
+            everything = anything(s.var.dtype)
+            low, n = everything.min, everything.extent
+            assert type(low) is IntImm
+            assert type(n) is IntImm
+            return low.value, n.value
+        return lo, max(end - lo, 1)
+
+    def merged(self, found: dict[Buffer, list[Ranges]]) -> tuple[BufferRegion, ...]:
+        out = []
+        for buffer, regions in found.items():
+            total = regions[0]
+            for r in regions[1:]:
+                total = union(total, r, self.dom, buffer.shape)
+            out.append(BufferRegion(buffer, intersect_shape(total, buffer)))
+        return tuple(out)
+
+
+def _index_range(i: Expr) -> Range:
+    """The range of one index; that of a vector holds all lanes."""
+    if type(i) is Ramp:
+        if type(i.stride) is not IntImm:
+            return anything(i.base.dtype)
+        dtype = i.base.dtype
+        reach = i.stride.value * (i.lanes - 1)
+        if reach >= 0:
+            return Range(i.base, IntImm(reach + 1, dtype))
+        return Range(build.add(i.base, reach), IntImm(1 - reach, dtype))
+    if type(i) is Broadcast:
+        return _index_range(i.value)
+    return Range(i, IntImm(1, i.dtype)) if "x" not in i.dtype else anything("int32")
+
+
+def _through(region: Ranges, view: Buffer, source: Ranges) -> Ranges:
+    """A box of a view as a box of its source. Leading dimensions of the source that the view lacks
+    stay whole; so does everything if the view has another shape."""
+    extra = len(source) - len(view.shape)
+    if extra < 0 or not all(same(n, g.extent) for n, g in zip(view.shape, source[extra:])):
+        return source
+    inner = [
+        Range(build.add(g.min, build.cast(g.min.dtype, r.min)), r.extent)
+        for r, g in zip(region, source[extra:])
+    ]
+    return (*source[:extra], *inner)
+
+
+# ----------------------------------------------------------------------------- which iterations
+def solve_iters(
+    write_indices: Sequence[Expr], iter_vars: Sequence[IterVar], required: Sequence[Range]
+) -> dict[Var, Range] | None:
+    """The range of each iterator that reaches the required part of a buffer, at the least.
+
+    `write_indices[k]` is the index in dimension k in terms of the iterators (and of what is outside
+    the block); `required[k]` is what is needed of that dimension. Iterators that no index mentions
+    keep their whole domain. Ranges with a symbolic minimum may stick out of the domain. None if the
+    indices cannot be inverted.
+
+    Example: `[v0*4 + v1]` with v1 in 0..3, of which [i*8, 8) is needed: v0 in [i*2, 2), v1 in
+    [0, 4).
+    """
+    doms = {iv.var: iv.dom for iv in iter_vars}
+    out: dict[Var, Range] = {}
+    hard: list[tuple[Expr, Range]] = []
+    for e, need in zip(write_indices, required):
+        if type(e) is Var:
+            if e in doms:
+                out.setdefault(e, need)
+            continue
+        terms, const = linear(e)
+        ours = [v for v in terms if type(v) is Var and v in doms]
+        mixed = [a for a in terms if type(a) is not Var and not free_vars(a).isdisjoint(doms)]
+        if len(ours) == 1 and not mixed:
+            v = ours[0]
+            c = terms.pop(v)
+            out.setdefault(v, _solve_one(need, c, from_linear(terms, const, e.dtype)))
+        elif ours or mixed:
+            outer = {a: c for a, c in terms.items() if a not in ours and a not in mixed}
+            moved = {a: c for a, c in terms.items() if a not in outer}
+            shift = from_linear(outer, const, e.dtype)
+            rest = Range(_less(need.min, shift), need.extent)
+            hard.append((from_linear(moved, 0, e.dtype), rest))
+    if hard:
+        solved = _solve_together(hard, doms)
+        if solved is None:
+            return None
+        for v, r in solved.items():
+            out.setdefault(v, r)
+    return {v: clip(out[v], dom.min, dom.extent) if v in out else dom for v, dom in doms.items()}
+
+
+def _less(a: Expr, b: Expr) -> Expr:
+    """a - b, as a sum."""
+    terms, const = linear(build.sub(a, b))
+    return from_linear(terms, const, a.dtype)
+
+
+def _solve_one(need: Range, c: int, offset: Expr) -> Range:
+    """The v with c*v + offset in `need`."""
+    lo = _less(need.min, offset)
+    n = need.extent
+    if c < 0:  # -c * v is in [-lo - n + 1, -lo]
+        lo = _less(_less(build.const(1, lo.dtype), lo), n)
+        c = -c
+    if type(c) is int and c == 1:
+        return Range(lo, n)
+    first = build.add(lo, IntImm(c - 1, lo.dtype))
+    terms, const = linear(first)
+    if all(k % c == 0 for k in terms.values()):
+        first = from_linear({a: k // c for a, k in terms.items()}, const // c, lo.dtype)
+    else:
+        first = build.floordiv(first, IntImm(c, lo.dtype))
+    if type(n) is IntImm:
+        return Range(first, IntImm(-(-n.value // c), n.dtype))
+    return Range(first, build.floordiv(build.add(n, c - 1), IntImm(c, n.dtype)))
+
+
+def _solve_together(
+    hard: list[tuple[Expr, Range]], doms: Mapping[Var, Range]
+) -> dict[Var, Range] | None:
+    """Iterators that share an index, or of which an index takes a digit: through the inverse."""
+    involved: set[Var] = set()
+    for e, _ in hard:
+        involved |= free_vars(e)
+    if not involved <= doms.keys():
+        return None
+    extents: dict[Var, int] = {}
+    shifted: dict[Var, Expr] = {}
+    for v in doms:
+        if v in involved:
+            lo, n = doms[v].min, doms[v].extent
+            if type(lo) is not IntImm or type(n) is not IntImm:
+                return None
+            extents[v] = n.value
+            if type(lo.value) is not int or lo.value != 0:
+                shifted[v] = build.add(v, lo)
+    at = [Var(f"o{k}", e.dtype) for k, (e, _) in enumerate(hard)]
+    inverse = inverse_affine([substitute(e, shifted) for e, _ in hard], extents, at)
+    if inverse is None:
+        return None
+    table: dict[Var, Expr] = {}
+    steps: dict[Var, tuple[int, int]] = {}
+    for o, (_, need) in zip(at, hard):
+        if type(need.extent) is not IntImm:
+            return {v: doms[v] for v in extents}
+        t = Var("t", o.dtype)
+        steps[t] = (0, need.extent.value)
+        table[o] = build.add(need.min, t)
+    out: dict[Var, Range] = {}
+    for v, e in inverse.items():
+        value = substitute(e, table)
+        if v in shifted:
+            value = build.add(value, doms[v].min)
+        (out[v],) = relax([Range(value, IntImm(1, v.dtype))], steps)
+    return out

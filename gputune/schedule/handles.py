@@ -1,0 +1,34 @@
+"""What do primitives return? One-line handles: a block, a loop, a sampled value.
+
+Handles are minted by primitives and stay valid in copies of the schedule. What they stand for is
+kept in the schedule, so a handle holds nothing. A sampled value is a plain `Var`, so that index
+maps and attributes can compute with it.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from ..ir.nodes import Var
+
+
+class BlockRV:
+    """A block."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"BlockRV({id(self):#x})"
+
+
+class LoopRV:
+    """A loop."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"LoopRV({id(self):#x})"
+
+
+ExprRV: TypeAlias = Var
+RV: TypeAlias = BlockRV | LoopRV | ExprRV

@@ -1,0 +1,541 @@
+"""Primitives that change loops: split, fuse, reorder, add_unit_loop, parallel, vectorize, unroll,
+bind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from ..ir import build
+from ..ir.build import const_int, is_literal
+from ..ir.nodes import Block, Expr, For, ForKind, IntImm, Seq, Stmt, Var
+from ..ir.walk import map_stmt, substitute, substitute_stmt, uses_var
+from .analysis import binding_is_affine, blocks_below, kind_of
+from .handles import BlockRV, ExprRV, LoopRV
+from .primitive import primitive
+from .state import State
+from .tree import Link, block_with, with_body
+
+THREAD_AXES = (
+    "blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z",
+    "vthread", "vthread.x", "vthread.y", "vthread.z",
+)  # fmt: skip
+
+
+def substitute_loops(s: Stmt, table: Mapping[Var, Expr], predicate: Expr | None = None) -> Stmt:
+    """`s` with loop variables replaced where they may stand: loop bounds, conditions, and the
+    bindings of the outermost blocks, which also get `predicate`."""
+    t = type(s)
+    if t is For:
+        body = substitute_loops(s.body, table, predicate)  # type: ignore[union-attr]  # t is the
+        lo = substitute(s.min, table)  # type: ignore[union-attr]  # class of s, here and below
+        ext = substitute(s.extent, table)  # type: ignore[union-attr]
+        if body is s.body and lo is s.min and ext is s.extent:  # type: ignore[union-attr]
+            return s
+        return For(s.var, lo, ext, s.kind, body, s.thread, s.annotations)  # type: ignore[union-attr]
+    if t is Seq:
+        return Seq(tuple([substitute_loops(c, table, predicate) for c in s.items]))  # type: ignore[union-attr]
+    if t is Block:
+        return _substitute_binding(s, table, predicate)  # type: ignore[arg-type]
+    out = map_stmt(
+        s, lambda e: substitute(e, table), lambda c: substitute_loops(c, table, predicate)
+    )
+    assert out is not None  # substitution deletes nothing
+    return out
+
+
+def _substitute_binding(b: Block, table: Mapping[Var, Expr], predicate: Expr | None) -> Block:
+    if not b.iter_vars and b.name != "root":  # an opaque block may use the loops directly
+        b = substitute_stmt(b, table)  # type: ignore[assignment]  # a block stays a block
+    values = tuple([substitute(v, table) for v in b.iter_values])
+    pred = substitute(b.predicate, table)
+    if predicate is not None:
+        pred = build.logical_and(pred, predicate)
+    return block_with(b, iter_values=values, predicate=pred)
+
+
+def _plain(s: State, link: Link, what: str) -> For:
+    """The loop, which must be serial, start at 0, and carry no annotation."""
+    f = link.loop()
+    if f.annotations or f.thread is not None:
+        s.fail(
+            f"the loop {f.var.name} has annotation or thread binding",
+            hint=f"{what} before annotating or binding, or unannotate it first",
+            code="loop-annotated",
+            at=f,
+        )
+    if f.kind != "serial":
+        s.fail(
+            f"the loop {f.var.name} is {f.kind}, which {what} would lose",
+            hint=f"{what} first, then make the new loops {f.kind}",
+            code="loop-kind",
+            at=f,
+        )
+    if not is_literal(f.min, 0):
+        s.fail(f"the loop {f.var.name} starts at {f.min}, not 0", code="loop-start", at=f)
+    return f
+
+
+@primitive("Split", inputs=("loop", "factors"), flat="factors", quiet=("disable_predication",))
+def split(
+    s: State,
+    loop: LoopRV,
+    factors: Sequence[ExprRV | int | None],
+    preserve_unit_iters: bool = True,
+    disable_predication: bool = False,
+) -> list[LoopRV]:
+    """Replace one loop by a nest of loops.
+
+    Args:
+        loop: serial, from 0, without annotation or thread binding.
+        factors: extents of the new loops, outermost first; one may be None, which is inferred.
+            If the product is larger than the extent, the blocks inside get a predicate.
+        preserve_unit_iters: keep loops of extent 1 in the block bindings.
+        disable_predication: leave that predicate out; the caller knows it is not needed.
+
+    Returns:
+        The new loops.
+
+    Raises:
+        ScheduleError: the loop is not plain; more than one None; a factor is not positive; the
+            product is smaller than the extent.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> i0, i1 = sch.split(i, [None, 4])
+        >>> sch.get(i1).extent.value
+        4
+    """
+    link = s.loop(loop)
+    f = _plain(s, link, "split")
+    if not factors:
+        s.fail("no factors given", code="split-factors", at=f)
+    sizes = [None if x is None else s.integer(x) for x in factors]
+    holes = [k for k, x in enumerate(sizes) if x is None]
+    if len(holes) > 1:
+        s.fail(
+            f"only one factor can be None, got {len(holes)} in {_show(sizes)}",
+            code="split-none",
+            at=f,
+        )
+    known = 1
+    for x in sizes:
+        if x is not None:
+            if x <= 0:
+                s.fail(
+                    f"factors must be positive, got {_show(sizes)}",
+                    hint="use None for the factor to infer",
+                    code="split-positive",
+                    at=f,
+                )
+            known = x * known
+    total = const_int(f.extent)
+    extents: list[Expr] = []
+    dtype = f.var.dtype
+    if total is None:
+        if not holes:
+            s.fail(
+                f"the extent {f.extent} is not constant",
+                hint="leave one factor as None",
+                code="split-dynamic",
+                at=f,
+            )
+        inferred = build.floordiv(
+            build.add(f.extent, IntImm(known - 1, dtype)), IntImm(known, dtype)
+        )
+        extents = [inferred if x is None else IntImm(x, dtype) for x in sizes]
+        perfect = False
+    else:
+        if holes:
+            sizes[holes[0]] = -(-total // known)
+            known = known * (-(-total // known))
+        if known < total:
+            s.fail(
+                f"the product of factors {_show(sizes)} is {int(known)}, smaller than the extent "
+                f"{int(total)}",
+                hint="leave one factor as None, or use larger factors",
+                code="split-product",
+                at=f,
+            )
+        perfect = bool(known == total)
+        extents = [IntImm(x, dtype) for x in sizes if x is not None]
+    new = [Var(f"{f.var.name}_{k}", dtype) for k in range(len(extents))]
+    value: Expr = IntImm(0, dtype)
+    for v, e in zip(new, extents, strict=True):  # Horner, flattened by the folding of constants
+        value = build.add(_scaled(value, e), _unit(v, e, preserve_unit_iters))
+    predicate = None
+    if not perfect and not disable_predication:
+        predicate = build.lt(value, f.extent)
+    body = substitute_loops(f.body, {f.var: value}, predicate)
+    for v, e in zip(reversed(new), reversed(extents), strict=True):
+        body = For(v, IntImm(0, dtype), e, "serial", body)
+    s.replace(link, body)
+    return [s.mint_loop(v) for v in new]
+
+
+def _scaled(value: Expr, by: Expr) -> Expr:
+    """`value * by` with the product spread over the sum."""
+    if type(value) is IntImm or type(by) is not IntImm:
+        return build.mul(value, by)
+    terms: list[tuple[Expr, int]] = []
+    stack = [value]
+    while stack:
+        x = stack.pop()
+        if getattr(x, "op", "") == "+":
+            stack += [x.b, x.a]  # type: ignore[union-attr]  # a BinOp, by its op
+        elif getattr(x, "op", "") == "*" and type(x.b) is IntImm:  # type: ignore[union-attr]
+            terms.append((x.a, x.b.value))  # type: ignore[union-attr]
+        else:
+            terms.append((x, 1))
+    out: Expr | None = None
+    for e, c in terms:
+        term = build.mul(e, IntImm(c * by.value, by.dtype))
+        out = term if out is None else build.add(out, term)
+    assert out is not None
+    return out
+
+
+def _unit(v: Var, extent: Expr, preserve: bool) -> Expr:
+    if not preserve:
+        n = const_int(extent)
+        if n is not None and n == 1:
+            return IntImm(0, v.dtype)
+    return v
+
+
+def _show(sizes: Sequence[int | None]) -> str:
+    return "[" + ", ".join("None" if x is None else str(int(x)) for x in sizes) + "]"
+
+
+@primitive("Fuse", inputs=("loop_rvs",))
+def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopRV:
+    """Replace consecutive loops by one.
+
+    Args:
+        loop_rvs: outermost first; each the only child of the one before; serial, from 0, without
+            annotation or thread binding, and with extents that do not depend on each other.
+        preserve_unit_iters: keep loops of extent 1 in the block bindings.
+
+    Returns:
+        The fused loop.
+
+    Raises:
+        ScheduleError: naming which of these does not hold.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.get(sch.fuse(i, j)).extent.value
+        64
+    """
+    if not loop_rvs:
+        s.fail("needs at least one loop", code="fuse-none")
+    links = [s.loop(x) for x in loop_rvs]
+    loops = [_plain(s, x, "fuse") for x in links]
+    for outer, inner in pairwise(loops):
+        if outer.body is not inner:
+            _explain_gap(s, links, outer, inner)
+        if uses_var(inner.extent, {x.var for x in loops}):
+            s.fail(
+                f"the extent {inner.extent} of loop {inner.var.name} depends on another loop",
+                code="fuse-dependent",
+                at=inner,
+            )
+    dtype = loops[0].var.dtype
+    for x in loops[1:]:
+        dtype = x.var.dtype if x.var.dtype == "int64" else dtype
+    fused = Var("_".join(x.var.name for x in loops) + "_fused", dtype)
+    table: dict[Var, Expr] = {}
+    total: Expr = IntImm(1, dtype)
+    for k in range(len(loops) - 1, -1, -1):
+        x = loops[k]
+        value = build.floordiv(fused, total)
+        if k > 0:
+            value = build.floormod(value, build.cast(dtype, x.extent))
+        if not preserve_unit_iters:
+            n = const_int(x.extent)
+            if n is not None and n == 1:
+                value = IntImm(0, dtype)
+        table[x.var] = build.cast(x.var.dtype, value)
+        total = build.mul(build.cast(dtype, x.extent), total)
+    body = substitute_loops(loops[-1].body, table)
+    s.replace(links[0], For(fused, IntImm(0, dtype), total, "serial", body))
+    return s.mint_loop(fused)
+
+
+def _explain_gap(s: State, links: Sequence[Link], outer: For, inner: For) -> None:
+    below = next((x for x in links if x.node is inner), None)
+    assert below is not None
+    if any(x.node is outer for x in below.above()):
+        s.fail(
+            f"the loop {inner.var.name} is not the only child of {outer.var.name}",
+            hint="reorder the loops so that they are next to each other",
+            code="fuse-only-child",
+            at=[outer, inner],
+        )
+    s.fail(
+        f"the loop {outer.var.name} is not the parent of {inner.var.name}",
+        hint="give the loops outermost first",
+        code="fuse-parent",
+        at=[outer, inner],
+    )
+
+
+@primitive("Reorder", inputs=("loop_rvs",))
+def reorder(s: State, *loop_rvs: LoopRV) -> None:
+    """Put loops of one chain into the given order; other loops of the chain stay where they are.
+
+    Args:
+        loop_rvs: on one chain (each node between them has one child), each once.
+
+    Raises:
+        ScheduleError: the loops are not on one chain or one appears twice; the bounds of an outer
+            loop would depend on an inner one; a block below has bindings that are not affine or
+            iterators that are neither spatial nor reduce.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.reorder(j, i)
+        >>> [sch.get(x).var.name for x in sch.get_loops(sch.get_block("B"))]
+        ['j', 'i']
+    """
+    if not loop_rvs:
+        s.fail("needs at least one loop", code="reorder-none")
+    links = [s.loop(x) for x in loop_rvs]
+    wanted = [x.loop() for x in links]
+    names = {x.var for x in wanted}
+    if len(names) != len(wanted):
+        twice = next(x for k, x in enumerate(wanted) if x in wanted[:k])
+        s.fail(f"the loop {twice.var.name} appears multiple times", code="reorder-twice", at=twice)
+    deepest = max(links, key=lambda x: sum(1 for _ in x.above()))
+    chain: list[Link] = []
+    left = set(names)
+    link: Link | None = deepest
+    while link is not None and left:
+        if type(link.node) is not For:
+            break
+        chain.append(link)
+        left.discard(link.loop().var)
+        link = link.up
+    if left:
+        lost = next(x for x in wanted if x.var in left)
+        s.fail(
+            f"the loops are not in a chain: {lost.var.name} is not on the single path to "
+            f"{deepest.loop().var.name}",
+            code="reorder-chain",
+            at=[lost, deepest.node],
+        )
+    chain.reverse()
+    order = iter(wanted)
+    nest = [next(order) if x.loop().var in names else x.loop() for x in chain]
+    moved = {x.var for x in nest}
+    seen: set[Var] = set()
+    for x in nest:
+        for e in (x.min, x.extent):
+            if uses_var(e, moved - seen):
+                s.fail(
+                    f"the bounds of loop {x.var.name} depend on a loop that would be inside it",
+                    code="reorder-dependent",
+                    at=x,
+                )
+        seen.add(x.var)
+    below = blocks_below(deepest)
+    for b in below:
+        _check_movable(s, b)
+    if len(below) > 1 and s.enable_check:
+        fault = s.pipeline_fault(deepest.scope())
+        if fault:
+            s.fail(f"several blocks below, and {fault}", code="not-pipeline", at=deepest.node)
+    body = deepest.loop().body
+    for x in reversed(nest):
+        body = with_body(x, body)
+    s.replace(chain[0], body)
+
+
+def _check_movable(s: State, b: Link) -> None:
+    block = b.block()
+    for iv in block.iter_vars:
+        if iv.kind not in ("spatial", "reduce"):
+            s.fail(
+                f"block {block.name} has the {iv.kind} iterator {iv.var.name}",
+                code="iter-kind",
+                at=block,
+            )
+    if not binding_is_affine(b):
+        s.fail(
+            f"the bindings of block {block.name} are not an affine map of its loops",
+            code="not-affine",
+            at=block,
+        )
+
+
+@primitive("AddUnitLoop", inputs=("block_or_loop",))
+def add_unit_loop(s: State, block_or_loop: BlockRV | LoopRV) -> LoopRV:
+    """Put a loop of extent 1 around a block or loop.
+
+    Raises:
+        ScheduleError: the block is the root block.
+
+    Example:
+        >>> sch = demo_schedule()
+        >>> sch.get(sch.add_unit_loop(sch.get_block("B"))).extent.value
+        1
+    """
+    link = s.block_or_loop(block_or_loop)
+    if link.up is None:
+        s.fail("the root block has no loop around it", code="root-block", at=link.node)
+    u = Var("u")
+    s.replace(link, For(u, IntImm(0), IntImm(1), "serial", link.node))
+    return s.mint_loop(u)
+
+
+def _mark(s: State, link: Link, kind: ForKind, thread: str | None = None) -> None:
+    """Change the kind of a loop, once it is known to be legal."""
+    f = link.loop()
+    s.replace(link, For(f.var, f.min, f.extent, kind, f.body, thread, f.annotations))
+
+
+def _check_independent(s: State, link: Link, what: str, reductions: bool = False) -> None:
+    """May the iterations of the loop run in any order, at once?"""
+    f = link.loop()
+    if f.kind not in ("serial", what):
+        s.fail(
+            f"the loop {f.var.name} is already {f.thread or f.kind}",
+            hint="a loop runs in one way; split it to use both",
+            code="loop-kind",
+            at=f,
+        )
+    if not s.enable_check:
+        return
+    scope = link.scope()
+    fault = s.pipeline_fault(scope)
+    if fault:
+        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=f)
+    for b in blocks_below(link):
+        block = b.block()
+        kind = kind_of(b, s)
+        if not kind:
+            s.fail(
+                f"block {block.name} is neither a complete nor a reduction block",
+                hint="schedule the loop before decompose_reduction",
+                code="not-complete",
+                at=[f, block],
+            )
+        # a complete block that computes a point twice (the halo of a moved producer) stores the
+        # same value twice; a reduction would add to it from two iterations at once
+        if kind == "reduction" and not binding_is_affine(b):
+            s.fail(
+                f"the bindings of block {block.name} are not an affine map of its loops",
+                code="not-affine",
+                at=[f, block],
+            )
+        for iv, value in zip(block.iter_vars, block.iter_values, strict=True):
+            ok = iv.kind == "spatial" or (reductions and iv.kind == "reduce")
+            if not ok and uses_var(value, f.var):
+                s.fail(
+                    f"the loop {f.var.name} feeds the {iv.kind} iterator {iv.var.name} of block "
+                    f"{block.name}",
+                    hint="use rfactor to make a reduction parallel"
+                    if iv.kind == "reduce"
+                    else "only spatial iterators run in any order",
+                    code="feeds-reduce",
+                    at=[f, block],
+                )
+
+
+@primitive("Parallel", inputs=("loop",))
+def parallel(s: State, loop: LoopRV) -> None:
+    """Run the iterations of a loop on the threads of the CPU.
+
+    Raises:
+        ScheduleError: the scope is not a stage pipeline; a block below is neither complete nor a
+            reduction; a reduction has bindings that are not affine; the loop feeds an iterator that
+            is not spatial; the loop is already bound or of another kind.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.parallel(i); sch.get(i).kind
+        'parallel'
+    """
+    link = s.loop(loop)
+    _check_independent(s, link, "parallel")
+    _mark(s, link, "parallel")
+
+
+@primitive("Vectorize", inputs=("loop",))
+def vectorize(s: State, loop: LoopRV) -> None:
+    """Run the iterations of a loop in the lanes of vector instructions.
+
+    Raises:
+        ScheduleError: as `parallel`, and where the extent is not constant.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.vectorize(j); sch.get(j).kind
+        'vectorized'
+    """
+    link = s.loop(loop)
+    _check_independent(s, link, "vectorized")
+    if const_int(link.loop().extent) is None:
+        s.fail(
+            f"the extent {link.loop().extent} of the loop is not constant",
+            hint="split it by a constant factor first",
+            code="vectorize-dynamic",
+            at=link.node,
+        )
+    _mark(s, link, "vectorized")
+
+
+@primitive("Unroll", inputs=("loop",))
+def unroll(s: State, loop: LoopRV) -> None:
+    """Write the iterations of a loop out one by one.
+
+    Raises:
+        ScheduleError: the loop is already parallel, vectorized or bound to threads.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.unroll(j); sch.get(j).kind
+        'unrolled'
+    """
+    link = s.loop(loop)
+    f = link.loop()
+    if f.kind not in ("serial", "unrolled"):
+        s.fail(
+            f"the loop {f.var.name} is already {f.thread or f.kind}",
+            hint="split it first",
+            code="loop-kind",
+            at=f,
+        )
+    _mark(s, link, "unrolled")
+
+
+@primitive("Bind", inputs=("loop",))
+def bind(s: State, loop: LoopRV, thread_axis: str) -> None:
+    """Spread the iterations of a loop over the threads of a GPU.
+
+    Args:
+        loop: the loop.
+        thread_axis: "blockIdx.x", "threadIdx.x" (or .y, .z), "vthread.x" (.y, .z) or "vthread".
+
+    Raises:
+        ScheduleError: the axis is unknown, or as `parallel`; a loop bound to threadIdx may feed
+            reduce iterators (a cross-thread reduction).
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> sch.bind(i, "threadIdx.x"); sch.get(i).thread
+        'threadIdx.x'
+    """
+    link = s.loop(loop)
+    if thread_axis not in THREAD_AXES:
+        s.fail(
+            f"unknown thread axis {thread_axis!r}",
+            hint=f"known: {', '.join(THREAD_AXES)}",
+            code="thread-axis",
+            at=link.node,
+        )
+    f = link.loop()
+    if f.thread is not None and f.thread != thread_axis:
+        s.fail(f"the loop {f.var.name} is already bound to {f.thread}", code="loop-kind", at=f)
+    _check_independent(s, link, "thread_binding", thread_axis.startswith("threadIdx"))
+    _mark(s, link, "thread_binding", thread_axis)

@@ -1,0 +1,473 @@
+"""Primitives that move a block to where it is needed: compute_at, reverse_compute_at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..ir import build
+from ..ir.arith import bounds
+from ..ir.boxes import covers, intersect_shape, relax, union
+from ..ir.build import const_int
+from ..ir.nodes import (
+    Block,
+    Buffer,
+    BufferRegion,
+    Expr,
+    For,
+    IntImm,
+    Range,
+    Seq,
+    Stmt,
+    Var,
+)
+from ..ir.regions import solve_iters
+from ..ir.walk import stmt_children, substitute, uses_var
+from .analysis import (
+    Loops,
+    consumers,
+    domain_of,
+    is_output,
+    kind_of,
+    loop_ranges,
+    producers,
+    region_under,
+    runs_whole_domain,
+)
+from .handles import BlockRV, LoopRV
+from .inline import inline_block
+from .primitive import primitive
+from .sampling import INLINE_MARK, location_mark
+from .state import State
+from .tree import Link, block_with, with_body
+
+
+def _check_movable(s: State, b: Link, at: Link) -> None:
+    """What compute_at and reverse_compute_at ask of the block and the loop."""
+    block, loop = b.block(), at.loop()
+    if b.up is None:
+        s.fail("the root block cannot be moved", code="root-block", at=block)
+    if any(x.node is at.node for x in b.above()):
+        s.fail(
+            f"block {block.name} is already under the loop {loop.var.name}",
+            code="place-under",
+            at=[block, loop],
+        )
+    if b.scope().node is not at.scope().node:
+        s.fail(
+            f"block {block.name} and the loop {loop.var.name} are in different scopes",
+            code="place-scope",
+            at=[block, loop],
+        )
+    fault = s.pipeline_fault(b.scope()) if s.enable_check else ""
+    if fault:
+        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=block)
+    if not kind_of(b, s):
+        s.fail(
+            f"block {block.name} is neither a complete nor a reduction block",
+            hint="move it before decompose_reduction",
+            code="not-complete",
+            at=block,
+        )
+    if not runs_whole_domain(block):
+        s.fail(
+            f"block {block.name} has the predicate {block.predicate}, which moving would lose",
+            hint="move it before splitting with factors that do not divide",
+            code="place-predicate",
+            at=block,
+        )
+
+
+def _insertion_point(
+    s: State, at: Link, index: int, first: int, last: int, count: int, default: int
+) -> int:
+    """Where among the loop's children: -1 the last legal place, -2 the first one, or a position."""
+    if index == -1:
+        return default
+    if index == -2:
+        return first
+    if first <= index <= last:
+        return index
+    s.fail(
+        f"index {index} is not a legal place among the {count} children of loop "
+        f"{at.loop().var.name}",
+        hint=f"legal are {first} to {last}, -1 (last) and -2 (first)",
+        code="place-index",
+        at=at.node,
+    )
+
+
+def _children(at: Link) -> list[Stmt]:
+    body = at.loop().body
+    return list(body.items) if type(body) is Seq else [body]
+
+
+def _holding(items: Sequence[Stmt], at: Link, wanted: Sequence[Link]) -> list[int]:
+    """The positions of the children of the loop that hold the blocks."""
+    out = []
+    for w in wanted:
+        chain = [w.node, *(x.node for x in w.above())]
+        out.append(next(k for k, item in enumerate(items) if any(item is c for c in chain)))
+    return out
+
+
+def _new_domain(
+    s: State, b: Link, at: Link, needed: Mapping[Var, Range]
+) -> tuple[list[Var], list[Expr], list[Expr], list[Expr]]:
+    """New loops (variables and extents), bindings, and conditions for the block's iterators."""
+    block = b.block()
+    outer = loop_ranges([*at.loops(), at.loop()])
+    names: list[Var] = []
+    extents: list[Expr] = []
+    values: list[Expr] = []
+    conditions: list[Expr] = []
+    for k, iv in enumerate(block.iter_vars):
+        want = needed.get(iv.var, iv.dom)
+        dom_lo, dom_n = const_int(iv.dom.min), const_int(iv.dom.extent)
+        n = const_int(want.extent)
+        lo, extent = want.min, want.extent
+        if dom_lo is not None and dom_n is not None and n is not None and want is not iv.dom:
+            inside_lo, inside_hi = _inside(lo, n, dom_lo, dom_n, outer)
+            if not (inside_lo and inside_hi) and n >= dom_n:
+                lo, extent = iv.dom.min, iv.dom.extent  # more than all of it: all of it
+                inside_lo = inside_hi = True
+        else:
+            inside_lo = inside_hi = want is iv.dom
+        v = Var(f"ax{k}", iv.var.dtype)
+        value = build.add(build.cast(iv.var.dtype, lo), v)
+        names.append(v)
+        extents.append(extent)
+        values.append(value)
+        if not inside_lo:
+            conditions.append(build.ge(value, iv.dom.min))
+        if not inside_hi:
+            conditions.append(build.lt(value, build.add(iv.dom.min, iv.dom.extent)))
+    return names, extents, values, conditions
+
+
+def _inside(lo: Expr, n: int, dom_lo: int, dom_n: int, outer: Loops | None) -> tuple[bool, bool]:
+    """Is lo, ..., lo + n - 1 within the domain for all values of the outer loops?"""
+    if outer is None:
+        return False, False
+    least, most = bounds(lo, domain_of(outer))
+    return (
+        least is not None and bool(least >= dom_lo),
+        most is not None and bool(most + n <= dom_lo + dom_n),
+    )
+
+
+def _nest(
+    block: Block,
+    names: Sequence[Var],
+    extents: Sequence[Expr],
+    values: Sequence[Expr],
+    conditions: Sequence[Expr],
+    preserve_unit_loops: bool,
+) -> Stmt:
+    """The block under its new loops."""
+    table: dict[Var, Expr] = {}
+    kept: list[tuple[Var, Expr]] = []
+    for v, e in zip(names, extents, strict=True):
+        n = const_int(e)
+        if not preserve_unit_loops and n is not None and n == 1:
+            table[v] = IntImm(0, v.dtype)
+        else:
+            kept.append((v, e))
+    bound = tuple([substitute(x, table) for x in values]) if table else tuple(values)
+    predicate = build.logical_and(*[substitute(c, table) for c in conditions])
+    body: Stmt = block_with(block, iter_values=bound, predicate=predicate)
+    for v, e in reversed(kept):
+        body = For(v, IntImm(0, v.dtype), e, "serial", body)
+    return body
+
+
+def _move(s: State, b: Link, at: Link, nest: Stmt, place: int) -> None:
+    """Take the block away from where it is, and put the nest among the loop's children."""
+    items = _children(at)
+    items.insert(place, nest)
+    s.replace(at, with_body(at.loop(), build.seq(*items)))
+    # the key is now in the tree twice: the old one is the one outside the loop
+    func = s.func_of(b.block().key)
+    s.replace(_outside(s.tree(func).root, b.block()), None)
+
+
+def _outside(root: Block, old: Block) -> Link:
+    """The link of a node, found by the object itself."""
+    stack = [Link(root, None)]
+    while stack:
+        x = stack.pop()
+        if x.node is old:
+            return x
+        node = x.node
+        stack.extend(Link(c, x) for c in stmt_children(node))
+    raise AssertionError("the block is in the tree")
+
+
+def _indices(s: State, block: Block, region: BufferRegion, what: str) -> tuple[Expr, ...]:
+    for g in region.region:
+        n = const_int(g.extent)
+        if n is None or n != 1:
+            s.fail(
+                f"block {block.name} {what} several elements of {region.buffer.name} at a time",
+                code="place-region",
+                at=block,
+            )
+    return tuple([g.min for g in region.region])
+
+
+def _needed_union(
+    s: State, regions: Sequence[tuple[Range, ...] | None], buffer: Buffer, at: Link, outer: Loops
+) -> tuple[Range, ...]:
+    total: tuple[Range, ...] | None = None
+    for r in regions:
+        if r is None:
+            s.fail(
+                f"the region of {buffer.name} under loop {at.loop().var.name} is not constant",
+                code="place-region",
+                at=at.node,
+            )
+        total = r if total is None else union(total, r, domain_of(outer))
+    assert total is not None
+    return total
+
+
+@primitive("ComputeAt", inputs=("block", "loop"), quiet=("index",))
+def compute_at(
+    s: State,
+    block: BlockRV | str,
+    loop: LoopRV,
+    preserve_unit_loops: bool = False,
+    index: int = -1,
+) -> None:
+    """Move a producer under a loop of its consumers, computing there just what they need.
+
+    Args:
+        block: the producer; complete or reduction, not an output of the scope.
+        loop: a loop that all of its consumers are under (or a sampled location).
+        preserve_unit_loops: keep new loops of extent 1.
+        index: where among the loop's children: -1 the last legal place, -2 the first.
+
+    Raises:
+        ScheduleError: naming which of these does not hold, or that the scope is no stage pipeline.
+
+    Example:
+        >>> sch = demo_schedule(); b = sch.get_block("B"); c = sch.cache_read(b, 0, "local")
+        >>> sch.compute_at(c, sch.get_loops(b)[0])
+        >>> [sch.get(x).extent.value for x in sch.get_loops(c)]
+        [8, 8]
+    """
+    mark = location_mark(s, loop)
+    if mark is not None:
+        if mark is INLINE_MARK:
+            inline_block(s, s.block(block))
+        return
+    b, at = s.block(block), s.loop(loop)
+    _check_movable(s, b, at)
+    me = b.block()
+    if is_output(b, s):
+        s.fail(
+            f"block {me.name} is an output block",
+            hint="use reverse_compute_at",
+            code="place-output",
+            at=me,
+        )
+    users = consumers(b, s)
+    _all_under(s, users, at, me, "consumer")
+    outer = loop_ranges([*at.loops(), at.loop()]) or {}
+    needed: dict[Var, Range] = {}
+    for w in me.writes:
+        regions = [
+            region_under(u, at, r) for u in users for r in u.block().reads if r.buffer is w.buffer
+        ]
+        if not regions:
+            continue
+        want = intersect_shape(_needed_union(s, regions, w.buffer, at, outer), w.buffer)
+        solved = solve_iters(_indices(s, me, w, "writes"), me.iter_vars, want)
+        if solved is None:
+            s.fail(
+                f"the indices at which block {me.name} writes {w.buffer.name} cannot be inverted",
+                code="place-invert",
+                at=me,
+            )
+        for v, r in solved.items():
+            needed[v] = r if v not in needed else union((needed[v],), (r,), domain_of(outer))[0]
+    for iv in me.iter_vars:
+        if iv.kind != "spatial":
+            needed.pop(iv.var, None)
+    items = _children(at)
+    first = max([k + 1 for k in _holding(items, at, _under(producers(b, s), at))], default=0)
+    last = min(_holding(items, at, users))
+    place = _insertion_point(s, at, index, first, last, len(items), last)
+    names, extents, values, conditions = _new_domain(s, b, at, needed)
+    _move(s, b, at, _nest(me, names, extents, values, conditions, preserve_unit_loops), place)
+
+
+def _under(links: Sequence[Link], at: Link) -> list[Link]:
+    return [x for x in links if any(y.node is at.node for y in x.above())]
+
+
+def _all_under(s: State, links: Sequence[Link], at: Link, me: Block, what: str) -> None:
+    if not links:
+        s.fail(f"block {me.name} has no {what} in its scope", code=f"place-{what}", at=me)
+    outside = [x for x in links if not any(y.node is at.node for y in x.above())]
+    if outside:
+        names = ", ".join(x.block().name for x in outside)
+        s.fail(
+            f"not all {what}s of block {me.name} are under the loop {at.loop().var.name}: {names} "
+            f"{'is' if len(outside) == 1 else 'are'} not",
+            code=f"place-{what}",
+            at=[me, at.node, *(x.node for x in outside)],
+        )
+
+
+@primitive("ReverseComputeAt", inputs=("block", "loop"), quiet=("index",))
+def reverse_compute_at(
+    s: State,
+    block: BlockRV | str,
+    loop: LoopRV,
+    preserve_unit_loops: bool = False,
+    index: int = -1,
+) -> None:
+    """Move a consumer under a loop of its producers, consuming there what has just been produced.
+
+    Args:
+        block: the consumer; complete or reduction.
+        loop: a loop that all of its producers are under, and that does not drive their reductions.
+        preserve_unit_loops: keep new loops of extent 1.
+        index: where among the loop's children: -1 the last legal place, -2 the first.
+
+    Raises:
+        ScheduleError: naming which of these does not hold; the consumer needs more than what has
+            been produced when the loop's body ends.
+
+    Example:
+        >>> sch = demo_schedule(); b = sch.get_block("B"); c = sch.cache_write(b, 0, "local")
+        >>> sch.reverse_compute_at(c, sch.get_loops(b)[0])
+        >>> [sch.get(x).extent.value for x in sch.get_loops(c)]
+        [8, 8]
+    """
+    b, at = s.block(block), s.loop(loop)
+    _check_movable(s, b, at)
+    me = b.block()
+    makers = producers(b, s)
+    _all_under(s, makers, at, me, "producer")
+    above = [*at.loops(), at.loop()]
+    for m in makers:
+        for iv, value in zip(m.block().iter_vars, m.block().iter_values, strict=True):
+            if iv.kind != "spatial" and uses_var(value, {f.var for f in above}):
+                s.fail(
+                    f"the loop {at.loop().var.name} or one above it drives the {iv.kind} iterator "
+                    f"{iv.var.name} of producer {m.block().name}: its result is not complete there",
+                    code="place-partial",
+                    at=[at.node, m.node],
+                )
+    outer = loop_ranges(above)
+    if outer is None:
+        s.fail("the loops above are not constant", code="place-region", at=at.node)
+    made: dict[Buffer, tuple[Range, ...]] = {}
+    for m in makers:
+        for w in m.block().writes:
+            region = region_under(m, at, w, exact=True)
+            if any(r.buffer is w.buffer for r in me.reads):
+                made[w.buffer] = _needed_union(s, [region], w.buffer, at, outer)
+    needed: dict[Var, Range] = {}
+    for r in me.reads:
+        if r.buffer not in made:
+            continue
+        solved = solve_iters(_indices(s, me, r, "reads"), me.iter_vars, made[r.buffer])
+        if solved is None:
+            s.fail(
+                f"the indices at which block {me.name} reads {r.buffer.name} cannot be inverted",
+                code="place-invert",
+                at=me,
+            )
+        for v, g in solved.items():
+            needed.setdefault(v, g)
+    _check_reductions(s, me, needed, above, at)
+    _check_whole_domain(s, me, needed, outer, at)
+    names, extents, values, conditions = _new_domain(s, b, at, needed)
+    _check_covered(s, me, made, names, extents, values, outer, at)
+    items = _children(at)
+    first = max(_holding(items, at, makers)) + 1
+    users = _under(consumers(b, s), at)
+    last = min(_holding(items, at, users), default=len(items))
+    place = _insertion_point(s, at, index, first, last, len(items), last)
+    _move(s, b, at, _nest(me, names, extents, values, conditions, preserve_unit_loops), place)
+
+
+def _check_reductions(
+    s: State, me: Block, needed: Mapping[Var, Range], above: Sequence[For], at: Link
+) -> None:
+    """A reduction must find its whole domain in one place."""
+    for iv in me.iter_vars:
+        got = needed.get(iv.var)
+        if iv.kind == "spatial" or got is None:
+            continue
+        if uses_var(got.min, {f.var for f in above}) or const_int(got.extent) != const_int(
+            iv.dom.extent
+        ):
+            s.fail(
+                f"block {me.name} reduces over {iv.var.name}, of which the loop "
+                f"{at.loop().var.name} holds only a part",
+                code="place-partial",
+                at=[me, at.node],
+            )
+
+
+def _check_whole_domain(
+    s: State, me: Block, needed: Mapping[Var, Range], outer: Loops, at: Link
+) -> None:
+    """All runs of the loop together must reach every point of the block's domain."""
+    for iv in me.iter_vars:
+        got = needed.get(iv.var)
+        if got is None:
+            continue
+        (whole,) = relax((got,), outer)
+        lo, n = const_int(whole.min), const_int(whole.extent)
+        dom_lo, dom_n = const_int(iv.dom.min), const_int(iv.dom.extent)
+        if lo is None or n is None or dom_lo is None or dom_n is None:
+            s.fail(
+                f"the range of {iv.var.name} under the loops is not constant",
+                code="place-region",
+                at=[me, at.node],
+            )
+        if lo > dom_lo or lo + n < dom_lo + dom_n:
+            s.fail(
+                f"block {me.name} runs for {iv.var.name} from {dom_lo} to {dom_lo + dom_n - 1}, "
+                f"but under the loop {at.loop().var.name} only {lo} to {lo + n - 1} is reached",
+                code="place-domain",
+                at=[me, at.node],
+            )
+
+
+def _check_covered(
+    s: State,
+    me: Block,
+    made: Mapping[Buffer, tuple[Range, ...]],
+    names: Sequence[Var],
+    extents: Sequence[Expr],
+    values: Sequence[Expr],
+    outer: Loops,
+    at: Link,
+) -> None:
+    """All that the block will read under the loop must have been made under it."""
+    inner: Loops = {}
+    for v, e in zip(names, extents, strict=True):
+        n = const_int(e)
+        if n is None:
+            s.fail(f"the extent {e} of a new loop is not constant", code="place-region", at=me)
+        inner[v] = (0, n)
+    table = {iv.var: x for iv, x in zip(me.iter_vars, values, strict=True)}
+    for r in me.reads:
+        if r.buffer not in made:
+            continue
+        need = relax(
+            tuple([Range(substitute(g.min, table), substitute(g.extent, table)) for g in r.region]),
+            inner,
+        )
+        if not covers(made[r.buffer], need, domain_of(outer)):
+            s.fail(
+                f"block {me.name} reads more of {r.buffer.name} under the loop "
+                f"{at.loop().var.name} than is made there",
+                code="place-cover",
+                at=[me, at.node],
+            )

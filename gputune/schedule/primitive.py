@@ -1,0 +1,177 @@
+"""How is a primitive declared, so that everything else follows from the declaration?
+
+A primitive is a function whose first parameter is the state. `@primitive(kind, inputs=..., ...)`
+names its instruction kind and which parameters are inputs (handles and values, which may stand for
+earlier results); the others are attributes. From this follow: the method on `Schedule` (a class
+attribute), the recorded instruction, the Python line in a printed trace, the JSON form, replay, the
+reference page, and the random-test strategy.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+
+from ..errors import ScheduleError
+from .handles import BlockRV, LoopRV
+
+if TYPE_CHECKING:
+    from .state import State
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class InstructionKind:
+    """What there is to know about a kind of instruction.
+
+    Attributes:
+        name: the name in JSON, such as "Split".
+        method: the name of the method on Schedule, such as "split".
+        params: parameter names in order, without the state.
+        inputs: which parameters are inputs, in the order of the JSON form.
+        attrs: which are attributes, in the order of the JSON form.
+        defaults: default values by parameter.
+        quiet: parameters that are printed only where they differ from the default.
+        positional: is the line printed without keywords (reorder, fuse, get_child_blocks)?
+        variadic: the parameter that takes any number of loops, or "".
+        flat: the input whose items stand in the JSON list one by one (factors, loops), or "".
+        is_pure: may an instruction whose results are unused be dropped (getters, sampling)?
+        samples: does it take a decision?
+        fn: the implementation; `fn(state, **arguments)`.
+    """
+
+    name: str
+    method: str
+    params: tuple[str, ...]
+    inputs: tuple[str, ...]
+    attrs: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    quiet: frozenset[str]
+    positional: bool
+    variadic: str
+    flat: str
+    is_pure: bool
+    samples: bool
+    fn: Callable[..., Any]
+
+    @staticmethod
+    def get(name: str) -> InstructionKind:
+        """The kind named `name` (old and new spellings); ScheduleError if there is none."""
+        kind = KINDS.get(_OLD_NAMES.get(name, name))
+        if kind is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, KINDS, 3)
+            raise ScheduleError(
+                f"unknown instruction kind {name!r}",
+                hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(KINDS)}",
+                code="unknown-kind",
+            )
+        return kind
+
+    def __repr__(self) -> str:
+        return f"InstructionKind({self.name!r})"
+
+
+KINDS: dict[str, InstructionKind] = {}
+_OLD_NAMES = {"GetBlock": "GetSBlock"}
+
+
+def primitive(
+    kind: str,
+    *,
+    inputs: Sequence[str] = (),
+    quiet: Sequence[str] = (),
+    positional: bool = False,
+    pure: bool = False,
+    samples: bool = False,
+    flat: str = "",
+    method: str = "",
+) -> Callable[[Callable[Concatenate[State, P], R]], Callable[Concatenate[State, P], R]]:
+    """Declare a primitive.
+
+    Args:
+        kind: the name of the instruction kind, as in MetaSchedule's JSON.
+        inputs: the parameters that are inputs, in the order of the JSON form.
+        quiet: parameters printed only where they differ from their default.
+        positional: print arguments without keywords.
+        pure: results that nobody uses may be dropped from a trace.
+        samples: the function has a parameter `decision` and leaves the decision taken in
+            `state.decision`.
+        flat: the (last) input whose items stand in the JSON form one by one.
+        method: the method name, where it is not the function's.
+    """
+
+    def declare(
+        fn: Callable[Concatenate[State, P], R],
+    ) -> Callable[Concatenate[State, P], R]:
+        spec = list(inspect.signature(fn).parameters.values())[1:]
+        variadic = next((p.name for p in spec if p.kind is p.VAR_POSITIONAL), "")
+        params = tuple(p.name for p in spec if p.name != "decision")
+        record = InstructionKind(
+            name=kind,
+            method=method or fn.__name__,
+            params=params,
+            inputs=tuple(inputs),
+            attrs=tuple(p for p in params if p not in inputs),
+            defaults={p.name: p.default for p in spec if p.default is not p.empty},
+            quiet=frozenset(quiet),
+            positional=positional,
+            variadic=variadic,
+            flat=variadic or flat,
+            is_pure=pure or samples,
+            samples=samples,
+            fn=fn,
+        )
+        KINDS[kind] = record
+        names = tuple(p.name for p in spec)
+
+        @functools.wraps(fn)
+        def method_(self: State, *args: P.args, **kwargs: P.kwargs) -> R:
+            values = _bind(record, names, args, kwargs)
+            return self.run(record, values)  # type: ignore[no-any-return]  # what fn returns: R
+
+        method_.kind = record  # type: ignore[attr-defined]  # for the contents page and tests
+        return cast("Callable[Concatenate[State, P], R]", method_)
+
+    return declare
+
+
+def _bind(
+    kind: InstructionKind, names: tuple[str, ...], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Arguments by parameter name, defaults filled in (inspect's bind takes ten times as long)."""
+    if kind.variadic:
+        values: dict[str, Any] = {kind.variadic: tuple(args)}
+    else:
+        if len(args) > len(names):
+            raise TypeError(
+                f"{kind.method}() takes {len(names)} arguments, got {len(args)}: "
+                f"it is {kind.method}({', '.join(names)})"
+            )
+        values = dict(zip(names, args, strict=False))
+    for k, v in kwargs.items():
+        if k not in names or k in values:
+            what = "got two values for" if k in values else "has no argument"
+            raise TypeError(
+                f"{kind.method}() {what} {k!r}; it is {kind.method}({', '.join(names)})"
+            )
+        values[k] = v
+    for k in names:
+        if k not in values:
+            if k not in kind.defaults:
+                raise TypeError(
+                    f"{kind.method}() needs {k!r}; it is {kind.method}({', '.join(names)})"
+                )
+            values[k] = kind.defaults[k]
+    return values
+
+
+def is_handle(x: object) -> bool:
+    """Is it a block or loop handle?"""
+    return type(x) is BlockRV or type(x) is LoopRV

@@ -1,0 +1,120 @@
+"""What can a schedule do? One line a primitive: the contents page of the language."""
+
+from __future__ import annotations
+
+import difflib
+
+from ..ir.nodes import IRModule
+from . import getters, inline, loops, memory, note, place, reduce, sampling
+from .state import State
+
+
+class Schedule(State):
+    """A program under transformation.
+
+    Args:
+        mod: a PrimFunc or an IRModule.
+        seed: of the sampling; None or -1 draws one.
+        debug_mask: "all" checks the program after every primitive.
+        error_render_level: "detail" draws the program in errors; "fast" and "none" do not.
+        enable_check: False skips the checks that only protect against wrong results.
+
+    Example:
+        >>> sch = demo_schedule()
+        >>> i, j = sch.get_loops(sch.get_block("B"))
+        >>> i0, i1 = sch.split(i, [None, 4])
+        >>> sch.vectorize(j)
+        >>> len(sch.trace.insts)
+        4
+    """
+
+    # getters
+    get_block = getters.get_block
+    get_loops = getters.get_loops
+    get_child_blocks = getters.get_child_blocks
+    get_producers = getters.get_producers
+    get_consumers = getters.get_consumers
+    get_output_blocks = getters.get_output_blocks
+    # sampling
+    sample_perfect_tile = sampling.sample_perfect_tile
+    sample_categorical = sampling.sample_categorical
+    sample_compute_location = sampling.sample_compute_location
+    # loops
+    split = loops.split
+    fuse = loops.fuse
+    reorder = loops.reorder
+    add_unit_loop = loops.add_unit_loop
+    parallel = loops.parallel
+    vectorize = loops.vectorize
+    unroll = loops.unroll
+    bind = loops.bind
+    # data movement
+    cache_read = memory.cache_read
+    cache_write = memory.cache_write
+    set_scope = memory.set_scope
+    storage_align = memory.storage_align
+    # placement
+    compute_at = place.compute_at
+    reverse_compute_at = place.reverse_compute_at
+    compute_inline = inline.compute_inline
+    reverse_compute_inline = inline.reverse_compute_inline
+    # reductions
+    decompose_reduction = reduce.decompose_reduction
+    rfactor = reduce.rfactor
+    # notes
+    annotate = note.annotate
+    unannotate = note.unannotate
+    enter_postproc = note.enter_postproc
+
+    def copy(self) -> Schedule:
+        """A schedule that goes its own way from here: handles are valid in both, and the copy's
+        generator is seeded from this one's."""
+        other = type(self)(
+            self._mod,
+            seed=self.fork_seed(),
+            debug_mask=self.debug_mask,
+            error_render_level=self.error_render_level,
+            enable_check=self.enable_check,
+        )
+        other._original = self._original
+        other._trees = dict(self._trees)
+        other._values = dict(self._values)
+        other._pipelines = dict(self._pipelines)
+        other.trace = self.trace.copy()
+        other.func_working_on = self.func_working_on
+        return other
+
+    def work_on(self, func_name: str) -> None:
+        """Let `get_block` look in this function unless told otherwise."""
+        if func_name not in self._mod.functions:
+            self.fail(
+                f"no function named {func_name!r} in the module",
+                hint=f"it has: {', '.join(self._mod.functions)}",
+                code="no-function",
+            )
+        self.func_working_on = func_name
+
+    def show(self) -> None:
+        """Print the program and the trace."""
+        print(self.mod.script())
+        print(self.trace)
+
+    def diff(self, other: Schedule | IRModule | None = None) -> str:
+        """A unified diff of two programs' text.
+
+        Args:
+            other: what to compare with; None is the program before any primitive.
+        """
+        if other is None:
+            before, name = self._original, "before"
+        elif isinstance(other, Schedule):
+            before, name = other.mod, "other"
+        else:
+            before, name = other, "other"
+        lines = difflib.unified_diff(
+            before.script().splitlines(), self.mod.script().splitlines(), name, "now", lineterm=""
+        )
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return self.mod._repr_html_() + self.trace._repr_html_()

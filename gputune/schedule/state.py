@@ -1,0 +1,368 @@
+"""What does a schedule hold, and what happens around every primitive?
+
+`State` is the machinery that primitives are written against: resolve handles, look at the program,
+replace parts of it, refuse with a picture. `Schedule` adds the primitives as methods.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from ..errors import ScheduleError
+from ..ir import build
+from ..ir.check import check
+from ..ir.nodes import (
+    EXPR_CLASSES,
+    Block,
+    BlockKey,
+    Buffer,
+    Expr,
+    IntImm,
+    IRModule,
+    PrimFunc,
+    Stmt,
+    Var,
+)
+from ..ir.walk import substitute
+from .handles import RV, BlockRV, ExprRV, LoopRV
+from .primitive import InstructionKind
+from .trace import Instruction, Trace
+from .tree import Key, Link, Tree, graft
+
+DebugMask: TypeAlias = Literal["none", "all"]
+RenderLevel: TypeAlias = Literal["detail", "fast", "none"]
+
+
+class State:
+    """A program under transformation, with its trace.
+
+    Args:
+        mod: a PrimFunc (taken as a module of one function under its name) or an IRModule.
+        seed: of the sampling; None or -1 draws one.
+        debug_mask: "all" checks well-formedness and the cached facts after every primitive.
+        error_render_level: "detail" draws the program in errors, "fast" and "none" do not.
+        enable_check: False skips the checks that only protect against wrong results.
+    """
+
+    def __init__(
+        self,
+        mod: PrimFunc | IRModule,
+        *,
+        seed: int | None = None,
+        debug_mask: DebugMask | int = "none",
+        error_render_level: RenderLevel = "detail",
+        enable_check: bool = True,
+    ) -> None:
+        if isinstance(mod, PrimFunc):
+            mod = IRModule.from_expr(mod)
+        if not isinstance(mod, IRModule):
+            raise ScheduleError(
+                f"a schedule needs a PrimFunc or an IRModule, got {type(mod).__name__}",
+                hint="decorate the kernel with @T.prim_func",
+                code="not-a-program",
+            )
+        if debug_mask not in ("none", "all", 0, -1):
+            raise ScheduleError(f"debug_mask is 'none' or 'all', got {debug_mask!r}", code="option")
+        if error_render_level not in ("detail", "fast", "none"):
+            raise ScheduleError(
+                f"error_render_level is 'detail', 'fast' or 'none', got {error_render_level!r}",
+                code="option",
+            )
+        self._mod = mod
+        self._original = mod
+        self._trees: dict[str, Tree] = {}
+        self._values: dict[RV, Key | int] = {}
+        self._pipelines: dict[BlockKey, str] = {}  # scope -> why it is no stage pipeline, or ""
+        self.debug_mask: DebugMask = "all" if debug_mask in ("all", -1) else "none"
+        self.error_render_level: RenderLevel = error_render_level
+        self.enable_check = enable_check
+        self.trace = Trace()
+        self.func_working_on: str | None = None
+        self.decision: Any = None  # what the running sampling primitive decided
+        self.resolved: dict[str, Any] = {}  # arguments that it filled in, to be recorded
+        self._depth = 0
+        self.seed(seed)
+
+    # ------------------------------------------------------------------ looking
+    @property
+    def mod(self) -> IRModule:
+        """The program as it stands."""
+        return self._mod
+
+    def seed(self, seed: int | None = None) -> None:
+        """Restart sampling from `seed` (1 to 2**31 - 1; None or -1: a new one is drawn)."""
+        if seed is None or seed == -1:
+            seed = random.SystemRandom().randint(1, 2**31 - 1)
+        if not 0 <= seed < 2**31:
+            raise ScheduleError(f"seed {seed} is not in [1, 2**31 - 1]", code="seed")
+        self.rng = random.Random(seed)
+
+    def fork_seed(self) -> int:
+        """A seed drawn from this schedule's generator, for another one."""
+        return self.rng.randint(1, 2**31 - 1)
+
+    def get(self, rv: RV | int | Expr) -> Any:
+        """What a handle stands for: a `Block`, a `For`, or an int for a sampled value."""
+        if isinstance(rv, BlockRV):
+            return self.block(rv).node
+        if isinstance(rv, LoopRV):
+            return self.loop(rv).node
+        return self.integer(rv)
+
+    def remove_rv(self, rv: RV) -> None:
+        """Forget a handle."""
+        if rv not in self._values:
+            self.fail(f"{rv!r} is not a handle of this schedule", code="unknown-handle")
+        del self._values[rv]
+
+    def tree(self, func: str) -> Tree:
+        """The index of a function."""
+        root = self._mod[func].body
+        tree = self._trees.get(func)
+        if tree is None or tree.root is not root:
+            tree = self._trees[func] = Tree(root)
+        return tree
+
+    def find(self, key: Key) -> tuple[str, Link] | None:
+        """The function and link of a loop variable or block key."""
+        for name in self._mod.functions:
+            link = self.tree(name).links.get(key)
+            if link is not None:
+                return name, link
+        return None
+
+    def _resolve(self, rv: BlockRV | LoopRV, what: str) -> Link:
+        key = self._values.get(rv)
+        if key is None:
+            self.fail(
+                f"this {what} handle is not one of this schedule",
+                hint="handles come from this schedule, or from the one it was copied from",
+                code="unknown-handle",
+            )
+        assert not isinstance(key, int)
+        found = self.find(key)
+        if found is None:
+            self.fail(
+                f"this {what} is gone from the program: a later primitive replaced it",
+                hint=f"get it again with get_{'block' if what == 'block' else 'loops'}",
+                code=f"{what}-gone",
+            )
+        return found[1]
+
+    def loop(self, rv: object) -> Link:
+        """The link of a loop handle."""
+        if not isinstance(rv, LoopRV):
+            self.fail(f"expected a loop, got {_describe(rv)}", code="not-a-loop")
+        return self._resolve(rv, "loop")
+
+    def block(self, rv: object) -> Link:
+        """The link of a block handle."""
+        if not isinstance(rv, BlockRV):
+            self.fail(f"expected a block, got {_describe(rv)}", code="not-a-block")
+        return self._resolve(rv, "block")
+
+    def block_or_loop(self, rv: object) -> Link:
+        """The link of a block or loop handle."""
+        if isinstance(rv, LoopRV):
+            return self._resolve(rv, "loop")
+        if isinstance(rv, BlockRV):
+            return self._resolve(rv, "block")
+        self.fail(f"expected a block or a loop, got {_describe(rv)}", code="not-a-handle")
+
+    def func_of(self, key: Key) -> str:
+        """The name of the function that holds a loop or block."""
+        found = self.find(key)
+        assert found is not None
+        return found[0]
+
+    def integer(self, x: Any) -> int:
+        """An int, sampled value, or expression over sampled values as an int (or Dim)."""
+        if type(x) is Var:
+            value = self._values.get(x)
+            if not isinstance(value, int):
+                self.fail(
+                    f"{x.name!r} is not a sampled value of this schedule", code="unknown-value"
+                )
+            return value
+        if isinstance(x, bool) or not isinstance(x, (int, *EXPR_CLASSES)):
+            self.fail(
+                f"expected an integer or a sampled value, got {_describe(x)}", code="not-an-int"
+            )
+        if isinstance(x, int):
+            return x
+        table: dict[Var, Expr] = {
+            v: IntImm(n, v.dtype)
+            for v, n in self._values.items()
+            if type(v) is Var and isinstance(n, int)
+        }
+        e = substitute(x, table)
+        if type(e) is not IntImm:
+            self.fail(f"{x} is not an integer over sampled values", code="not-an-int")
+        return e.value
+
+    # ------------------------------------------------------------------ minting
+    def mint_block(self, key: BlockKey) -> BlockRV:
+        """A handle for a block."""
+        rv = BlockRV()
+        self._values[rv] = key
+        return rv
+
+    def mint_loop(self, var: Var) -> LoopRV:
+        """A handle for a loop."""
+        rv = LoopRV()
+        self._values[rv] = var
+        return rv
+
+    def mint_value(self, value: int) -> ExprRV:
+        """A handle for a sampled value."""
+        rv = Var("v")
+        self._values[rv] = value
+        return rv
+
+    # ------------------------------------------------------------------ changing
+    def set_root(self, func: str, root: Block) -> None:
+        """Give a function another root block."""
+        functions = dict(self._mod.functions)
+        functions[func] = build.replace_body(functions[func], root)
+        self._mod = IRModule(functions, self._mod.attrs)
+
+    def replace(self, link: Link, new: Stmt | None) -> None:
+        """Put `new` where the node of `link` is (None: remove it)."""
+        top = link
+        while top.up is not None:
+            top = top.up
+        assert type(top.node) is Block
+        self.set_root(self.func_of(top.node.key), graft(link, new))
+
+    def refresh(self, link: Link) -> Link:
+        """The link, after a change, of the loop or block that `link` was."""
+        node = link.node
+        key: Key = node.key if type(node) is Block else link.loop().var
+        found = self.find(key)
+        assert found is not None
+        return found[1]
+
+    # ------------------------------------------------------------------ refusing
+    def fail(
+        self, message: str, *, code: str, hint: str = "", at: object | Sequence[object] = ()
+    ) -> NoReturn:
+        """Refuse: raise a ScheduleError whose picture marks `at` (nodes, loop variables, keys)."""
+        raise self.error(message, code=code, hint=hint, at=at)
+
+    def error(
+        self, message: str, *, code: str, hint: str = "", at: object | Sequence[object] = ()
+    ) -> ScheduleError:
+        """The error that `fail` raises."""
+        marks = list(at) if isinstance(at, (list, tuple)) else [at]
+        mod = self._mod
+        draw: Callable[[], str] | None = None
+        if self.error_render_level == "detail" and marks:
+
+            def draw() -> str:
+                from ..ir.show import draw as picture
+
+                for f in mod.functions.values():
+                    text = picture(f, marks)
+                    if any(line.startswith(">") for line in text.splitlines()):
+                        return text
+                return mod.script()
+
+        if self.error_render_level == "none":
+            hint = ""
+        return ScheduleError(message, hint=hint, code=code, draw=draw)
+
+    # ------------------------------------------------------------------ running
+    def run(self, kind: InstructionKind, values: dict[str, Any]) -> Any:
+        """Run a primitive: it succeeds whole and is recorded, or leaves no mark."""
+        mod, trees = self._mod, self._trees
+        length = len(self.trace.insts)
+        known = len(self._values)
+        self._depth += 1
+        try:
+            for name in kind.inputs:
+                if isinstance(values[name], str) and name in _BLOCK_PARAMS:
+                    values[name] = self._block_named(values[name])
+            self.decision, self.resolved = None, {}
+            if kind.variadic:
+                rest = {k: v for k, v in values.items() if k != kind.variadic}
+                out = kind.fn(self, *values[kind.variadic], **rest)
+            else:
+                out = kind.fn(self, **values)
+            if self.debug_mask == "all":
+                check(self._mod)
+        except ScheduleError as e:
+            self._undo(mod, trees, length, known)
+            if e.message and not e.message.startswith(f"{kind.method}: "):
+                e.message = f"{kind.method}: {e.message}"
+            raise
+        except BaseException:
+            self._undo(mod, trees, length, known)
+            raise
+        finally:
+            self._depth -= 1
+        if kind.samples:
+            values = {k: v for k, v in values.items() if k != "decision"}
+        values |= self.resolved
+        self.trace.append(Instruction.record(kind, values, out), self.decision)
+        self.decision, self.resolved = None, {}
+        return out
+
+    def _block_named(self, name: str) -> BlockRV:
+        """The block that a primitive was given by name, through a recorded GetSBlock."""
+        rv = self.run(InstructionKind.get("GetSBlock"), {"name": name, "func_name": None})
+        assert isinstance(rv, BlockRV)
+        return rv
+
+    def _undo(self, mod: IRModule, trees: dict[str, Tree], length: int, known: int) -> None:
+        self._mod, self._trees = mod, trees
+        while len(self.trace.insts) > length:
+            self.trace.pop()
+        for rv in list(self._values)[known:]:
+            del self._values[rv]
+        self._pipelines.clear()
+
+    # ------------------------------------------------------------------ facts kept across steps
+    def pipeline_fault(self, scope: Link) -> str:
+        """Why the scope is not a stage pipeline, or "". Primitives keep the property, so it is
+        found once."""
+        from .analysis import pipeline_fault
+
+        key = scope.block().key
+        fault = self._pipelines.get(key)
+        if fault is None:
+            fault = self._pipelines[key] = pipeline_fault(scope)
+        return fault
+
+
+_BLOCK_PARAMS = frozenset(
+    {"block", "block_rv", "block_or_loop", "reduction_block", "epilogue_block", "scope_block"}
+)
+
+
+def _describe(x: object) -> str:
+    if isinstance(x, BlockRV):
+        return "a block"
+    if isinstance(x, LoopRV):
+        return "a loop"
+    if type(x) is Var:
+        return "a sampled value"
+    return f"{type(x).__name__} {x!r}"
+
+
+def buffer_at(regions: Sequence[Any], index: int, what: str, s: State, at: object) -> Buffer:
+    """The buffer of region `index`."""
+    if not 0 <= index < len(regions):
+        s.fail(
+            f"buffer index {index} is out of range: the block has {len(regions)} {what}(s)",
+            code="buffer-index",
+            at=at,
+        )
+    buffer: Buffer = regions[index].buffer
+    return buffer
+
+
+def annotations_with(pairs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Annotations from a mapping."""
+    return tuple(pairs.items())

@@ -1,0 +1,315 @@
+import itertools
+import math
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from points import loop_points, points, sum_value, value
+from sampled import LOG, Noted, compared_with_one
+
+from gputune.ir import build as b
+from gputune.ir.arith import simplify
+from gputune.ir.build import TRUE
+from gputune.ir.iter_map import detect_iter_map, inverse_affine, is_affine_binding
+from gputune.ir.nodes import IntImm, Var
+
+i, j, k, f = Var("i"), Var("j"), Var("k"), Var("f")
+
+
+def visited(bindings, loops, predicate=TRUE):
+    return [
+        tuple(value(e, at) for e in bindings)
+        for at in loop_points(loops)
+        if value(predicate, at)
+    ]  # fmt: skip
+
+
+def injective(bindings, loops, predicate=TRUE):
+    seen = visited(bindings, loops, predicate)
+    return len(set(seen)) == len(seen)
+
+
+def check_sums(bindings, sums, loops, predicate=TRUE):
+    for at in loop_points(loops):
+        if value(predicate, at):
+            for e, s in zip(bindings, sums):
+                assert sum_value(s, at, loops) == value(e, at)
+
+
+def loops_of(**extents):
+    return {{"i": i, "j": j, "k": k, "f": f}[n]: (0, e) for n, e in extents.items()}
+
+
+@pytest.mark.parametrize(
+    ("bindings", "loops"),
+    [
+        ([i, j], loops_of(i=4, j=3)),
+        ([j, i], loops_of(i=4, j=3)),
+        ([i * 3 + j], loops_of(i=4, j=3)),
+        ([j + i * 3], loops_of(i=4, j=3)),
+        ([i + 7], loops_of(i=4)),
+        ([f // 4, f % 4], loops_of(f=12)),
+        ([f // 12, f // 4 % 3, f % 4], loops_of(f=24)),
+        ([f % 4, f // 4], loops_of(f=10)),
+        ([f // 4 * 2 + i, f % 4], loops_of(f=12, i=2)),
+        ([i * 3 + j, k], loops_of(i=1, j=3, k=1)),
+        ([i], loops_of(i=4, j=1)),
+        ([b.const(0), i], loops_of(i=4)),
+        ([(i * 12 + j) // 12, (i * 12 + j) % 12], loops_of(i=3, j=12)),
+        ([(i * 12 + j) // 4, j % 4], loops_of(i=3, j=12)),
+        ([(i * 4 + j) // 3, (i * 4 + j) % 3], loops_of(i=3, j=4)),
+        ([(i * 16 + j) // 10, (i * 16 + j) % 10], loops_of(i=7, j=16)),
+        ([(f // 6) * 6 + f % 6 // 2 * 2 + f % 2], loops_of(f=24)),
+        ([f % 6 // 4, f % 6 % 4, f // 6], loops_of(f=18)),
+        ([(f + 3) // 4, (f + 3) % 4], loops_of(f=10)),
+        ([i * 5 + j], loops_of(i=3, j=4)),
+        ([i * 2], loops_of(i=3)),
+    ],
+)
+def test_bijections_are_found(bindings, loops):
+    assert injective(bindings, loops)
+    sums = detect_iter_map(bindings, loops)
+    assert sums is not None
+    check_sums(bindings, sums, loops)
+    assert is_affine_binding([1000] * len(bindings), bindings, loops)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "loops"),
+    [
+        ([i], loops_of(i=4, j=2)),
+        ([i, i], loops_of(i=4)),
+        ([i + j], loops_of(i=4, j=3)),
+        ([i * 2 + j], loops_of(i=4, j=3)),
+        ([f // 4], loops_of(f=12)),
+        ([f % 4], loops_of(f=12)),
+        ([f // 4, f % 3], loops_of(f=12)),
+        ([f // 4, f % 8], loops_of(f=32)),
+        ([f // 8, f % 4], loops_of(f=32)),
+        ([i * j], loops_of(i=4, j=3)),
+        ([b.minimum(i, 2)], loops_of(i=4)),
+        ([i * 4 + j, j], loops_of(i=4, j=4)),
+        ([(i * 4 + j) // 3, j], loops_of(i=4, j=4)),
+        ([k], loops_of(i=4)),
+        ([f // 100], loops_of(f=12)),
+        ([i % 1, j], loops_of(i=4, j=4)),
+    ],
+)
+def test_what_is_no_bijection_is_refused(bindings, loops):
+    assert detect_iter_map(bindings, loops) is None
+    assert not is_affine_binding([1000] * len(bindings), bindings, loops)
+
+
+def test_predicates_limit_numbers():
+    loops = loops_of(i=7, j=16)
+    x = i * 16 + j
+    sums = detect_iter_map([x // 10, x % 10], loops, x < 100)
+    assert [s.args[0].extent for s in sums] == [10, 10]
+    sums = detect_iter_map([x // 10, x % 10], loops)
+    assert sums[0].args[0].extent == 12
+    check_sums(
+        [x // 10, x % 10], detect_iter_map([x // 10, x % 10], loops, x < 100), loops, x < 100
+    )
+    whole = detect_iter_map([x % 100], loops, b.logical_and(x < 100, i < 9))
+    assert whole is not None
+    assert detect_iter_map([x % 100], loops) is None
+
+
+def test_minimum_of_loops():
+    loops = {i: (2, 4), j: (1, 3)}
+    bindings = [
+        i * 3 + j,
+    ]
+    sums = detect_iter_map(bindings, loops)
+    assert sums[0].base == 7
+    check_sums(bindings, sums, loops)
+
+
+def test_unused_loops_without_bijection():
+    loops = loops_of(i=4, j=3, f=12)
+    assert detect_iter_map([i], loops, bijective=False) is not None
+    assert detect_iter_map([f // 4], loops, bijective=False) is not None
+    assert detect_iter_map([f // 4, f % 2], loops, bijective=False) is not None
+    assert detect_iter_map([f // 4, f % 8], loops, bijective=False) is None
+    assert detect_iter_map([i, i], loops, bijective=False) is None
+
+
+def test_bindings_must_stay_in_the_domain_unless_guarded():
+    loops = loops_of(i=7, j=16)
+    assert not is_affine_binding([100], [i * 16 + j], loops)
+    assert is_affine_binding([100], [i * 16 + j], loops, i * 16 + j < 100)
+    assert is_affine_binding([112], [i * 16 + j], loops)
+    assert not is_affine_binding([2, 4], [f // 4, f % 4], loops_of(f=12))
+    assert is_affine_binding([3, 4], [f // 4, f % 4], loops_of(f=12))
+
+
+# ----------------------------------------------------------------------------- by brute force
+@st.composite
+def tilings(draw):
+    """Loops that were split, fused and reordered, with bindings; mostly bijections, some not."""
+    names = [Var(f"l{x}") for x in range(4)]
+    extents = [draw(st.integers(1, 4)) for _ in names]
+    loops = {v: (draw(st.integers(0, 2)), n) for v, n in zip(names, extents)}
+    order = draw(st.permutations(names))
+    groups = draw(st.integers(1, 3))
+    bindings = []
+    for g in range(groups):
+        e = b.const(draw(st.integers(0, 3)))
+        scale = 1
+        for v in reversed(order[g::groups]):
+            e = e + v * scale
+            scale *= loops[v][1] + (draw(st.integers(0, 5)) == 0)
+        bindings.append(e)
+    x = draw(st.sampled_from(bindings))
+    c = draw(st.integers(1, 6))
+    kind = draw(st.integers(0, 4))
+    if kind == 1:
+        bindings = [e for e in bindings if e is not x] + [x // c, x % c]
+    elif kind == 2:
+        bindings = [e for e in bindings if e is not x] + [x // c, x % draw(st.integers(1, 6))]
+    elif kind == 3:
+        d = draw(st.integers(1, 4))
+        bindings = [e for e in bindings if e is not x] + [x // (c * d), x // c % d, x % c]
+    elif kind == 4:
+        bindings = [e for e in bindings if e is not x] + [x % (c * 2) // 2, x // (c * 2), x % 2]
+    return bindings, loops
+
+
+@settings(derandomize=True, deadline=None, max_examples=600)
+@given(tilings())
+def test_what_is_found_is_injective(case):
+    bindings, loops = case
+    sums = detect_iter_map(bindings, loops)
+    if sums is not None:
+        assert injective(bindings, loops)
+        check_sums(bindings, sums, loops)
+    if is_affine_binding([10**6] * len(bindings), bindings, loops):
+        assert injective(bindings, loops)
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    st.randoms(use_true_random=False),
+    st.integers(0, 3),
+)
+def test_every_tiling_is_found(factors, random, fused):
+    """Split into factors, sum up in any grouping and order, fuse some: always a bijection."""
+    names = [Var(f"l{x}") for x in range(len(factors))]
+    loops = {v: (0, n) for v, n in zip(names, factors)}
+    total = math.prod(factors)
+    order = list(zip(names, factors))
+    random.shuffle(order)
+    e = b.const(0)
+    scale = 1
+    for v, n in reversed(order):
+        e = e + v * scale
+        scale *= n
+    divisors = [d for d in range(1, total + 1) if total % d == 0]
+    c = random.choice(divisors)
+    if fused == 3:  # where two factors meet, simplified digits are digits still
+        c = math.prod([n for _, n in order[random.randint(0, len(order)) :]])
+    bindings = [[e], [e // c, e % c], [e % c, e // c], [simplify(e // c), simplify(e % c)]][fused]
+    assert is_affine_binding([total] * len(bindings), bindings, loops)
+    assert detect_iter_map(bindings, loops) is not None
+
+
+# ----------------------------------------------------------------------------- inverse
+@pytest.mark.parametrize(
+    ("indices", "iters"),
+    [
+        ([i * 4 + j], {i: 3, j: 4}),
+        ([j, i], {i: 3, j: 4}),
+        ([i + 2, j], {i: 3, j: 4}),
+        ([i // 4, i % 4], {i: 12}),
+        ([i // 4, i % 4 * 3 + j], {i: 12, j: 3}),
+        ([i % 3, j, i // 3], {i: 12, j: 3}),
+        ([(i * 4 + j) // 3, (i * 4 + j) % 3], {i: 3, j: 4}),
+        ([i, b.const(0)], {i: 3, j: 1}),
+        ([i * 2 + 1], {i: 3}),
+        ([i * 12 + j * 4 + k], {i: 2, j: 3, k: 4}),
+        ([(i * 12 + j * 4 + k) // 6, (i * 12 + j * 4 + k) % 6 + 5], {i: 2, j: 3, k: 4}),
+    ],
+)
+def test_inverse(indices, iters):
+    out = [Var(f"o{x}") for x in range(len(indices))]
+    inverse = inverse_affine(indices, iters, out)
+    assert inverse is not None
+    assert list(inverse) == list(iters)
+    for at in points({v: (0, n - 1) for v, n in iters.items()}):
+        found = {o: value(e, at) for o, e in zip(out, indices)}
+        for v in iters:
+            assert value(inverse[v], found) == at[v]
+
+
+def test_inverse_of_a_product_is_quotient_and_remainder():
+    (o,) = out = [Var("o")]
+    inverse = inverse_affine([i * 4 + j], {i: 3, j: 4}, out)
+    assert (inverse[i].op, inverse[i].a, inverse[i].b.value) == ("//", o, 4)
+    assert (inverse[j].op, inverse[j].a, inverse[j].b.value) == ("%", o, 4)
+
+
+@pytest.mark.parametrize(
+    ("indices", "iters"),
+    [([i], {i: 3, j: 2}), ([i + j], {i: 3, j: 2}), ([i * k], {i: 3, k: 3}), ([i], {j: 3})],
+)
+def test_what_has_no_inverse(indices, iters):
+    assert inverse_affine(indices, iters, [Var("o")]) is None
+
+
+@settings(derandomize=True, deadline=None, max_examples=300)
+@given(tilings())
+def test_inverse_by_brute_force(case):
+    bindings, loops = case
+    iters = {v: n for v, (_, n) in loops.items()}
+    out = [Var(f"o{x}") for x in range(len(bindings))]
+    inverse = inverse_affine(bindings, iters, out)
+    if inverse is None:
+        return
+    for at in itertools.islice(points({v: (0, n - 1) for v, n in iters.items()}), 300):
+        found = {o: value(e, at) for o, e in zip(out, bindings)}
+        assert {v: value(inverse[v], found) for v in iters} == at
+
+
+# ----------------------------------------------------------------------------- sampled extents
+def four_levels(factors):
+    """A loop split into four, bound to one iterator, with sampled factors."""
+    names = [Var(f"i_{x}") for x in range(4)]
+    e = names[0]
+    for v, n in zip(names[1:], factors[1:]):
+        e = e * IntImm(n) + v
+    return e, {v: (0, n) for v, n in zip(names, factors)}
+
+
+def test_sampled_extents_are_never_asked_whether_they_are_one():
+    e1, l1 = four_levels([Noted(x) for x in (4, 1, 2, 1)])
+    e2, l2 = four_levels([Noted(x) for x in (1, 4, 1, 2)])
+    LOG.clear()
+    assert is_affine_binding([8, 8], [e1, e2], l1 | l2)
+    assert detect_iter_map([e1, e2], l1 | l2) is not None
+    assert LOG
+    assert not compared_with_one()
+
+
+def test_a_fused_loop_with_sampled_extents():
+    n1, n2, n3 = Noted(4), Noted(1), Noted(6)
+    f1 = Var("fused")
+    e = [f1 // IntImm(n2 * n3), f1 // IntImm(n3) % IntImm(n2), f1 % IntImm(n3)]
+    LOG.clear()
+    assert is_affine_binding([4, 1, 6], e, {f1: (0, n1 * n2 * n3)})
+    assert not compared_with_one()
+
+
+def test_detection_is_quick():
+    e1, l1 = four_levels([4, 8, 2, 16])
+    e2, l2 = four_levels([2, 4, 8, 2])
+    loops = l1 | l2
+    best = min(_seconds(lambda: is_affine_binding([1024, 128], [e1, e2], loops)) for _ in range(20))
+    assert best < 200e-6  # aim: 15 us a binding; the rest is room for a busy machine
+
+
+def _seconds(f):
+    t = time.perf_counter()
+    f()
+    return time.perf_counter() - t
