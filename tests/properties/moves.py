@@ -112,6 +112,7 @@ MOVES: list[tuple[str, Any]] = [
     ("parallel", lambda s, r: s.parallel(_loop(s, r))),
     ("vectorize", lambda s, r: s.vectorize(_loop(s, r))),
     ("unroll", lambda s, r: s.unroll(_loop(s, r))),
+    ("bind", lambda s, r: s.bind(_loop(s, r), r.choice(["blockIdx.x", "threadIdx.x"]))),
     ("add_unit_loop", lambda s, r: s.add_unit_loop(_loop(s, r))),
     ("set_scope", lambda s, r: s.set_scope(_blocks(s, r), 0, r.choice(SCOPES))),
     ("storage_align", _storage_align),
@@ -119,21 +120,6 @@ MOVES: list[tuple[str, Any]] = [
     ("get_producers", lambda s, r: s.get_producers(_blocks(s, r))),
     ("get_consumers", lambda s, r: s.get_consumers(_blocks(s, r))),
 ]
-
-
-def random_schedule(func: PrimFunc, seed: int, steps: int) -> Schedule:
-    """A schedule of `steps` tries, legal by construction; `debug_mask` checks after each."""
-    rng = random.Random(seed)
-    sch = Schedule(func, seed=seed + 1, debug_mask="all", error_render_level="none")
-    for _ in range(steps):
-        before, length = sch.mod, len(sch.trace.insts)
-        try:
-            step(sch, rng)
-        except ScheduleError:
-            # moves look first and record getters; a refused primitive must not change the program
-            if sch.mod is not before:
-                assert len(sch.trace.insts) > length
-    return sch
 
 
 def inputs(func: PrimFunc, seed: int) -> list[np.ndarray]:
