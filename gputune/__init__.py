@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from . import kernels as kernels
     from . import meta_schedule as meta_schedule
     from . import script as script
+    from .benchmark import Bench as Bench
+    from .benchmark import bench as bench
     from .errors import BuildError as BuildError
     from .errors import CheckError as CheckError
     from .errors import GputuneError as GputuneError
@@ -37,11 +39,15 @@ if TYPE_CHECKING:
     from .ir.equal import structural_hash as structural_hash
     from .ir.nodes import IRModule as IRModule
     from .ir.nodes import PrimFunc as PrimFunc
+    from .jitted import jit as jit
     from .runtime.module import Module as Module
     from .runtime.module import build as build
+    from .saved_kernel import load as load
     from .schedule import Schedule as Schedule
     from .schedule import Trace as Trace
     from .target import Target as Target
+    from .tuned_kernel import TunedKernel as TunedKernel
+    from .tuning import tune as tune
 
 _PUBLIC = {
     "IRModule": "ir.nodes",
@@ -53,6 +59,12 @@ _PUBLIC = {
     "Target": "target",
     "Module": "runtime.module",
     "build": "runtime.module",
+    "tune": "tuning",
+    "TunedKernel": "tuned_kernel",
+    "load": "saved_kernel",
+    "jit": "jitted",
+    "bench": "benchmark",
+    "Bench": "benchmark",
     **dict.fromkeys(
         (
             "GputuneError", "ScriptError", "CheckError", "ScheduleError", "LowerError",

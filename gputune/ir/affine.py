@@ -166,6 +166,25 @@ def add_term(terms: Terms, atom: Expr, c: int) -> None:
         terms[atom] = total
 
 
+def minus(a: Expr, b: Expr) -> tuple[Terms, int]:
+    """a - b as a sum. Equal factors cancel even where they are sampled values: those are compared,
+    which records a guard unless they are known to be the same."""
+    terms, const = linear(a)
+    others, more = linear(b)
+    for atom, c in others.items():
+        mine: Expr | None = atom if atom in terms else None
+        if mine is None and type(atom) is not Var:
+            mine = next((x for x in terms if same(x, atom)), None)
+        if mine is None:
+            terms[atom] = -c
+        elif terms[mine] == c:
+            del terms[mine]
+        else:
+            terms[mine] = terms[mine] - c
+    const = const - more
+    return terms, (recombine(terms, const) if len(terms) > 1 else const)
+
+
 def from_linear(terms: Mapping[Expr, int], const: int, dtype: str) -> Expr:
     """The sum as an expression of `dtype`: terms in their order (one with a positive factor first,
     if there is any), then the constant."""
@@ -586,10 +605,7 @@ def difference(a: Expr, b: Expr, dom: Domain) -> Interval:
     if not (dtypes.is_int(a.dtype) or dtypes.is_bool(a.dtype)):
         return _ANY
     if dtypes.scalar(a.dtype) in INDEX:
-        terms: Terms = {}
-        const = collect(a, 1, terms) + collect(b, -1, terms)
-        if len(terms) > 1:
-            const = recombine(terms, const)
+        terms, const = minus(a, b)
         return sum_bounds(terms, const, dom)
     x, y = bounds(a, dom), bounds(b, dom)
     return (

@@ -21,9 +21,9 @@ from .affine import (
     Terms,
     add_term,
     bounds,
-    collect,
     from_linear,
     linear,
+    minus,
     recombine,
     same,
     sum_bounds,
@@ -259,27 +259,35 @@ def relax_exact(region: Sequence[Range], loops: Loops) -> Ranges | None:
 def _exact_digits(region: Sequence[Range], loops: Loops) -> Ranges | None:
     """The same for digits of fused loops, and for sums that are not written heaviest first."""
     moving: list[Expr] = []
+    fixed: list[tuple[Terms, int]] = []
     for r in region:
-        terms, _ = linear(r.min)
+        terms, const = linear(r.min)
         inner = {a: c for a, c in terms.items() if not _untouched(a, loops)}
         moving.append(from_linear(inner, 0, r.min.dtype))
+        fixed.append(({a: c for a, c in terms.items() if a not in inner}, const))
     sums = detect_iter_map(moving, loops, bijective=False)
     if sums is None:
         return None
-    for r, s in zip(region, sums):
-        if type(r.extent) is not IntImm or not _gapless(s, r.extent.value):
+    out: list[Range] = []
+    for r, s, (terms, const) in zip(region, sums, fixed):
+        covered = None if type(r.extent) is not IntImm else _gapless(s, r.extent.value)
+        if covered is None:
             return None
-    return relax(region, loops)
+        dtype = r.min.dtype
+        out.append(Range(from_linear(terms, const + s.base, dtype), IntImm(covered, dtype)))
+    return tuple(out)
 
 
-def _gapless(s: IterSum, covered: int) -> bool:
+def _gapless(s: IterSum, covered: int) -> int | None:
+    """How many values in a row the sum takes, each with `covered` values after it; None if there
+    are gaps."""
     for d in reversed(s.args):
         if type(d.source.source) is not Var:
-            return False
+            return None
         if not (d.scale <= covered and d.lower_factor * d.extent <= d.source.extent):
-            return False
+            return None
         covered = covered + d.scale * (d.extent - 1)
-    return True
+    return covered
 
 
 # ----------------------------------------------------------------------------- comparing
@@ -326,13 +334,8 @@ def _most(a: int, b: int) -> int:
 
 def _distance(a: Expr, b: Expr, dom: Domain) -> tuple[int | None, int | None]:
     """Bounds of b - a."""
-    terms: Terms = {}
-    const = collect(b, 1, terms) + collect(a, -1, terms)
-    if not terms:
-        return const, const
-    if len(terms) > 1:
-        const = recombine(terms, const)
-    return sum_bounds(terms, const, dom)
+    terms, const = minus(b, a)
+    return sum_bounds(terms, const, dom) if terms else (const, const)
 
 
 def _constant_hull(x: Range, y: Range, dom: Domain) -> Range | None:
@@ -354,16 +357,15 @@ def covers(outer: Sequence[Range], inner: Sequence[Range], dom: Domain = NOTHING
     for x, y in zip(outer, inner):
         if x is y:
             continue
-        lo, _ = _distance(x.min, y.min, dom)
+        lo, hi = _distance(x.min, y.min, dom)
         if lo is None or not lo >= 0:
             return False
-        terms: Terms = {}
-        const = collect(x.min, 1, terms) + collect(x.extent, 1, terms)
-        const = const + collect(y.min, -1, terms) + collect(y.extent, -1, terms)
-        if len(terms) > 1:
-            const = recombine(terms, const)
-        least, _ = sum_bounds(terms, const, dom)
-        if least is None or not least >= 0:
+        if type(x.extent) is IntImm and type(y.extent) is IntImm:
+            room: int | None = None if hi is None else x.extent.value - y.extent.value - hi
+        else:
+            end, other = build.add(x.min, x.extent), build.add(y.min, y.extent)
+            room, _ = _distance(other, end, dom)
+        if room is None or not room >= 0:
             return False
     return True
 

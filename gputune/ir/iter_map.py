@@ -211,7 +211,8 @@ class _Parser:
                     return None
                 base = base + part.base * c
                 digits += [
-                    IterSplit(d.source, d.lower_factor, d.extent, d.scale * c) for d in part.args
+                    IterSplit(d.source, d.lower_factor, d.extent, _times(d.scale, c))
+                    for d in part.args
                 ]
             else:
                 return None
@@ -362,7 +363,7 @@ def _below(low: tuple[IterSplit, ...], k: int) -> bool:
 
 
 def _scaled(d: IterSplit, k: int) -> IterSplit:
-    return IterSplit(d.source, d.lower_factor, d.extent, d.scale // k)
+    return IterSplit(d.source, d.lower_factor, d.extent, 1 if d.scale is k else d.scale // k)
 
 
 def _same_digits(a: Sequence[IterSplit], b: Sequence[IterSplit]) -> bool:

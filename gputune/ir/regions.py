@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from . import build
-from .affine import bounds, from_linear, linear, same
+from .affine import bounds, from_linear, linear, minus, same
 from .boxes import (
     Ranges,
     anything,
@@ -320,7 +320,7 @@ def solve_iters(
 
 def _less(a: Expr, b: Expr) -> Expr:
     """a - b, as a sum."""
-    terms, const = linear(build.sub(a, b))
+    terms, const = minus(a, b)
     return from_linear(terms, const, a.dtype)
 
 

@@ -2,6 +2,7 @@ import itertools
 import math
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from gputune.ir.arith import simplify
 from gputune.ir.build import TRUE
 from gputune.ir.iter_map import detect_iter_map, inverse_affine, is_affine_binding
 from gputune.ir.nodes import IntImm, Var
+from gputune.schedule.dim import Dim, Evaluator, recording
 
 i, j, k, f = Var("i"), Var("j"), Var("k"), Var("f")
 
@@ -297,8 +299,58 @@ def test_a_fused_loop_with_sampled_extents():
     f1 = Var("fused")
     e = [f1 // IntImm(n2 * n3), f1 // IntImm(n3) % IntImm(n2), f1 % IntImm(n3)]
     LOG.clear()
-    assert is_affine_binding([4, 1, 6], e, {f1: (0, n1 * n2 * n3)})
+    assert is_affine_binding([n1, n2, n3], e, {f1: (0, n1 * n2 * n3)})
     assert not compared_with_one()
+
+
+def guarded_rows(f):
+    """f(dims of two 4-level splits of 24) -> truth; the share of all factorizations that the guards
+    of one replay admit, over several replays."""
+    rows = [
+        t for t in itertools.product([1, 2, 3, 4, 6, 8, 12, 24], repeat=4) if math.prod(t) == 24
+    ]
+    table = [(*rows[x], *rows[-1 - x // 2]) for x in range(len(rows))]
+    columns = {f"c{x}": np.array([t[x] for t in table]) for x in range(8)}
+    shares = []
+    for t in table[:: len(table) // 7]:
+        with recording() as guards:
+            assert f([Dim(v, f"c{x}") for x, v in enumerate(t)])
+        holds = Evaluator(columns).holds(guards, np.ones(len(table), bool))
+        shares.append(holds.mean())
+    return shares
+
+
+def test_one_replay_stands_for_all_tilings():
+    def split(d):
+        e1, l1 = four_levels(d[:4])
+        e2, l2 = four_levels(d[4:])
+        both = l1 | l2
+        return is_affine_binding([24, 24], [e1, e2], both) and detect_iter_map([e1, e2], both)
+
+    def fuse(d):
+        f1 = Var("fused")
+        inner = d[1] * d[5]
+        total = d[0] * d[4] * inner
+        e = [
+            f1 // IntImm(d[4] * inner),
+            f1 // IntImm(inner) % IntImm(d[4]),
+            f1 // IntImm(d[5]) % IntImm(d[1]),
+            f1 % IntImm(d[5]),
+        ]
+        return detect_iter_map(e, {f1: (0, total)})
+
+    def fuse_tiles(d):
+        """Bound to tiles as they are after fusing the outer loops of a tiled matmul."""
+        f1, i2, i3, j2, j3 = (Var(n) for n in ("f1", "i2", "i3", "j2", "j3"))
+        i0, j0 = d[0] * d[1], d[4] * d[5]
+        first = f1 // IntImm(j0) * IntImm(d[2] * d[3]) + i2 * IntImm(d[3]) + i3
+        second = f1 % IntImm(j0) * IntImm(d[6] * d[7]) + j2 * IntImm(d[7]) + j3
+        loops = {f1: (0, i0 * j0), i2: (0, d[2]), i3: (0, d[3]), j2: (0, d[6]), j3: (0, d[7])}
+        return is_affine_binding([24, 24], [first, second], loops)
+
+    assert set(guarded_rows(split)) == {1.0}
+    assert set(guarded_rows(fuse)) == {1.0}
+    assert set(guarded_rows(fuse_tiles)) == {1.0}
 
 
 def test_detection_is_quick():

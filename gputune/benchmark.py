@@ -1,0 +1,466 @@
+"""Which of several ways to compute the same thing is faster, and do they agree?
+
+Everything is measured in one process in turns: a round gives each entry one repetition, the first
+one changing from round to round, so that drift of the machine falls on all alike. A repetition
+during which the operating system took the processor away is dropped. Medians are compared.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .calling import Convention, roles
+from .errors import CheckError, UserError, WrongResult
+from .figures import duration, rate, times
+from .ir import dtypes
+from .ir.flops import estimate_flops
+from .ir.nodes import IRModule, PrimFunc
+from .runtime.compare import compare, tolerance
+from .runtime.evaluator import TimerConfig, measure
+from .runtime.function import BoundCall, Function
+from .runtime.module import Module, build
+from .runtime.ndarray import host_view
+from .runtime.signature import TensorParam
+from .schedule import Schedule
+from .target.target import TargetLike
+from .tuned_kernel import TunedKernel
+
+_BATCH_SECONDS = 2e-3  # a repetition: long beside the clock's grain, short beside a time slice
+_PAUSE_SECONDS = 0.5e-3  # waiting threads of the entry before go to sleep
+_ROUNDS = 3  # at least, and
+_MOST_ROUNDS = 2000  # at most
+_OVERTIME = 5  # fewer than _ROUNDS rounds only if they took this many times the given seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What was measured of one entry.
+
+    Attributes:
+        name: of the entry.
+        results: seconds a call, one for each repetition that counts.
+        calls: in a repetition.
+        dropped: repetitions in which the thread was pre-empted (kept only if all were).
+    """
+
+    name: str
+    results: tuple[float, ...]
+    calls: int
+    dropped: int = 0
+
+    @property
+    def median(self) -> float:
+        """Seconds a call."""
+        return statistics.median(self.results)
+
+    @property
+    def spread(self) -> float:
+        """The middle half of the repetitions (interquartile range) as a share of the median."""
+        if len(self.results) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.results, n=4, method="inclusive")
+        return (high - low) / self.median if self.median > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """The outcome of `bench`.
+
+    Attributes:
+        results: the timings by name, in the order given.
+        flops: operations of one call, or None where not known.
+        checked: were the results compared?
+    """
+
+    results: Mapping[str, Timing]
+    flops: float | None = None
+    checked: bool = True
+
+    HEAD = ("name", "median", "spread", "GFLOP/s", "speed")
+
+    @property
+    def best(self) -> Timing:
+        """The entry with the least median."""
+        return min(self.results.values(), key=lambda t: t.median)
+
+    def ratio(self, name: str, to: str | None = None) -> float:
+        """How many times as fast as `to` (default: the first entry) an entry is."""
+        base = self.results[to or next(iter(self.results))]
+        return base.median / self.results[name].median
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table, a row for each entry; the last one is its speed beside the
+        first entry's."""
+        return [
+            (t.name, duration(t.median), f"{t.spread:.0%}", rate(self.flops, t.median),
+             times(self.ratio(t.name)))
+            for t in self.results.values()
+        ]  # fmt: skip
+
+    def note(self) -> str:
+        """How it was measured, in one line."""
+        rounds = ", ".join(f"{len(t.results)} x {t.calls}" for t in self.results.values())
+        dropped = sum(t.dropped for t in self.results.values())
+        out = f"repetitions x calls, interleaved: {rounds}"
+        if dropped:
+            out += f"; {dropped} pre-empted ones dropped"
+        if len(self.results) == 1:
+            return out
+        return out + ("; results agree" if self.checked else "; results not compared")
+
+    def table(self) -> str:
+        """The table as plain text."""
+        rows = [self.HEAD, *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
+            for row in rows
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.note()])
+
+    def show(self) -> None:
+        """Print the table, the fastest entry in bold where the terminal can."""
+        from rich.console import Console
+
+        Console().print(self.rich_table(), self.note(), sep="\n", markup=False, highlight=False)
+
+    def rich_table(self) -> Any:
+        """The table as a `rich` renderable."""
+        from rich.table import Table
+        from rich.text import Text
+
+        out = Table(box=None, pad_edge=False, header_style="dim")
+        for at, head in enumerate(self.HEAD):
+            out.add_column(head, justify="right" if at else "left", no_wrap=bool(at))
+        for row in self.rows():
+            style = "bold" if row[0] == self.best.name and len(self.results) > 1 else ""
+            out.add_row(*(Text(c) for c in row), style=style)
+        return out
+
+    def __str__(self) -> str:
+        return self.table()
+
+
+def bench(
+    entries: Mapping[str, Any],
+    args: Sequence[Any],
+    *,
+    seconds: float = 2.0,
+    check: bool = True,
+    flops: float | None = None,
+    target: TargetLike | None = None,
+) -> Bench:
+    """Measure several implementations on the same arguments, in turns.
+
+    Args:
+        entries: by name a Schedule, TunedKernel, PrimFunc, IRModule, Module, or any Python
+            callable. A callable is given the inputs and returns the output, or a tuple of all.
+        args: the inputs, or the kernel's whole argument list. They are not changed: outputs and
+            what is updated in place are copies.
+        seconds: time for all measurements together.
+        check: compare the results first, within a tolerance by dtype.
+        flops: operations of one call; default: counted in the program, if there is one.
+        target: what programs are compiled for; default: the current target, else llvm.
+
+    Returns:
+        A `Bench`: `.show()`, `.table()`, `.results["name"].median`.
+
+    Raises:
+        WrongResult: the results of an entry are not those of the others; names it.
+        UserError: nothing to measure, or an entry that cannot be.
+        RunError: the arguments do not fit.
+
+    Example:
+        >>> bench({"mine": sch, "numpy": np.matmul}, (a, b)).show()
+    """
+    if not entries:
+        raise UserError("bench: there is nothing to measure", hint='{"mine": schedule, ...}')
+    if not seconds > 0:
+        raise UserError(f"bench: seconds is a time above 0, found {seconds!r}")
+    kernels = {n: k for n, x in entries.items() if (k := _kernel(n, x, target)) is not None}
+    plan = _Plan(kernels, tuple(args))
+    ready = [
+        plan.kernel(name, kernels[name]) if name in kernels else plan.callable(name, x)
+        for name, x in entries.items()
+    ]
+    if check:
+        _check(ready, plan)
+    timings = _measure(ready, seconds)
+    return Bench(
+        {t.name: t for t in timings}, flops or _flops(entries.values()), check and len(ready) > 1
+    )
+
+
+# ----------------------------------------------------------------------------- entries
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    function: Function
+    convention: Convention
+
+
+def _kernel(name: str, x: Any, target: TargetLike | None) -> _Kernel | None:
+    """A compiled kernel of an entry; None for a plain callable."""
+    if isinstance(x, TunedKernel):
+        return _Kernel(x.function, x.convention)
+    if isinstance(x, Module):
+        if len(x.functions) != 1:
+            raise UserError(
+                f"bench: the module {name!r} has {len(x.functions)} functions",
+                hint=f'give one of them: lib["{next(iter(x.functions), "main")}"]',
+            )
+        key, function = next(iter(x.functions.items()))
+        return _Kernel(function, Convention(function.sig, roles(x.kernels[key].lowered)))
+    if isinstance(x, Schedule | PrimFunc | IRModule):
+        mod = x.mod if isinstance(x, Schedule) else x
+        return _kernel(name, build(mod, target), target)
+    if isinstance(x, Function):
+        raise UserError(
+            f"bench: {name!r} is a function of a module, which does not say what it reads",
+            hint="give the module, or the schedule that it was built from",
+        )
+    if not callable(x):
+        raise UserError(
+            f"bench: cannot measure {name!r}, which is a {type(x).__name__}",
+            hint="give a Schedule, TunedKernel, PrimFunc, Module or a function of the inputs",
+        )
+    return None
+
+
+def _flops(entries: Any) -> float | None:
+    """The least count of the programs among the entries (schedules may compute things twice)."""
+    found = []
+    for x in entries:
+        mod = x.workload if isinstance(x, TunedKernel) else getattr(x, "mod", x)
+        if isinstance(mod, PrimFunc | IRModule):
+            try:
+                found.append(estimate_flops(mod))
+            except CheckError:
+                continue  # a symbolic shape
+    return min(found, default=0.0) or None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """`run` computes once and gives the outputs; `time` gives seconds for some calls, and whether
+    the thread was held up."""
+
+    name: str
+    run: Callable[[], list[np.ndarray[Any, Any]]]
+    time: Callable[[int], tuple[float, bool]]
+
+
+class _Plan:
+    """What the entries are called with."""
+
+    def __init__(self, kernels: Mapping[str, _Kernel], args: tuple[Any, ...]) -> None:
+        self.args = args
+        self.convention: Convention | None = None
+        for name, k in kernels.items():
+            if self.convention is None:
+                self.convention, first = k.convention, name
+            elif _shape_of(k.convention) != _shape_of(self.convention):
+                raise UserError(
+                    f"bench: {name!r} and {first!r} do not take the same arguments: "
+                    f"{k.convention} and {self.convention}"
+                )
+        if self.convention is None:
+            self.inputs = args
+        elif len(args) == len(self.convention.roles):
+            self.inputs = tuple(args[i] for i in self.convention.inputs)
+        else:
+            self.convention.complete(args)  # complains of another number
+            self.inputs = args
+
+    @property
+    def dtypes(self) -> list[str]:
+        """Of all arrays of the kernels, or of the inputs."""
+        if self.convention is not None:
+            return [p.dtype for p in self.convention.sig.params if isinstance(p, TensorParam)]
+        return [dtypes.from_numpy(np.asarray(x).dtype) for x in self.inputs]
+
+    def kernel(self, name: str, kernel: _Kernel) -> _Entry:
+        """An entry with arrays of its own for all that is written."""
+        conv = kernel.convention
+        changed = [i for i, r in enumerate(conv.roles) if r != "in"]
+
+        def bound() -> tuple[BoundCall, list[np.ndarray[Any, Any]]]:
+            whole, _ = conv.complete([_copied(conv, i, x) for i, x in self._placed(conv)])
+            if len(conv.inputs) < len(conv.roles):
+                for i in conv.outputs:
+                    _poison(host_view(whole[i], name))
+            whole = [_plain(x) for x in whole]
+            return kernel.function.bind(*whole), [host_view(whole[i], name) for i in changed]
+
+        call, _ = bound()
+
+        def run() -> list[np.ndarray[Any, Any]]:
+            once, outputs = bound()
+            once()
+            return outputs
+
+        def timed(calls: int) -> tuple[float, bool]:
+            before = _switches()
+            found = measure(call, TimerConfig(number=calls, retries=0))
+            return found.results[0] * calls, _switches() > before
+
+        return _Entry(name, run, timed)
+
+    def _placed(self, conv: Convention) -> list[tuple[int, Any]]:
+        return list(zip(conv.inputs, self.inputs))
+
+    def callable(self, name: str, function: Callable[..., Any]) -> _Entry:
+        """An entry that is called with the inputs."""
+        conv = self.convention
+        inputs = [x if conv is None else _copied(conv, i, x) for i, x in self._numbered()]
+
+        def run() -> list[np.ndarray[Any, Any]]:
+            fresh = [x if conv is None else _copied(conv, i, x) for i, x in self._numbered()]
+            return self._outputs(name, function(*fresh))
+
+        def timed(calls: int) -> tuple[float, bool]:
+            function(*inputs)  # the caches are those of the entry before
+            before = _switches()
+            start = time.perf_counter()
+            for _ in range(calls):
+                function(*inputs)
+            return time.perf_counter() - start, _switches() > before
+
+        return _Entry(name, run, timed)
+
+    def _numbered(self) -> list[tuple[int, Any]]:
+        if self.convention is None:
+            return list(enumerate(self.inputs))
+        return self._placed(self.convention)
+
+    def _outputs(self, name: str, result: Any) -> list[np.ndarray[Any, Any]]:
+        """What a callable returned, as arrays of the kernels' shapes and dtypes."""
+        if result is None:
+            raise UserError(
+                f"bench: {name!r} returned None",
+                hint="a callable takes the inputs and returns the output, or a tuple of all",
+            )
+        values = list(result) if isinstance(result, tuple | list) else [result]
+        arrays = [np.asarray(x) if np.isscalar(x) else host_view(x, name) for x in values]
+        if self.convention is None:
+            return arrays
+        changed = [i for i, r in enumerate(self.convention.roles) if r != "in"]
+        if len(arrays) != len(changed):
+            raise UserError(
+                f"bench: {name!r} returned {len(arrays)} arrays, the kernels write {len(changed)}"
+            )
+        out = []
+        for i, x in zip(changed, arrays):
+            p = self.convention.sig.params[i]
+            assert isinstance(p, TensorParam)
+            kind = dtypes.numpy_dtype(p.dtype)
+            same = dtypes.is_float(dtypes.from_numpy(x.dtype)) == dtypes.is_float(p.dtype)
+            out.append(x.astype(kind) if same else x)
+        return out
+
+
+def _shape_of(conv: Convention) -> list[tuple[Any, ...]]:
+    return [
+        (p.dtype, tuple(map(str, p.shape))) if isinstance(p, TensorParam) else (p.dtype,)
+        for p in conv.sig.params
+    ]
+
+
+def _copied(conv: Convention, position: int, x: Any) -> Any:
+    return host_view(x, conv.sig.name).copy() if conv.roles[position] == "inout" else x
+
+
+def _plain(x: Any) -> Any:
+    """Whatever array it is, as one that a kernel can be bound to again and again."""
+    return x.data if hasattr(x, "wrap") else x
+
+
+def _poison(x: np.ndarray[Any, Any]) -> None:
+    """Fill with what nothing computes, so that an element that is not written shows."""
+    name = dtypes.from_numpy(x.dtype)
+    x.fill(np.nan if dtypes.is_float(name) else dtypes.max_value(name))
+
+
+def _switches() -> int:
+    """How often this thread was pre-empted so far; 0 where the system does not say."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    except (ImportError, AttributeError):
+        return 0
+
+
+# ----------------------------------------------------------------------------- checking
+def _check(entries: Sequence[_Entry], plan: _Plan) -> None:
+    """Raise WrongResult naming the entries that differ from the largest group that agrees."""
+    rtol = tolerance(plan.dtypes)
+    found = [(e.name, e.run()) for e in entries]
+    groups: list[list[int]] = []
+    for at, (_, arrays) in enumerate(found):
+        for group in groups:
+            if not _difference(arrays, found[group[0]][1], rtol):
+                group.append(at)
+                break
+        else:
+            groups.append([at])
+    right = max(groups, key=len)  # of equals, the one with the first entry
+    problems = []
+    for at, (name, arrays) in enumerate(found):
+        if at not in right:
+            difference = _difference(arrays, found[right[0]][1], rtol)
+            problems.append(f"{name!r} differs from {found[right[0]][0]!r}: {difference}")
+    if problems:
+        raise WrongResult(
+            "bench: " + "; ".join(problems), hint="check=False measures all the same", code="differ"
+        )
+
+
+def _difference(
+    found: Sequence[np.ndarray[Any, Any]], expected: Sequence[np.ndarray[Any, Any]], rtol: float
+) -> str:
+    """How two lists of results differ, or ""."""
+    if len(found) != len(expected):
+        return f"{len(found)} results instead of {len(expected)}"
+    for at, (x, y) in enumerate(zip(found, expected)):
+        result = compare(x, y, rtol=rtol if dtypes.is_float(dtypes.from_numpy(y.dtype)) else None)
+        if not result.ok:
+            return f"output {at}: {result}" if len(found) > 1 else str(result)
+    return ""
+
+
+# ----------------------------------------------------------------------------- measuring
+def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
+    calls = [_calls(e) for e in entries]
+    kept: list[list[float]] = [[] for _ in entries]
+    lost: list[list[float]] = [[] for _ in entries]
+    start = time.perf_counter()
+    for round_ in range(_MOST_ROUNDS):
+        elapsed = time.perf_counter() - start
+        if elapsed >= seconds * (1 if round_ >= _ROUNDS else _OVERTIME) and round_:
+            break
+        for turn in range(len(entries)):
+            at = (turn + round_) % len(entries)
+            time.sleep(_PAUSE_SECONDS)
+            total, held_up = entries[at].time(calls[at])
+            (lost if held_up else kept)[at].append(total / calls[at])
+    out = []
+    for e, n, good, bad in zip(entries, calls, kept, lost):
+        timing = Timing(e.name, tuple(good), n, len(bad))
+        out.append(timing if good else replace(timing, results=tuple(bad), dropped=0))
+    return out
+
+
+def _calls(entry: _Entry) -> int:
+    """How many calls a repetition has, so that it lasts about `_BATCH_SECONDS`."""
+    calls = 1
+    while True:
+        total = min(entry.time(calls)[0] for _ in range(3 if calls > 1 else 2))
+        if total >= _BATCH_SECONDS / 4 or calls >= 1 << 20:
+            return max(1, round(calls * _BATCH_SECONDS / max(total, 1e-9)))
+        calls *= 8

@@ -1,0 +1,117 @@
+"""`gputune tune`: search for a fast schedule of one kernel, and show what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gputune.errors import UserError, WrongResult
+
+if TYPE_CHECKING:
+    from gputune.meta_schedule import Progress
+    from gputune.tuned_kernel import TunedKernel
+
+    from .subject import Subject
+
+EXAMPLES = """\b
+Examples:
+  gputune tune matmul --seconds 20
+  gputune tune matmul --shape m=512,n=512,k=64 --dtype float16 --trials 64
+  gputune tune conv2d --shape 1,56,56,64,64 --target "llvm -num-cores 1"
+  gputune tune mykernel.py:layernorm --shape 512,768 --work-dir tuned
+"""
+
+_BENCH_SECONDS = 2.0
+_PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would take seconds a call
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("kernel", metavar="KERNEL|FILE.py:FUNC")
+@click.option("--shape", metavar="SIZES", help="Sizes: m=128,n=64 by name, or 128,64 in order.")
+@click.option("--dtype", help="Element type of the inputs; default: float32.")
+@click.option("--target", default="auto", show_default=True, help='Such as "llvm -num-cores 4".')
+@click.option("--trials", type=click.IntRange(min=1), help="Limit of candidates; default: 64.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0, min_open=True), help="Time limit of the search."
+)
+@click.option(
+    "--work-dir", type=click.Path(path_type=Path), help="Folder in which results are remembered."
+)
+@click.option("--seed", type=click.IntRange(1, 2**31 - 1), help="Makes the search repeatable.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
+def tune(
+    kernel: str,
+    shape: str | None,
+    dtype: str | None,
+    target: str,
+    trials: int | None,
+    seconds: float | None,
+    work_dir: Path | None,
+    seed: int | None,
+    quiet: bool,
+) -> None:
+    """Search for a fast schedule of a kernel on this machine.
+
+    KERNEL is a name from `gputune kernels`. FILE.py:FUNC is a function of your own: a @T.prim_func,
+    or a function of the sizes that returns one; the file is your program, and is imported. If it
+    has a function `reference` that computes the same from the inputs, the result is compared with
+    it.
+
+    Ctrl-C ends the search and keeps the best so far.
+    """
+    import gputune
+    from gputune.target import Target
+
+    from . import display, subject
+
+    what = subject.find(kernel, shape, dtype)
+    chosen = Target(target)
+    out = display.console()
+    last: list[Progress] = []
+
+    def note(now: Progress) -> None:
+        last[:] = [now]
+        live.update(now)
+
+    with display.Live(what.title) as live:
+        found = gputune.tune(what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note)
+    out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
+    show(out, found, last, quiet)
+    compare(out, what, found)
+
+
+def show(out: Any, found: TunedKernel, last: list[Progress], quiet: bool) -> None:
+    """The statistics table and the best schedule."""
+    from gputune.meta_schedule.statistics_table import table
+
+    if last:
+        out.print(table(last[0].tasks), soft_wrap=True)
+    if quiet:
+        return
+    out.print("Best schedule:\n", style="bold")
+    out.print(str(found.trace).rstrip() + "\n", soft_wrap=True)
+    out.print(found.mod.script().rstrip() + "\n", soft_wrap=True)
+
+
+def compare(out: Any, what: Subject, found: TunedKernel) -> None:
+    """Its speed beside NumPy's, or the unscheduled program's, in the same run."""
+    from gputune.benchmark import bench
+
+    entries: dict[str, Any] = {}
+    if what.reference is not None:
+        entries["reference" if ".py:" in what.title else "numpy"] = what.reference
+    if (found.flops or 0) <= _PATIENCE_FLOPS:
+        entries["unscheduled"] = what.func
+    entries["tuned"] = found
+    try:
+        result = bench(entries, what.inputs, seconds=_BENCH_SECONDS, target=found.target)
+    except WrongResult as e:
+        raise UserError(
+            f"the results of {what.title} do not agree: {e.message.removeprefix('bench: ')}",
+            hint="is the reference right? the tuned kernel was checked against the program",
+            code="differ",
+        ) from None
+    out.print(result.rich_table())
+    out.print(result.note(), style="dim", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""How does a lowered program become machine code? One folder or file for each backend."""

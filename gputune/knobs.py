@@ -1,0 +1,30 @@
+"""Which environment variables does gputune read? All of them are here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One environment variable: its name, its default, and what it does."""
+
+    name: str
+    default: str
+    about: str
+
+    def get(self) -> str:
+        """The present value; read at each use, so that tests and users can change it."""
+        return os.environ.get(self.name, self.default)
+
+
+DUMP = Knob(
+    "GPUTUNE_DUMP", "", "folder into which the program is written after every lowering pass"
+)
+
+WORKER_MEMORY_MB = Knob(
+    "GPUTUNE_WORKER_MEMORY_MB", "", "address space of a worker process in MiB; empty: no limit"
+)
+
+ALL = (DUMP, WORKER_MEMORY_MB)

@@ -1,0 +1,1 @@
+"""How does a scheduled program become plain loops? One pass a file; `pipeline` has the order."""

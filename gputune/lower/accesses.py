@@ -1,0 +1,140 @@
+"""Which elements does a piece of plain code touch, in which order, inside which loops?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..ir import build, walk
+from ..ir.nodes import (
+    Alloc,
+    Block,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Call,
+    Evaluate,
+    Expr,
+    For,
+    IfThenElse,
+    IntImm,
+    Let,
+    LetStmt,
+    Seq,
+    Stmt,
+    Var,
+)
+from .linear import Bounds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Access:
+    """One load or store as it stands in the program text.
+
+    `order` numbers the statements (a load in a statement has the number of the statement);
+    `loops` and `conds` are those between the analysed statement and the access, outer first.
+    """
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    store: bool
+    mask: Expr | None
+    order: int
+    loops: tuple[For, ...]
+    conds: tuple[Expr, ...]
+    lets: tuple[Var, ...]
+
+
+def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
+    """Every access in `s` (to `wanted`, if given), in program order."""
+    out: list[Access] = []
+    counter = 0
+
+    def on_expr(
+        e: Expr, order: int, loops: tuple[For, ...], conds: tuple[Expr, ...], lets: tuple[Var, ...]
+    ) -> None:
+        t = type(e)
+        if t is Var or t is IntImm:
+            return
+        match e:
+            case BufferLoad():
+                for i in e.indices:
+                    on_expr(i, order, loops, conds, lets)
+                if e.predicate is not None:
+                    on_expr(e.predicate, order, loops, conds, lets)
+                if wanted is None or e.buffer is wanted:
+                    out.append(
+                        Access(e.buffer, e.indices, False, e.predicate, order, loops, conds, lets)
+                    )
+            case Call(op="if_then_else"):
+                c, a, b = e.args
+                on_expr(c, order, loops, conds, lets)
+                on_expr(a, order, loops, (*conds, c), lets)
+                on_expr(b, order, loops, (*conds, build.logical_not(c)), lets)
+            case Let():
+                on_expr(e.value, order, loops, conds, lets)
+                on_expr(e.body, order, loops, conds, (*lets, e.var))
+            case _:
+                for x in walk.expr_children(e):
+                    on_expr(x, order, loops, conds, lets)
+
+    def go(x: Stmt, loops: tuple[For, ...], conds: tuple[Expr, ...], lets: tuple[Var, ...]) -> None:
+        nonlocal counter
+        counter += 1
+        order = counter
+        match x:
+            case BufferStore():
+                for e in walk.stmt_exprs(x):
+                    on_expr(e, order, loops, conds, lets)
+                if wanted is None or x.buffer is wanted:
+                    out.append(
+                        Access(x.buffer, x.indices, True, x.predicate, order, loops, conds, lets)
+                    )
+            case For():
+                on_expr(x.min, order, loops, conds, lets)
+                on_expr(x.extent, order, loops, conds, lets)
+                go(x.body, (*loops, x), conds, lets)
+            case Seq():
+                for item in x.items:
+                    go(item, loops, conds, lets)
+            case IfThenElse():
+                on_expr(x.cond, order, loops, conds, lets)
+                go(x.then, loops, (*conds, x.cond), lets)
+                if x.orelse is not None:
+                    go(x.orelse, loops, (*conds, build.logical_not(x.cond)), lets)
+            case LetStmt():
+                on_expr(x.value, order, loops, conds, lets)
+                go(x.body, loops, conds, (*lets, x.var))
+            case Alloc():
+                go(x.body, loops, conds, lets)
+            case Evaluate():
+                on_expr(x.value, order, loops, conds, lets)
+            case Block():
+                raise AssertionError("collect works on code without blocks")
+
+    go(s, (), (), ())
+    return out
+
+
+def touches(s: Stmt, b: Buffer) -> bool:
+    """Does `s` load or store `b`?"""
+    for x in walk.walk_stmt(s):
+        if type(x) is BufferStore and x.buffer is b:
+            return True
+        for e in walk.stmt_exprs(x):
+            for y in walk.walk_expr(e):
+                if type(y) is BufferLoad and y.buffer is b:
+                    return True
+    return False
+
+
+def loop_bounds(loop: For) -> Bounds | None:
+    """The values of the loop variable, if minimum and extent are constant and it runs at all."""
+    if type(loop.min) is IntImm and type(loop.extent) is IntImm and loop.extent.value > 0:
+        lo = int(loop.min.value)
+        return lo, lo + int(loop.extent.value) - 1
+    return None
+
+
+def trip_count(loop: For) -> int | None:
+    """The constant extent of the loop, or None."""
+    return int(loop.extent.value) if type(loop.extent) is IntImm else None

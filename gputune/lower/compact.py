@@ -1,0 +1,174 @@
+"""How large must a temporary buffer be? As large as the region touched while it lives."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from ..ir import build, walk
+from ..ir.nodes import (
+    Alloc,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Expr,
+    For,
+    IntImm,
+    PrimFunc,
+    Ramp,
+    Stmt,
+    Var,
+)
+from . import linear as lin
+from .accesses import Access, collect, loop_bounds
+from .blocks import ALIGN_ATTR
+from .limits import CpuLimits
+from .prepare import as_block
+
+_Aligns = dict[Buffer, list[tuple[int, int, int]]]
+
+
+def compact_buffers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`func` with temporaries cut to what is used, and padded where storage_align asks."""
+    aligns: _Aligns = {}
+    for buffer, axis, factor, offset in dict(func.attrs).get(ALIGN_ATTR, ()):
+        aligns.setdefault(buffer, []).append((axis, factor, offset))
+    out = as_block(func, _go(func.body, {}, aligns))
+    attrs = tuple((k, v) for k, v in out.attrs if k != ALIGN_ATTR)
+    return PrimFunc(out.params, out.buffer_map, out.body, attrs) if aligns else out
+
+
+def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns) -> Stmt:
+    match s:
+        case For():
+            bounds = loop_bounds(s)
+            inner = dom if bounds is None else {**dom, s.var: bounds}
+            body = _go(s.body, inner, aligns)
+            return s if body is s.body else For(
+                s.var, s.min, s.extent, s.kind, body, s.thread, s.annotations
+            )  # fmt: skip
+        case Alloc():
+            return _alloc(s, dom, aligns)
+        case _:
+            out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, aligns))
+            assert out is not None  # _go never deletes
+            return out
+
+
+def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns) -> Stmt:
+    old = s.buffer
+    found = collect(s.body, old)
+    boxes = [_dimension(k, old.shape[k], found, dom) for k in range(len(old.shape))]
+    shape = tuple(n if box is None else IntImm(box[1]) for n, box in zip(old.shape, boxes))
+    strides = _padded(shape, aligns.get(old, []))
+    body = s.body
+    if strides is not None or any(box is not None for box in boxes):
+        new = Buffer(old.name, shape, old.dtype, old.scope, strides, None, old.align)
+        body = _rebase(body, old, new, [None if x is None else x[0] for x in boxes])
+        return Alloc(new, _go(body, dom, aligns))
+    body = _go(body, dom, aligns)
+    return s if body is s.body else Alloc(old, body)
+
+
+def _dimension(
+    k: int, size: Expr, found: list[Access], dom: dict[Var, lin.Bounds]
+) -> tuple[Expr, int] | None:
+    """(first index, extent) of what is touched of dimension `k`; None to keep it as it is."""
+    if type(size) is not IntImm:
+        return None
+    outer: lin.Linear | None = None
+    at: Hashable = None
+    lo = hi = 0
+    for a in found:
+        box = _reach(a, k, dom)
+        if box is None:
+            return None
+        if outer is None:
+            outer, lo, hi = box
+            at = outer.key()
+        elif box[0].key() != at:
+            return None
+        else:
+            lo, hi = min(lo, box[1]), max(hi, box[2])
+    if outer is None or hi - lo + 1 >= int(size.value):
+        return None
+    return lin.to_expr(lin.Linear(outer.terms, lo), a.indices[k].dtype), hi - lo + 1
+
+
+def _reach(a: Access, k: int, dom: dict[Var, lin.Bounds]) -> tuple[lin.Linear, int, int] | None:
+    """The index of dimension `k`, as (part fixed outside, least, greatest of the rest)."""
+    index = a.indices[k]
+    spread = 0
+    if type(index) is Ramp:
+        if type(index.stride) is not IntImm:
+            return None
+        spread = (index.lanes - 1) * int(index.stride.value)
+        index = index.base
+    inner = dict(dom)
+    names: set[Var] = set(a.lets)
+    for loop in a.loops:
+        names.add(loop.var)
+        bounds = loop_bounds(loop)
+        if bounds is not None:
+            inner[loop.var] = bounds
+    form = lin.linear(index, inner)
+    lo = form.const + min(spread, 0)
+    hi = form.const + max(spread, 0)
+    outer: dict[Hashable, tuple[Expr, int]] = {}
+    for key, (atom, c) in form.terms.items():
+        loads = any(type(x) is BufferLoad for x in walk.walk_expr(atom))
+        if not loads and not walk.uses_var(atom, names):
+            outer[key] = (atom, c)
+            continue
+        p, q = lin.interval(atom, inner)
+        lo += min(p * c, q * c)
+        hi += max(p * c, q * c)
+    if hi - lo > 2**31:
+        return None
+    return lin.Linear(outer, 0), lo, hi
+
+
+def _padded(shape: tuple[Expr, ...], rules: list[tuple[int, int, int]]) -> tuple[Expr, ...] | None:
+    """Strides of which that of `axis` is `offset` modulo `factor`; None where none is asked."""
+    if not rules or any(type(n) is not IntImm for n in shape):
+        return None
+    sizes = [int(n.value) for n in shape if type(n) is IntImm]
+    steps = [1] * len(sizes)
+    for k in range(len(sizes) - 1, -1, -1):
+        if k + 1 < len(sizes):
+            steps[k] = steps[k + 1] * sizes[k + 1]
+        for axis, factor, offset in rules:
+            if axis % len(sizes) == k and k + 1 < len(sizes):
+                steps[k] += (offset - steps[k]) % factor
+    return tuple(IntImm(n) for n in steps)
+
+
+def _rebase(s: Stmt, old: Buffer, new: Buffer, mins: list[Expr | None]) -> Stmt:
+    def move(indices: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple(
+            i if lo is None
+            else Ramp(_less(i.base, lo), i.stride, i.lanes) if type(i) is Ramp
+            else _less(i, lo)
+            for i, lo in zip(indices, mins)
+        )  # fmt: skip
+
+    def on_expr(e: Expr) -> Expr:
+        out = walk.map_expr(e, on_expr)
+        if type(out) is BufferLoad and out.buffer is old:
+            return BufferLoad(new, move(out.indices), out.predicate)
+        return out
+
+    def on_stmt(x: Stmt) -> Stmt:
+        out = walk.map_stmt(x, on_expr, on_stmt)
+        assert out is not None  # nothing is deleted
+        if type(out) is BufferStore and out.buffer is old:
+            return BufferStore(new, out.value, move(out.indices), out.predicate)
+        return out
+
+    return on_stmt(s)
+
+
+def _less(i: Expr, lo: Expr) -> Expr:
+    if lo.dtype != i.dtype:
+        lo = build.cast(i.dtype, lo)
+    form = lin.plus(lin.linear(i, {}), lin.times(lin.linear(lo, {}), -1))
+    return lin.to_expr(form, i.dtype)

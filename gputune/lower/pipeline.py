@@ -1,0 +1,74 @@
+"""In which order does a scheduled program become plain loops? One tuple of passes, and its runner.
+
+A pass is a function `(PrimFunc, CpuLimits) -> PrimFunc` that keeps the meaning. With the knob
+GPUTUNE_DUMP set to a folder, the program after every pass is written there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from .. import knobs
+from ..errors import LowerError
+from ..ir.nodes import PrimFunc
+from .blocks import ALIGN_ATTR, lower_blocks
+from .compact import compact_buffers
+from .init import lower_init
+from .limits import CpuLimits
+from .partition import partition
+from .place import place_buffers
+from .prepare import prepare
+from .registers import use_registers
+from .simplify import simplify
+from .threads import flatten_parallel
+from .unroll import unroll
+from .vectorize import vectorize
+
+Pass: TypeAlias = Callable[[PrimFunc, CpuLimits], PrimFunc]
+
+LLVM: tuple[Pass, ...] = (
+    prepare,  # no GPU threads; sampled sizes are plain integers
+    lower_init,  # initial values of reductions become statements
+    lower_blocks,  # iterators become their bindings; blocks vanish
+    simplify,  # unit loops and decided conditions vanish
+    place_buffers,  # temporaries live as deep inside as they can
+    compact_buffers,  # and are as small as what is used of them
+    simplify,
+    flatten_parallel,  # one parallel loop at a time
+    partition,  # one check for a tile that may stick out, not one for each element
+    simplify,
+    vectorize,  # vector statements of native width
+    simplify,
+    unroll,  # which loops are written out
+    use_registers,  # accumulators and small buffers become registers
+)
+
+
+def lower(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`func` as plain loops over plain statements, for the CPU.
+
+    Loops left over are serial, unrolled (of constant extent) or parallel (outermost). Raises
+    LowerError, which names the pass.
+    """
+    folder = knobs.DUMP.get()
+    if folder:
+        _dump(Path(folder), 0, "start", func)
+    for k, step in enumerate(LLVM, 1):
+        try:
+            func = step(func, limits)
+        except LowerError as e:
+            raise LowerError(
+                f"{func.name}: pass {step.__name__}: {e.message}", hint=e.hint, code=e.code
+            ) from None
+        if folder:
+            _dump(Path(folder), k, step.__name__, func)
+    return func
+
+
+def _dump(folder: Path, number: int, name: str, func: PrimFunc) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    attrs = tuple((k, v) for k, v in func.attrs if k != ALIGN_ATTR)
+    shown = PrimFunc(func.params, func.buffer_map, func.body, attrs)
+    (folder / f"{number:02d}_{name}.txt").write_text(shown.script(), encoding="utf-8")

@@ -1,0 +1,47 @@
+"""Is this program for the CPU, and are its sizes settled? Sampled sizes become plain integers."""
+
+from __future__ import annotations
+
+from ..errors import LowerError
+from ..ir import build, walk
+from ..ir.nodes import Block, Expr, For, IntImm, PrimFunc, Stmt
+from .limits import CpuLimits
+
+
+def prepare(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`func` with plain integers in place of sampled ones.
+
+    Raises LowerError where a loop is bound to a GPU thread.
+    """
+    for s in walk.walk_stmt(func.body):
+        if type(s) is For and s.kind == "thread_binding":
+            raise LowerError(
+                f"loop {s.var.name} is bound to {s.thread}, which a CPU does not have: did you "
+                "schedule for cuda?",
+                hint="use sch.parallel and sch.vectorize for llvm, or build for a cuda target",
+                code="thread-binding",
+            )
+    if not any(_sampled(e) for e in walk.all_exprs(func.body)):
+        return func
+    body = walk.rewrite_exprs(func.body, _settle)
+    assert type(body) is type(func.body)
+    return build.replace_body(func, body)
+
+
+def _sampled(e: Expr) -> bool:
+    return type(e) is IntImm and type(e.value) is not int
+
+
+def _settle(e: Expr) -> Expr:
+    if type(e) is IntImm:
+        return e if type(e.value) is int else IntImm(int(e.value), e.dtype)
+    return walk.map_expr(e, _settle)
+
+
+def as_block(func: PrimFunc, body: Stmt) -> PrimFunc:
+    """`func` with `body` in its root block."""
+    if body is func.body:
+        return func
+    if type(body) is Block and not body.iter_vars:
+        return build.replace_body(func, body)
+    return build.replace_body(func, build.root_block(body))

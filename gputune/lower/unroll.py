@@ -1,0 +1,116 @@
+"""Which loops are written out? Small inner ones, register tiles, and what the schedule asks for.
+
+A loop that is to be written out gets the kind "unrolled"; the code generator repeats its body.
+"""
+
+from __future__ import annotations
+
+from ..ir import walk
+from ..ir.nodes import (
+    Alloc,
+    Block,
+    BufferStore,
+    Evaluate,
+    For,
+    IfThenElse,
+    LetStmt,
+    PrimFunc,
+    Seq,
+    Stmt,
+)
+from .accesses import trip_count
+from .limits import CpuLimits
+from .prepare import as_block
+
+STATEMENTS = 400
+"""Statements in one kernel, written-out loops counted in full, before unrolling stops."""
+_ASKED = 512
+_SMALL = 16
+
+
+class _Budget:
+    """How many statements may still be added."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+def unroll(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`func` with loops marked as unrolled."""
+    budget = _Budget(STATEMENTS - _count(func.body))
+    body, _ = _go(func.body, 0, limits, budget)
+    return as_block(func, body)
+
+
+def _count(s: Stmt) -> int:
+    return sum(1 for x in walk.walk_stmt(s) if type(x) in (BufferStore, Evaluate))
+
+
+def _go(s: Stmt, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
+    """(`s` with its loops marked, statements in it when written out or None if a loop is left).
+
+    `step`: how many statements the pragma around `s` allows."""
+    match s:
+        case For():
+            return _loop(s, step, limits, budget)
+        case Seq():
+            items = [_go(x, step, limits, budget) for x in s.items]
+            total = 0
+            for _, n in items:
+                if n is None:
+                    return Seq(tuple(x for x, _ in items)), None
+                total += n
+            return Seq(tuple(x for x, _ in items)), total
+        case IfThenElse():
+            then, n = _go(s.then, step, limits, budget)
+            if s.orelse is None:
+                return IfThenElse(s.cond, then), n
+            orelse, m = _go(s.orelse, step, limits, budget)
+            return IfThenElse(s.cond, then, orelse), None if n is None or m is None else n + m
+        case LetStmt():
+            body, n = _go(s.body, step, limits, budget)
+            return LetStmt(s.var, s.value, body), n
+        case Alloc():
+            body, n = _go(s.body, step, limits, budget)
+            return Alloc(s.buffer, body), n
+        case Block():
+            body, n = _go(s.body, step, limits, budget)
+            new = Block(
+                s.key, s.name, s.iter_vars, s.iter_values, s.predicate, s.reads, s.writes, body,
+                s.init, s.alloc_buffers, s.match_buffers, s.annotations,
+            )  # fmt: skip
+            return new, n
+        case BufferStore() | Evaluate():
+            return s, 1
+
+
+def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
+    notes = dict(s.annotations)
+    step = max(step, int(notes.get("pragma_auto_unroll_max_step", 0)))
+    body, inner = _go(s.body, step, limits, budget)
+    n = trip_count(s)
+    kind = s.kind
+    total = None if inner is None or n is None else inner * n
+    if s.kind == "unrolled":
+        if total is None or total > _ASKED:
+            kind, total = "serial", None
+        elif inner is not None:
+            budget.left -= total - inner
+    elif s.kind == "serial" and total is not None and inner is not None:
+        limit = max(step, _SMALL)
+        if _is_tile(s):
+            limit = max(limit, limits.tile_registers)
+        if total <= limit and total - inner <= budget.left:
+            kind = "unrolled"
+            budget.left -= total - inner
+        else:
+            total = None
+    else:
+        total = None
+    return For(s.var, s.min, s.extent, kind, body, s.thread, s.annotations), total
+
+
+def _is_tile(s: For) -> bool:
+    """Does every store inside go to another place in each iteration?"""
+    stores = [x for x in walk.walk_stmt(s.body) if type(x) is BufferStore]
+    return all(any(walk.uses_var(i, s.var) for i in x.indices) for x in stores)

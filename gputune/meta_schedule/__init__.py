@@ -1,0 +1,174 @@
+"""What to try next? The tuner in MetaSchedule's words: `import gputune.meta_schedule as ms`."""
+
+from __future__ import annotations
+
+from . import (
+    arg_info,
+    builder,
+    cost_model,
+    database,
+    feature_extractor,
+    logging,
+    measure_callback,
+    measure_candidate,
+    mutator,
+    postproc,
+    profiler,
+    runner,
+    schedule_rule,
+    search_strategy,
+    space_generator,
+    task_scheduler,
+    tir_integration,
+)
+from .arg_info import ArgInfo, ScalarInfo, TensorInfo
+from .builder import Builder, BuilderInput, BuilderResult, LocalBuilder
+from .cost_model import CostModel, PyCostModel, RandomModel, XGBConfig, XGBModel
+from .database import (
+    Database,
+    MemoryDatabase,
+    OrderedUnionDatabase,
+    ScheduleFnDatabase,
+    UnionDatabase,
+)
+from .derived import derived_object
+from .failures import Failure
+from .feature_extractor import FeatureExtractor, PyFeatureExtractor
+from .json_database import JSONDatabase
+from .measure_callback import AddToDatabase, MeasureCallback, RemoveBuildArtifact, UpdateCostModel
+from .measure_candidate import MeasureCandidate
+from .module_equality import ModuleEquality
+from .mutator import Mutator, PyMutator
+from .postproc import Postproc, PyPostproc
+from .profiler import Profiler
+from .record import TuningRecord, Workload
+from .runner import (
+    EvaluatorConfig,
+    LocalRunner,
+    Runner,
+    RunnerFuture,
+    RunnerInput,
+    RunnerResult,
+)
+from .schedule_rule import PyScheduleRule, ScheduleRule
+from .search_strategy import (
+    EvolutionarySearch,
+    PySearchStrategy,
+    ReplayFunc,
+    ReplayTrace,
+    SearchStrategy,
+)
+from .space_generator import (
+    PostOrderApply,
+    PySpaceGenerator,
+    ScheduleFn,
+    SpaceGenerator,
+    SpaceGeneratorUnion,
+)
+from .task_record import Progress, TaskRecord
+from .task_scheduler import GradientBased, RoundRobin, TaskScheduler
+from .tir_integration import compile_tir
+from .tune import ExtractedTask, TuneConfig, tune_tasks, tune_tir
+from .tune_context import TuneContext
+from .tune_result import TuneResult
+from .verify import Verifier
+
+# MetaSchedule's names of the classes that one inherits from
+PyBuilder = Builder
+PyDatabase = Database
+PyMeasureCallback = MeasureCallback
+PyRunner = Runner
+PyRunnerFuture = RunnerFuture
+PyTaskScheduler = TaskScheduler
+
+__all__ = [
+    "AddToDatabase",
+    "ArgInfo",
+    "Builder",
+    "BuilderInput",
+    "BuilderResult",
+    "CostModel",
+    "Database",
+    "EvaluatorConfig",
+    "EvolutionarySearch",
+    "ExtractedTask",
+    "Failure",
+    "FeatureExtractor",
+    "GradientBased",
+    "JSONDatabase",
+    "LocalBuilder",
+    "LocalRunner",
+    "MeasureCallback",
+    "MeasureCandidate",
+    "MemoryDatabase",
+    "ModuleEquality",
+    "Mutator",
+    "OrderedUnionDatabase",
+    "PostOrderApply",
+    "Postproc",
+    "Profiler",
+    "Progress",
+    "PyBuilder",
+    "PyCostModel",
+    "PyDatabase",
+    "PyFeatureExtractor",
+    "PyMeasureCallback",
+    "PyMutator",
+    "PyPostproc",
+    "PyRunner",
+    "PyRunnerFuture",
+    "PyScheduleRule",
+    "PySearchStrategy",
+    "PySpaceGenerator",
+    "PyTaskScheduler",
+    "RandomModel",
+    "RemoveBuildArtifact",
+    "ReplayFunc",
+    "ReplayTrace",
+    "RoundRobin",
+    "Runner",
+    "RunnerFuture",
+    "RunnerInput",
+    "RunnerResult",
+    "ScalarInfo",
+    "ScheduleFn",
+    "ScheduleFnDatabase",
+    "ScheduleRule",
+    "SearchStrategy",
+    "SpaceGenerator",
+    "SpaceGeneratorUnion",
+    "TaskRecord",
+    "TaskScheduler",
+    "TensorInfo",
+    "TuneConfig",
+    "TuneContext",
+    "TuneResult",
+    "TuningRecord",
+    "UnionDatabase",
+    "UpdateCostModel",
+    "Verifier",
+    "Workload",
+    "XGBConfig",
+    "XGBModel",
+    "arg_info",
+    "builder",
+    "compile_tir",
+    "cost_model",
+    "database",
+    "derived_object",
+    "feature_extractor",
+    "logging",
+    "measure_callback",
+    "measure_candidate",
+    "mutator",
+    "postproc",
+    "profiler",
+    "runner",
+    "schedule_rule",
+    "search_strategy",
+    "space_generator",
+    "task_scheduler",
+    "tir_integration",
+    "tune_tasks",
+    "tune_tir",
+]

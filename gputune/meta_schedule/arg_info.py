@@ -1,0 +1,132 @@
+"""What arguments does a kernel take? Descriptions that a runner can allocate from, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..errors import RecordError, UserError
+from ..ir import dtypes
+from ..ir.nodes import IntImm, IRModule, PrimFunc
+
+Json: TypeAlias = Any
+
+
+class ArgInfo:
+    """An argument of a kernel: a `TensorInfo` or a `ScalarInfo`."""
+
+    __slots__ = ()
+
+    def as_json(self) -> Json:
+        """`["TENSOR", dtype, [extents]]` or `["SCALAR", dtype]`."""
+        raise NotImplementedError("ArgInfo is abstract: use TensorInfo or ScalarInfo")
+
+    @staticmethod
+    def from_json(json_obj: Json) -> ArgInfo:
+        """The argument that `as_json` wrote; RecordError if it is none.
+
+        Example:
+            >>> ArgInfo.from_json(["TENSOR", "float32", [128, 128]])
+            TensorInfo(dtype='float32', shape=(128, 128))
+        """
+        match json_obj:
+            case ["TENSOR", str() as dtype, list() as shape] if _are_extents(shape):
+                return TensorInfo(_known(dtype), tuple(shape))
+            case ["SCALAR", str() as dtype]:
+                return ScalarInfo(_known(dtype))
+            case _:
+                raise RecordError(
+                    "argument description: expected ['TENSOR', dtype, shape], "
+                    f"found {json_obj!r:.80}"
+                )
+
+    @staticmethod
+    def from_prim_func(func: PrimFunc) -> list[ArgInfo]:
+        """The arguments of a function, in order.
+
+        Raises:
+            UserError: a buffer has a symbolic extent.
+        """
+        table = dict(func.buffer_map)
+        out: list[ArgInfo] = []
+        for p in func.params:
+            buffer = table.get(p)
+            if buffer is None:
+                out.append(ScalarInfo(p.dtype))
+                continue
+            shape = []
+            for n in buffer.shape:
+                if type(n) is not IntImm:
+                    raise UserError(
+                        f"{func.name}: argument {buffer.name} has the symbolic extent {n}",
+                        hint="tune one static shape at a time",
+                        code="symbolic",
+                    )
+                shape.append(int(n.value))
+            out.append(TensorInfo(buffer.dtype, tuple(shape)))
+        return out
+
+    @staticmethod
+    def from_entry_func(mod: IRModule | PrimFunc, remove_preproc: bool = True) -> list[ArgInfo]:
+        """The arguments of a module's entry: "main", or its only function.
+
+        Args:
+            mod: the module.
+            remove_preproc: accepted for compatibility; gputune has no preprocessing blocks.
+        """
+        return ArgInfo.from_prim_func(entry_func(mod))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo(ArgInfo):
+    """An array: a dtype and static extents."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", str(self.dtype))
+        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+
+    def as_json(self) -> Json:
+        """`["TENSOR", dtype, [extents]]`."""
+        return ["TENSOR", self.dtype, list(self.shape)]
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarInfo(ArgInfo):
+    """A number, passed by value."""
+
+    dtype: str
+
+    def as_json(self) -> Json:
+        """`["SCALAR", dtype]`."""
+        return ["SCALAR", self.dtype]
+
+
+def entry_func(mod: IRModule | PrimFunc) -> PrimFunc:
+    """The function that tuning is about: "main", or the only one; UserError otherwise."""
+    if isinstance(mod, PrimFunc):
+        return mod
+    if "main" in mod:
+        return mod["main"]
+    if len(mod.functions) == 1:
+        return next(iter(mod.functions.values()))
+    raise UserError(
+        f"the module has no entry function: it holds {', '.join(mod.functions) or 'nothing'}",
+        hint='name one of its functions "main", or pass a module of one function',
+        code="entry",
+    )
+
+
+def _are_extents(shape: Sequence[Any]) -> bool:
+    return all(type(n) is int and n >= 0 for n in shape)
+
+
+def _known(dtype: str) -> str:
+    try:
+        dtypes.numpy_dtype(dtype)
+    except ValueError as e:
+        raise RecordError(f"argument description: {e}") from None
+    return dtype

@@ -1,0 +1,105 @@
+"""What is a cost model? Scores for candidates, learned from times."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import UserError
+
+if TYPE_CHECKING:
+    from ..measure_candidate import MeasureCandidate
+    from ..runner import RunnerResult
+    from ..tune_context import TuneContext
+
+Scores = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float32]
+
+
+class CostModel(ABC):
+    """Base class of cost models; write your own by inheriting from it.
+
+    A model that overrides `predict_features` and `update_features` is asked about whole matrices of
+    sketch features; any other is asked about schedules, which is thousands of times slower.
+    """
+
+    @abstractmethod
+    def load(self, path: str) -> None:
+        """Take up what `save` wrote."""
+
+    @abstractmethod
+    def save(self, path: str) -> None:
+        """Write what was learned to a file."""
+
+    @abstractmethod
+    def update(
+        self,
+        context: TuneContext,
+        candidates: Sequence[MeasureCandidate],
+        results: Sequence[RunnerResult],
+    ) -> None:
+        """Learn from measurements; a failed one counts as very slow."""
+
+    @abstractmethod
+    def predict(self, context: TuneContext, candidates: Sequence[MeasureCandidate]) -> Scores:
+        """A score for each candidate; higher is better."""
+
+    # ------------------------------------------------------------------ matrices
+    @property
+    def takes_features(self) -> bool:
+        """Can it be asked about matrices of sketch features?"""
+        return type(self).predict_features is not CostModel.predict_features
+
+    def knows(self, workload: str) -> bool:
+        """Has it learned from measurements of this workload?"""
+        return False
+
+    def predict_features(self, features: Rows) -> Scores:
+        """A score for each row of sketch features; higher is better."""
+        raise NotImplementedError(f"{type(self).__name__} scores schedules, not features")
+
+    def update_features(self, workload: str, features: Rows, seconds: Sequence[float]) -> None:
+        """Learn from rows of one workload and their times (infinite for failures)."""
+        raise NotImplementedError(f"{type(self).__name__} learns from schedules, not features")
+
+    @staticmethod
+    def create(kind: str = "xgb", *args: Any, **kwargs: Any) -> CostModel | None:
+        """A model by name: "xgb", "random", or "none" (None: the analytic score ranks).
+
+        Raises:
+            UserError: there is none of that name in this version.
+        """
+        from .random_model import RandomModel
+        from .xgb_model import XGBModel
+
+        if kind == "xgb":
+            return XGBModel(*args, **kwargs)
+        kwargs.pop("num_tuning_cores", None)  # tune_* offers it to whatever model there is
+        if kind == "random":
+            return RandomModel(*args, **kwargs)
+        if kind == "none":
+            return None
+        if kind == "mlp":
+            raise UserError(
+                "the cost model 'mlp' is not part of this version",
+                hint='there are "xgb", "random" and "none"',
+                code="cost-model",
+            )
+        raise UserError(
+            f"{kind!r} is no cost model",
+            hint='there are "xgb", "random" and "none"',
+            code="cost-model",
+        )
+
+
+def seconds_of(result: RunnerResult) -> float:
+    """The median time of a result; infinite for a failure."""
+    if result.problem is not None or not result.run_secs:
+        return math.inf
+    return float(statistics.median(result.run_secs))

@@ -1,0 +1,58 @@
+"""Why did candidates fail? Each failure is a value, a line in a file, and a count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import GputuneError
+
+INFRASTRUCTURE = "start"
+"""The phase of failures that are not the candidate's fault: no worker could be had."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a candidate has no time.
+
+    Attributes:
+        phase: "build", "run", "check", or "start" where no worker could be had.
+        kind: a short word for counting: "timeout", "crash", "wrong_result", an error's class.
+        message: what was said, for people.
+    """
+
+    phase: str
+    kind: str
+    message: str
+
+    @staticmethod
+    def of(error: GputuneError, phase: str) -> Failure:
+        """The failure that an error describes; a worker's error says the phase itself."""
+        details = error.details
+        kind = details.get("kind") or error.code or type(error).__name__
+        return Failure(details.get("phase") or phase, kind, error.message)
+
+    @property
+    def infrastructure(self) -> bool:
+        """Is the candidate not to blame? Then it costs no trial."""
+        return self.phase == INFRASTRUCTURE
+
+    @property
+    def reason(self) -> str:
+        """What failures are counted by, such as "build timeout"."""
+        return f"{self.phase} {self.kind}"
+
+    def as_json(self) -> dict[str, str]:
+        """The fields, as a record's extras hold them."""
+        return {"phase": self.phase, "kind": self.kind, "message": self.message}
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"
+
+
+def write_failures(path: Path, lines: Sequence[dict[str, object]]) -> None:
+    """Append failures to a file, one JSON object a line; OSError if that fails."""
+    with path.open("a", encoding="utf-8") as f:
+        f.write("".join(json.dumps(x, sort_keys=True) + "\n" for x in lines))

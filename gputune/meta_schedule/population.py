@@ -1,0 +1,507 @@
+"""Which of a thousand candidates are legal, and what are their features? All of them at once.
+
+A population is a matrix of decisions, one row a candidate of a `Sketch`. One replay of the sketch
+with `Dim` decisions gives verdict and features as expressions, and the comparisons it made as
+guards: every row for which the guards come out the same is of the same *structure class* and shares
+the replay. Classes are kept, so most rows are never replayed at all.
+
+Where that cannot work (a postproc that a user wrote, far too many classes), rows are replayed one
+by one, with the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ScheduleError
+from ..ir.build import const_int
+from ..ir.nodes import IRModule
+from ..schedule import Schedule
+from ..schedule.dim import Dim, Guard, expr_of, recording
+from ..schedule.sampling import compute_locations
+from ..schedule.trace import Instruction, Trace
+from .decisions import Category, Decisions, IntArray, Location, Site, Tile, row_keys
+from .polynomials import Literal, Polynomials, Values
+from .postproc import Postproc, postprocess
+from .sketch_feature import FEATURE_COUNT, Features, Floats, Machine, columns, features
+from .sketch_layout import Layout, describe
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
+
+MAX_CLASSES = 4096
+"""Structure classes of one sketch, beyond which rows are replayed one by one."""
+
+_CHUNK = 2048  # rows whose features are computed at a time: the arrays stay in the cache
+SAMPLING = frozenset({"SamplePerfectTile", "SampleCategorical", "SampleComputeLocation"})
+
+
+class Unsupported(Exception):
+    """The sketch takes a kind of decision that has no columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is known about the rows of a matrix.
+
+    Attributes:
+        valid: may the candidate be measured?
+        features: (rows, FEATURE_COUNT); zeros where it is not valid.
+        score: what the analytic model thinks (higher is better); -inf where it is not valid.
+        classes: number of the structure class; -1 where the row was replayed by itself.
+        refusals: why rows are not valid, counted.
+    """
+
+    valid: Bools
+    features: Features
+    score: Floats
+    classes: npt.NDArray[np.int64]
+    refusals: dict[str, int]
+
+
+@dataclass(slots=True, eq=False)
+class _Class:
+    """Rows that share one replay."""
+
+    number: int
+    care: npt.NDArray[np.uint8]  # which literals of the group matter, one bit each
+    value: npt.NDArray[np.uint8]  # how they come out
+    refusal: str | None
+    layout: Layout | None
+    facts: tuple[int, ...]  # polynomials
+    rows: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The classes of all rows with the same locations; they share their literals."""
+
+    literals: dict[Literal, int] = field(default_factory=dict)
+    classes: list[_Class] = field(default_factory=list)
+
+
+class Sketch:
+    """A program, a trace with open decisions, and the postprocs that finish a schedule.
+
+    Args:
+        mod: the program before any primitive.
+        trace: instructions up to `enter_postproc` (what follows is left out), each sampling one
+            with a decision.
+        postprocs: applied in order after the trace.
+        machine: what the features are about.
+        by_replay: replay every row by itself, as a space with user-written parts needs.
+
+    Raises:
+        Unsupported: the trace samples in a way that has no columns.
+        ScheduleError: the trace does not replay on the program.
+    """
+
+    def __init__(
+        self,
+        mod: IRModule,
+        trace: Trace,
+        postprocs: Sequence[Postproc],
+        machine: Machine | None = None,
+        *,
+        by_replay: bool = False,
+    ) -> None:
+        self.mod = mod
+        insts = trace.insts
+        for k, inst in enumerate(insts):
+            if inst.kind.name == "EnterPostproc":
+                insts = insts[:k]
+                break
+        self.trace = Trace(insts, {i: trace.decisions[i] for i in insts if i in trace.decisions})
+        self.postprocs = tuple(postprocs)
+        self.machine = machine or Machine()
+        self.by_replay = by_replay
+        self._groups: dict[tuple[int, ...], _Group] = {}
+        self._count = 0
+        self._replayed: dict[bytes, tuple[str | None, Features, float]] = {}
+        self._tile_extents: dict[Instruction, int] = {}
+        self._read_sites()
+
+    @property
+    def class_count(self) -> int:
+        """How many structure classes are known."""
+        return self._count
+
+    # ------------------------------------------------------------------ columns
+    def _read_sites(self) -> None:
+        places: dict[Instruction, int] = {}
+        width = 0
+        names: list[str] = []
+        for inst in self.trace.insts:
+            if not inst.kind.samples:
+                continue
+            if inst.kind.name not in SAMPLING:
+                raise Unsupported(f"{inst.kind.method} takes decisions that have no columns")
+            n = int(inst.attrs[0]) if inst.kind.name == "SamplePerfectTile" else 1
+            places[inst] = width
+            names += [f"d{width + k}" for k in range(n)]
+            width += n
+        self._places = places
+        self._names = tuple(names)
+        self.table = Polynomials(names)
+        first = self._first_row(width)
+        extents = self._extents(first)
+        sites: list[Site] = []
+        for inst, at in places.items():
+            if inst.kind.name == "SamplePerfectTile":
+                sites.append(Tile(inst, at, int(inst.attrs[0]), int(inst.attrs[1]), extents[inst]))
+            elif inst.kind.name == "SampleCategorical":
+                sites.append(Category(inst, at, tuple([float(p) for p in inst.attrs[1]])))
+            else:
+                sites.append(Location(inst, at))
+        self.decisions = Decisions(sites, width, self._legal_locations)
+        self._location_columns = [s.at for s in sites if type(s) is Location]
+
+    def _first_row(self, width: int) -> IntArray:
+        trace = self.trace
+        if any(trace.decisions.get(i) is None for i in self._places):
+            sch = Schedule(self.mod, seed=1, error_render_level="none")
+            trace.apply_to_schedule(sch)
+            trace = sch.trace
+        row = self.row_of(trace)
+        assert row is not None and len(row) == width
+        return row
+
+    def _extents(self, row: IntArray) -> dict[Instruction, Callable[[IntArray], IntArray | int]]:
+        """The extent of each tiled loop, as a function of the rows."""
+        found: dict[Instruction, int] = {}
+        sch = self._blank()
+        decide = self._decider(row, dims=True)
+
+        def provide(inst: Instruction, inputs: list[Any], attrs: list[Any], old: Any) -> Any:
+            if inst.kind.name == "SamplePerfectTile":
+                n = const_int(sch.loop(inputs[0]).loop().extent)
+                if n is None:
+                    raise Unsupported("a loop of symbolic extent is tiled")
+                found[inst] = self.table.number(expr_of(n))
+            return decide(inst, inputs, attrs, old)
+
+        with recording():
+            self.trace.apply_to_schedule(sch, decision_provider=provide)
+        return {inst: self._extent_function(number) for inst, number in found.items()}
+
+    def _extent_function(self, number: int) -> Callable[[IntArray], IntArray | int]:
+        constant = self.table.constant(number)
+        if constant is not None:
+            return lambda rows: constant
+        return lambda rows: Values(self.table, rows).of(number)
+
+    def row_of(self, trace: Trace) -> IntArray | None:
+        """The decisions of a trace of this sketch (the same instructions) as a row, else None."""
+        if trace.insts is self.trace.insts:
+            return self._row(self.trace.insts, trace.decisions)
+        theirs = [i for i in trace.insts]
+        for k, inst in enumerate(theirs):
+            if inst.kind.name == "EnterPostproc":
+                theirs = theirs[:k]
+                break
+        if len(theirs) != len(self.trace.insts):
+            return None
+        for a, b in zip(theirs, self.trace.insts):
+            if a is not b and (a.kind is not b.kind or not _same_arguments(a, b)):
+                return None
+        return self._row(theirs, trace.decisions)
+
+    def _row(
+        self, insts: Sequence[Instruction], decisions: Mapping[Instruction, Any]
+    ) -> IntArray | None:
+        out: list[int] = []
+        for mine, theirs in zip(self.trace.insts, insts):
+            if mine not in self._places:
+                continue
+            decision = decisions.get(theirs)
+            if decision is None:
+                return None
+            values = decision if isinstance(decision, (list, tuple)) else [decision]
+            if len(values) != (mine.attrs[0] if mine.kind.name == "SamplePerfectTile" else 1):
+                return None
+            out += [int(x) for x in values]
+        return np.array(out, np.int64)
+
+    def trace_of(self, row: IntArray) -> Trace:
+        """The trace with the decisions of a row."""
+        values = row.tolist()
+        decisions: dict[Instruction, Any] = {}
+        for inst, at in self._places.items():
+            if inst.kind.name == "SamplePerfectTile":
+                decisions[inst] = values[at : at + int(inst.attrs[0])]
+            else:
+                decisions[inst] = values[at]
+        return Trace(self.trace.insts, decisions)
+
+    def _blank(self) -> Schedule:
+        return Schedule(self.mod, seed=1, error_render_level="none")
+
+    def _decider(
+        self, row: IntArray, dims: bool = False
+    ) -> Callable[[Instruction, list[Any], list[Any], Any], Any]:
+        """The decision of each sampling instruction for one row."""
+        values = row.tolist()
+        names = self._names
+
+        def decide(inst: Instruction, inputs: list[Any], attrs: list[Any], old: Any) -> Any:
+            at = self._places[inst]
+            name = inst.kind.name
+            if name == "SamplePerfectTile":
+                where = range(at, at + int(inst.attrs[0]))
+                return [Dim(values[k], names[k]) if dims else values[k] for k in where]
+            if name == "SampleCategorical" and dims:
+                return Dim(values[at], names[at])
+            return values[at]
+
+        return decide
+
+    def _legal_locations(self, site: Location, row: IntArray) -> list[int]:
+        """What `sample_compute_location` would choose from, given the decisions before it."""
+        sch = self._blank()
+        decide = self._decider(row)
+        found: list[int] = []
+
+        def provide(inst: Instruction, inputs: list[Any], attrs: list[Any], old: Any) -> Any:
+            if inst is site.inst:
+                found.extend(compute_locations(sch, sch.block(inputs[0])))
+                raise _Found
+            return decide(inst, inputs, attrs, old)
+
+        # a refusal before it: replay of the row will say so
+        with suppress(_Found, ScheduleError):
+            self.trace.apply_to_schedule(sch, decision_provider=provide)
+        return found
+
+    # ------------------------------------------------------------------ one row
+    def schedule(self, row: IntArray) -> tuple[Schedule, str | None]:
+        """The schedule of a row after the postprocs, and why it is refused (None if it is not)."""
+        return self._replay(self._decider(row))
+
+    def materialise(self, row: IntArray) -> Schedule:
+        """The finished schedule of a legal row.
+
+        Raises:
+            ScheduleError: the row is refused.
+        """
+        sch, refusal = self.schedule(row)
+        if refusal is not None:
+            raise ScheduleError(f"the candidate is refused: {refusal}", code="refused")
+        return sch
+
+    def _replay(
+        self, decide: Callable[[Instruction, list[Any], list[Any], Any], Any]
+    ) -> tuple[Schedule, str | None]:
+        sch = self._blank()
+        try:
+            self.trace.apply_to_schedule(sch, decision_provider=decide)
+        except ScheduleError as e:
+            return sch, _reason(e)
+        error = postprocess(sch, self.postprocs)
+        return sch, None if error is None else _reason(error)
+
+    # ------------------------------------------------------------------ many rows
+    def evaluate(self, rows: IntArray) -> Evaluation:
+        """Verdict and features of every row of a matrix (rows, columns)."""
+        count = len(rows)
+        out = Evaluation(
+            np.zeros(count, bool),
+            np.zeros((count, FEATURE_COUNT), np.float32),
+            np.full(count, -np.inf),
+            np.full(count, -1, np.int64),
+            {},
+        )
+        if count == 0:
+            return out
+        everything = np.arange(count)
+        if self.by_replay:
+            self._one_by_one(rows, everything, out)
+            return out
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            for key, at in _by_columns(rows, self._location_columns):
+                group = self._groups.setdefault(key, _Group())
+                self._evaluate_group(group, rows, at, out)
+        return out
+
+    def _evaluate_group(self, group: _Group, rows: IntArray, at: IntArray, out: Evaluation) -> None:
+        values = Values(self.table, rows[at])
+        left = np.arange(len(at))
+        bits = _pack(values, group.literals, len(at))
+        members: list[tuple[_Class, IntArray]] = []
+        for c in sorted(group.classes, key=lambda c: -c.rows):
+            if len(left) == 0:
+                break
+            match = _matches(c, bits[:, left])
+            if match.any():
+                members.append((c, left[match]))
+                left = left[~match]
+        while len(left):
+            if self._count >= MAX_CLASSES:
+                self._one_by_one(rows, at[left], out)
+                break
+            new = self._new_class(group, rows[at[left[0]]])
+            if new is None:  # this row cannot be replayed with Dims
+                self._one_by_one(rows, at[left[:1]], out)
+                left = left[1:]
+                continue
+            if len(group.literals) > len(bits) * 8:
+                bits = _pack(values, group.literals, len(at))
+            match = _matches(new, bits[:, left])
+            match[0] = True  # it is this row's own replay
+            members.append((new, left[match]))
+            left = left[~match]
+        self._fill(members, values, at, out)
+
+    def _new_class(self, group: _Group, row: IntArray) -> _Class | None:
+        """The class of a row, from a replay with Dims."""
+        with recording() as guards:
+            try:
+                sch, refusal = self._replay(self._decider(row, dims=True))
+                layout, facts = describe(sch.mod) if refusal is None else (None, [])
+            except Exception as e:
+                # Either user code that does not accept Dims, or a fault that plain replay has too:
+                # plain replay of this row decides, and reports it.
+                del e
+                return None
+            return self._make_class(group, guards, refusal, layout, facts)
+
+    def _make_class(
+        self,
+        group: _Group,
+        guards: list[Guard],
+        refusal: str | None,
+        layout: Layout | None,
+        facts: list[int],
+    ) -> _Class:
+        memo: dict[Any, int] = {}
+        wanted: dict[int, bool] = {}
+        for guard in dict.fromkeys(guards):
+            found = self.table.literal(guard, memo)
+            if found is not None:
+                literal, outcome = found
+                wanted[group.literals.setdefault(literal, len(group.literals))] = outcome
+        size = -(-max(len(group.literals), 1) // 8)
+        care = np.zeros(size * 8, np.uint8)
+        value = np.zeros(size * 8, np.uint8)
+        for k, outcome in wanted.items():
+            care[k], value[k] = 1, outcome
+        c = _Class(
+            self._count,
+            np.packbits(care),
+            np.packbits(value),
+            refusal,
+            layout,
+            tuple([self.table.number(expr_of(x), memo) for x in facts]),
+        )
+        self._count += 1
+        group.classes.append(c)
+        return c
+
+    def _fill(
+        self,
+        members: list[tuple[_Class, IntArray]],
+        values: Values,
+        at: IntArray,
+        out: Evaluation,
+    ) -> None:
+        programs: dict[tuple[Layout, tuple[int, ...]], list[IntArray]] = {}
+        for c, local in members:
+            c.rows += len(local)
+            out.classes[at[local]] = c.number
+            if c.layout is None:
+                reason = str(c.refusal)
+                out.refusals[reason] = out.refusals.get(reason, 0) + len(local)
+            else:
+                out.valid[at[local]] = True
+                programs.setdefault((c.layout, c.facts), []).append(local)
+        for (layout, facts), parts in programs.items():
+            everyone = np.concatenate(parts)
+            known = [values.of(n) for n in facts]
+            for start in range(0, len(everyone), _CHUNK):
+                local = everyone[start : start + _CHUNK]
+                table = np.empty((len(facts), len(local)))
+                for k, v in enumerate(known):
+                    table[k] = v if isinstance(v, int) else v[local]
+                where = at[local]
+                out.features[where], out.score[where] = features(layout, table, self.machine)
+
+    def _one_by_one(self, rows: IntArray, at: IntArray, out: Evaluation) -> None:
+        """Plain replay of some rows; what was replayed before is remembered."""
+        keys = row_keys(rows[at])
+        for k, key in zip(at.tolist(), keys):
+            found = self._replayed.get(key)
+            if found is None:
+                found = self._replayed[key] = self._plain(rows[k])
+            refusal, row, score = found
+            if refusal is not None:
+                out.refusals[refusal] = out.refusals.get(refusal, 0) + 1
+                continue
+            out.valid[k] = True
+            out.features[k] = row
+            out.score[k] = score
+
+    def _plain(self, row: IntArray) -> tuple[str | None, Features, float]:
+        try:
+            sch, refusal = self.schedule(row)
+            if refusal is None:
+                layout, facts = describe(sch.mod)
+                x, score = features(layout, columns(facts), self.machine)
+                return None, x[0], float(score[0])
+        except Exception as e:  # a candidate can fail, the search cannot; the reason is counted
+            refusal = f"{type(e).__name__}: {e}"
+        return refusal, np.zeros(FEATURE_COUNT, np.float32), -np.inf
+
+
+class _Found(Exception):
+    """Replay has come to the instruction that was looked for."""
+
+
+def _reason(e: ScheduleError) -> str:
+    """What refusals are counted by: without the numbers of the candidate."""
+    return e.code or e.message
+
+
+def _same_arguments(a: Instruction, b: Instruction) -> bool:
+    """Do two instructions have the same attributes and plain inputs? Handles are not compared:
+    instructions of one kind in the same place take corresponding ones."""
+    if _plain(a.attrs) != _plain(b.attrs) or len(a.inputs) != len(b.inputs):
+        return False
+    return all(
+        x == y
+        for x, y in zip(a.inputs, b.inputs)
+        if isinstance(x, (int, str, float)) or isinstance(y, (int, str, float))
+    )
+
+
+def _plain(x: Any) -> Any:
+    """Lists for tuples: a trace read from a file has lists."""
+    return [_plain(y) for y in x] if isinstance(x, (list, tuple)) else x
+
+
+def _by_columns(rows: IntArray, which: list[int]) -> list[tuple[tuple[int, ...], IntArray]]:
+    """The rows split by the values of some columns."""
+    everything = np.arange(len(rows))
+    if not which:
+        return [((), everything)]
+    keys, inverse = np.unique(rows[:, which], axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    return [(tuple(key.tolist()), everything[inverse == k]) for k, key in enumerate(keys)]
+
+
+def _pack(values: Values, literals: Mapping[Literal, int], count: int) -> npt.NDArray[np.uint8]:
+    """How the literals come out, (bytes, rows), eight literals to a byte."""
+    size = -(-max(len(literals), 1) // 8)
+    table = np.zeros((size * 8, count), bool)
+    for literal, k in literals.items():
+        table[k] = values.holds(literal)
+    return np.packbits(table, axis=0)
+
+
+def _matches(c: _Class, bits: npt.NDArray[np.uint8]) -> Bools:
+    n = len(c.care)  # literals that came later do not matter to it
+    wrong = (bits[:n] ^ c.value[:, None]) & c.care[:, None]
+    return np.asarray(~wrong.any(axis=0), bool)

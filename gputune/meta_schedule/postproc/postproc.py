@@ -1,0 +1,81 @@
+"""What is a postproc? The last changes to a schedule before it is measured, or its refusal."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...errors import ScheduleError
+from ..kinds import choose
+
+if TYPE_CHECKING:
+    from ...schedule import Schedule
+    from ..tune_context import TuneContext
+
+
+class Postproc(ABC):
+    """Base class of postprocs; write your own by inheriting from it and giving it an `apply`.
+
+    A postproc must do the same to all schedules of one structure: it compares sampled extents only
+    where it has to, and never asks whether one of them is 1.
+
+    Attributes:
+        last_error: why the last schedule was refused, None if it was not.
+    """
+
+    last_error: ScheduleError | None = None
+
+    def initialize_with_tune_context(self, context: TuneContext) -> None:
+        """Learn what is tuned (`context.mod`) and for which machine (`context.target`)."""
+        self._initialize_with_tune_context(context)
+
+    def _initialize_with_tune_context(self, context: TuneContext) -> None:  # noqa: B027
+        """For subclasses; does nothing here."""
+
+    @abstractmethod
+    def apply(self, sch: Schedule) -> bool:
+        """Change the schedule in place. False: the candidate is refused."""
+
+    def clone(self) -> Postproc:
+        """A postproc of its own with the same settings."""
+        return copy.copy(self)
+
+    @staticmethod
+    def create(kind: str) -> list[Postproc]:
+        """The default postprocs for a kind of target, such as "llvm".
+
+        Raises:
+            UserError: there are none for that kind.
+        """
+        from . import DEFAULTS
+
+        return [p.clone() for p in choose(DEFAULTS, kind, "postprocs")]
+
+
+def postprocess(sch: Schedule, postprocs: Sequence[Postproc]) -> ScheduleError | None:
+    """Enter postprocessing and apply postprocs in order until one refuses.
+
+    Args:
+        sch: changed in place; the trace gets `enter_postproc` and what the postprocs do.
+        postprocs: built in or a user's; a ScheduleError that one raises is its refusal.
+
+    Returns:
+        None, or why the schedule is refused; the message begins with the postproc's name.
+    """
+    sch.enter_postproc()
+    for p in postprocs:
+        name = type(p).__name__
+        p.last_error = None
+        try:
+            if p.apply(sch):
+                continue
+            error = p.last_error or ScheduleError("refused the schedule", code="postproc")
+        except ScheduleError as e:
+            error = e
+        if not error.message.startswith(f"{name}: "):
+            error.message = f"{name}: {error.message}"
+        p.last_error = error
+        return error
+    return None

@@ -1,0 +1,288 @@
+"""Which loops become parallel, which vectors, and what is unrolled?
+RewriteParallelVectorizeUnroll."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ScheduleError
+from ...ir.build import const_int, is_literal
+from ...ir.nodes import For
+from ...schedule.tree import Link
+from ..analysis import (
+    AUTO_UNROLL_MAX_STEP,
+    PARALLEL,
+    UNROLL_EXPLICIT,
+    UNROLL_IMPLICIT,
+    UNROLL_IS_EXPLICIT,
+    VECTORIZE,
+    LoopKind,
+    annotation,
+    is_spatial,
+    loop_kind,
+    loop_links,
+)
+from ..strides import Strides, strides_of
+from .postproc import Postproc
+
+if TYPE_CHECKING:
+    from ...schedule import BlockRV, LoopRV, Schedule
+
+_KEYS = (PARALLEL, VECTORIZE, UNROLL_EXPLICIT, UNROLL_IMPLICIT)
+_LANES = 16  # extents that are a multiple of this fill whole vectors of 4-byte elements
+_NOT_LEGAL = frozenset({"not-pipeline", "not-complete", "not-affine", "feeds-reduce", "iter-kind"})
+
+
+class RewriteParallelVectorizeUnroll(Postproc):
+    """Does what ParallelizeVectorizeUnroll noted on the root block.
+
+    In every loop nest under the root
+
+    * the outermost spatial loops are fused, up to the first product above the parallel limit, and
+      the fused loop becomes parallel; a loop with several children is the last one to be fused;
+    * the innermost spatial loop becomes a vector if the block stores, and loads, neighbouring
+      elements along it (or loads the same one for all); loops that continue it in memory are fused
+      to it up to the vector limit, and a longer loop is split; if only reductions are inside it, it
+      changes places with them;
+    * the outermost loop is annotated with the unroll limit, if there is a reduction in the nest.
+
+    Where the program does not allow it (a scope that is no stage pipeline, bindings that are not
+    affine), loops stay serial.
+    """
+
+    def apply(self, sch: Schedule) -> bool:
+        """Rewrite every function whose root block has notes."""
+        for name, func in list(sch.mod.functions.items()):
+            notes = {k: v for k, v in func.body.annotations if k in _KEYS}
+            if not notes:
+                continue
+            root = sch.get_block("root", name)
+            for key in _KEYS:
+                if key in notes:
+                    sch.unannotate(root, key)
+            for block in sch.get_child_blocks(root):
+                _rewrite_nest(sch, block, notes)
+        return True
+
+
+def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
+    if not sch.block(block).loops():
+        return
+    jobs, lanes = notes.get(PARALLEL, -1), notes.get(VECTORIZE, -1)
+    loops = sch.get_loops(block)
+    if lanes != -1:
+        loops = _sink_vector_loop(sch, block, loops, lanes)
+    link = sch.block(block)
+    nest = loop_links(link)
+    vector = plan_vector(link, nest, lanes) if lanes != -1 else NO_VECTOR
+    if vector.width is not None and vector.fuse == len(nest) > 1:  # one vector loop for it all
+        outer, inner = sch.split(sch.fuse(*loops), [None, vector.width])
+        if jobs != -1:
+            _try(sch.parallel, outer)
+        _try(sch.vectorize, inner)
+        _note_unroll(sch, block, outer, notes)
+        return
+    if vector.width is not None:
+        *head, last = loops
+        loops = [*head, *sch.split(last, [None, vector.width])]
+        nest = loop_links(sch.block(block))
+    if jobs != -1:
+        count = count_parallel(nest[: len(nest) - vector.fuse], jobs)
+        if count:
+            fused = sch.fuse(*loops[:count])
+            _try(sch.parallel, fused)
+            loops = [fused, *loops[count:]]
+    if vector.fuse:
+        inner = loops[-1] if vector.width is not None else sch.fuse(*loops[-vector.fuse :])
+        _try(sch.vectorize, inner)
+        loops = [*loops[: -vector.fuse], inner]
+    _note_unroll(sch, block, loops[0], notes)
+
+
+def _sink_vector_loop(
+    sch: Schedule, block: BlockRV, loops: list[LoopRV], limit: int
+) -> list[LoopRV]:
+    """Where the innermost loops reduce and the one around them would make a vector (pooling, sums
+    of columns), put that one, or a vector split off it, innermost. Gives the loops back."""
+    link = sch.block(block)
+    nest = loop_links(link)
+    if len(_chain(link, nest, "spatial")) > 0:
+        return loops
+    reducing = len(_chain(link, nest, "reduce"))
+    if not 0 < reducing < len(nest):
+        return loops
+    at = len(nest) - reducing - 1
+    outer = nest[at]
+    around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], "spatial")
+    strides = strides_of(link.block())
+    if not around or strides is None or not strides.is_unit(outer.loop().var):
+        return loops
+    extent = const_int(outer.loop().extent)
+    assert extent is not None  # _chain takes no other
+    head, vector, reduce = loops[:at], loops[at], loops[at + 1 :]
+    if extent > limit:
+        width = split_width(extent, limit)
+        if width is None:
+            return loops
+        rest, vector = sch.split(vector, [None, width])
+        head = [*head, rest]
+    if _try(sch.reorder, *reduce, vector):
+        return [*head, *reduce, vector]
+    return [*head, vector, *reduce]
+
+
+def _try(move: Callable[..., None], *loops: LoopRV) -> bool:
+    """Make a move, unless the program does not allow it; was it made?"""
+    try:
+        move(*loops)
+    except ScheduleError as e:
+        if e.code not in _NOT_LEGAL:
+            raise
+        return False
+    return True
+
+
+def _note_unroll(sch: Schedule, block: BlockRV, outermost: LoopRV, notes: dict[str, Any]) -> None:
+    """Leave the unroll limit on the nest, once, and only if there is a reduction to unroll. A limit
+    of 0 is noted too: whether a sampled limit is 0 must not change the program's structure."""
+    explicit = UNROLL_EXPLICIT in notes
+    step = notes.get(UNROLL_EXPLICIT if explicit else UNROLL_IMPLICIT)
+    if step is None or is_spatial(sch.get(block)):
+        return
+    if annotation(sch.get(outermost), AUTO_UNROLL_MAX_STEP) is None:
+        sch.annotate(outermost, AUTO_UNROLL_MAX_STEP, step)
+        sch.annotate(outermost, UNROLL_IS_EXPLICIT, int(explicit))
+
+
+# ----------------------------------------------------------------------------- parallel
+def count_parallel(nest: list[Link], jobs: int) -> int:
+    """How many of the loops (outermost first) fuse into one parallel loop: spatial ones, up to and
+    with the first that makes the product larger than `jobs`, or that has several children."""
+    count, product = 0, 1
+    for loop in nest:
+        f = loop.loop()
+        n = const_int(f.extent)
+        if n is None or not is_plain(f) or loop_kind(loop) != "spatial":
+            break
+        count += 1
+        product = n * product
+        if product > jobs or type(f.body) is not For:
+            break
+    return count
+
+
+def is_plain(f: For) -> bool:
+    """Is the loop serial, from 0, and without annotation, so that it can be fused?"""
+    return f.kind == "serial" and not f.annotations and is_literal(f.min, 0)
+
+
+# ----------------------------------------------------------------------------- vectors
+@dataclass(frozen=True)
+class VectorPlan:
+    """How a nest is vectorised.
+
+    Attributes:
+        fuse: how many of the innermost loops are fused into the vector; 0: no vector.
+        width: None, or the extent of the vector that the fused loop is split into.
+    """
+
+    fuse: int
+    width: int | None = None
+
+
+NO_VECTOR = VectorPlan(0)
+
+
+def plan_vector(block: Link, nest: list[Link], limit: int) -> VectorPlan:
+    """Choose the vector of a block: at most `limit` iterations of loops along which the block's
+    stores touch neighbouring elements, and its loads neighbouring elements or a single one."""
+    usable = _chain(block, nest, "spatial")
+    if not usable:
+        return NO_VECTOR
+    strides = strides_of(block.block())
+    if strides is None or not strides.is_unit(usable[0].var):
+        return NO_VECTOR
+    extent = const_int(usable[0].extent)
+    assert extent is not None  # _chain takes no other
+    whole = _whole_nest(usable, nest, strides, limit)
+    if whole is not None:
+        return whole
+    if extent > limit:
+        width = split_width(extent, limit)
+        return NO_VECTOR if width is None else VectorPlan(1, width)
+    fuse = 1
+    for inner, outer in pairwise(usable):
+        n = const_int(outer.extent)
+        assert n is not None
+        if not strides.continues(outer.var, inner.var, extent) or extent * n > limit:
+            break
+        extent = extent * n
+        fuse += 1
+    return VectorPlan(fuse)
+
+
+def _chain(block: Link, nest: list[Link], kind: LoopKind) -> list[For]:
+    """The innermost loops, each the only child of the next, that are plain, constant, and feed one
+    kind of iterator; innermost first."""
+    out: list[For] = []
+    node = block.node
+    for loop in reversed(nest):
+        f = loop.loop()
+        if f.body is not node or const_int(f.extent) is None or not is_plain(f):
+            break
+        if loop_kind(loop) != kind:
+            break
+        out.append(f)
+        node = f
+    return out
+
+
+def _whole_nest(
+    usable: list[For], nest: list[Link], strides: Strides, limit: int
+) -> VectorPlan | None:
+    """The plan that makes one loop of the nest and splits a vector off it, where the innermost loop
+    alone would leave lanes empty and all loops together run through memory in one go."""
+    if len(usable) != len(nest) or len(nest) < 2:
+        return None
+    extents = [const_int(f.extent) for f in usable]
+    if any(type(n) is not int for n in extents):
+        return None  # sampled tiles are as long as sampling wanted them
+    total = 1
+    for n in extents:
+        assert n is not None
+        total *= n
+    inner = extents[0]
+    assert inner is not None
+    width = split_width(inner, limit) if inner > limit else inner
+    if total <= limit or (width and width % _LANES == 0 and inner % width == 0):
+        return None
+    run = 1
+    for f, g in pairwise(usable):
+        n = const_int(f.extent)
+        assert n is not None
+        run *= n
+        if not strides.continues(g.var, usable[0].var, run):
+            return None
+    width = split_width(total, limit)
+    return None if width is None else VectorPlan(len(nest), width)
+
+
+def split_width(extent: int, limit: int) -> int | None:
+    """Into vectors of which length is a loop longer than `limit` split? The longest divisor that
+    fills whole registers; else the longest one of some use; else `limit`, with a predicate on the
+    last vector. For a sampled extent only powers of two are tried, and there may be none."""
+    if type(extent) is int:
+        divisors = [d for d in range(1, limit + 1) if extent % d == 0]
+        full = [d for d in divisors if d % _LANES == 0]
+        if full:
+            return full[-1]
+        return divisors[-1] if divisors[-1] >= _LANES // 2 else limit
+    width = 1 << (limit.bit_length() - 1)
+    while width >= _LANES // 2:
+        if extent % width == 0:
+            return width
+        width //= 2
+    return None

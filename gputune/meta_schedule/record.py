@@ -1,0 +1,304 @@
+"""What is remembered of a tuning? Workloads and tuning records, as values and as JSON.
+
+Both are data: a workload's script is parsed and never run, a trace is decoded against the list of
+known instructions. The one figure by which records are ranked, everywhere, is the median of
+`run_secs`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from ..errors import GputuneError, RecordError
+from ..ir.equal import structural_hash
+from ..ir.nodes import IRModule, PrimFunc
+from ..schedule import Schedule, Trace
+from ..target import Target
+from ..target.target import TargetLike
+from .arg_info import ArgInfo
+from .measure_candidate import MeasureCandidate
+from .module_equality import as_module
+
+Json: TypeAlias = Any
+
+FAILED_SECONDS = 1e10
+"""What MetaSchedule writes as the time of a candidate that failed."""
+
+WORKLOAD_VERSION = 1
+
+
+class Workload:
+    """A program to be tuned.
+
+    Args:
+        mod: an IRModule, or a PrimFunc (a module of one function).
+
+    Attributes:
+        shash: the digest of the program, names ignored.
+    """
+
+    __slots__ = ("_mod", "_script", "shash")
+
+    def __init__(self, mod: IRModule | PrimFunc) -> None:
+        self._mod: IRModule | None = as_module(mod)
+        self._script = ""
+        self.shash = structural_hash(self._mod)
+
+    @property
+    def mod(self) -> IRModule:
+        """The program; parsed from its script on first use.
+
+        Raises:
+            RecordError: the script is no program, or not the one that the digest names.
+        """
+        if self._mod is None:
+            self._mod = _parsed(self._script, self.shash)
+        return self._mod
+
+    def as_json(self) -> Json:
+        """`[hash, {"script": text, "version": 1}]`."""
+        script = self._script or self.mod.script()
+        return [self.shash, {"script": script, "version": WORKLOAD_VERSION}]
+
+    @staticmethod
+    def from_json(json_obj: Json) -> Workload:
+        """The workload that `as_json` wrote; its script is parsed when `.mod` is asked for.
+
+        Raises:
+            RecordError: it is no workload.
+        """
+        match json_obj:
+            case [str() as shash, {"script": str() as script, "version": int() as version}]:
+                pass
+            case _:
+                raise RecordError(
+                    f"workload: expected [hash, {{'script': ..., 'version': 1}}], "
+                    f"found {json_obj!r:.80}"
+                )
+        if version != WORKLOAD_VERSION:
+            raise RecordError(
+                f"workload: version {version} is not known to this gputune",
+                hint=f"it reads version {WORKLOAD_VERSION}",
+            )
+        out = Workload.__new__(Workload)
+        out._mod, out._script, out.shash = None, script, shash
+        return out
+
+    def __repr__(self) -> str:
+        return f"Workload({self.shash})"
+
+
+def _parsed(script: str, shash: str) -> IRModule:
+    from ..script import from_source
+
+    try:
+        mod = as_module(from_source(script))
+    except GputuneError as e:
+        raise RecordError(f"workload {shash!r:.50}: its script is not a program: {e}") from None
+    actual = structural_hash(mod)
+    if actual != shash:
+        raise RecordError(
+            f"workload {shash!r:.50}: its script is another program (digest {actual})",
+            hint="the file was changed by hand, or written by another version of gputune",
+        )
+    return mod
+
+
+class TuningRecord:
+    """One measured (or failed) schedule of a workload.
+
+    Args:
+        trace: what was done to the workload's program; an empty one is the unscheduled program.
+        workload: the program.
+        run_secs: seconds of each repeat; None for a candidate that failed.
+        target: the machine it was compiled for.
+        args_info: descriptions of the arguments.
+        extras: more facts, as JSON-able values. Known keys: "device" (the class of machine; filled
+            in from `target`), "program" (digest of the scheduled program), "verified" (were its
+            numbers checked?), "error" ({"phase", "kind", "message"} of a failure), "cut" (timed
+            with one call only, being clearly slower), "seed", "time" (Unix seconds), "versions".
+    """
+
+    __slots__ = ("_args_info", "_target", "_trace", "extras", "run_secs", "workload")
+
+    def __init__(
+        self,
+        trace: Trace,
+        workload: Workload,
+        run_secs: Sequence[float] | None = None,
+        target: TargetLike | None = None,
+        args_info: Sequence[ArgInfo] | None = None,
+        extras: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._trace: Trace | Json = trace
+        self.workload = workload
+        self.run_secs = None if run_secs is None else [float(s) for s in run_secs]
+        self._target: Target | Json = None if target is None else Target(target)
+        self._args_info: Sequence[ArgInfo] | Json = None if args_info is None else list(args_info)
+        self.extras: dict[str, Any] = dict(extras or {})
+        if self._target is not None:
+            self.extras.setdefault("device", self._target.device_key)
+
+    # ------------------------------------------------------------------ what is decoded lazily
+    @property
+    def trace(self) -> Trace:
+        """The trace; RecordError if the file held something else."""
+        if not isinstance(self._trace, Trace):
+            self._trace = Trace.from_json(self._trace)
+        return self._trace
+
+    @property
+    def target(self) -> Target | None:
+        """The machine it was compiled for; RecordError if the file held something else."""
+        if isinstance(self._target, dict):
+            try:
+                self._target = Target(self._target)
+            except GputuneError as e:
+                raise RecordError(f"tuning record: {e}") from None
+        return self._target
+
+    @property
+    def args_info(self) -> list[ArgInfo] | None:
+        """The arguments; RecordError if the file held something else."""
+        found = self._args_info
+        if found is None:
+            return None
+        if any(not isinstance(a, ArgInfo) for a in found):
+            found = self._args_info = [ArgInfo.from_json(a) for a in found]
+        return list(found)
+
+    # ------------------------------------------------------------------ facts
+    @property
+    def seconds(self) -> float:
+        """The median of `run_secs`: what ranks records. Infinite for a failure."""
+        if not self.run_secs:
+            return math.inf
+        median = statistics.median(self.run_secs)
+        return median if median < FAILED_SECONDS else math.inf
+
+    @property
+    def is_valid(self) -> bool:
+        """Was it measured? An untuned baseline (empty trace) is a record like any other."""
+        return self.seconds < math.inf
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """Phase, kind and message of a failure, or None."""
+        found = self.extras.get("error")
+        return found if isinstance(found, dict) else None
+
+    @property
+    def program(self) -> str:
+        """The digest of the scheduled program, or "" where it is not known."""
+        return str(self.extras.get("program", ""))
+
+    @property
+    def verified(self) -> bool:
+        """Were its numbers compared with those of the unscheduled program?"""
+        return self.extras.get("verified") is True
+
+    def target_json(self) -> dict[str, Any] | None:
+        """The target as the file holds it."""
+        return self._target.export() if isinstance(self._target, Target) else self._target
+
+    def as_measure_candidate(self) -> MeasureCandidate:
+        """Replay the trace: the candidate that was measured.
+
+        Raises:
+            RecordError: the workload or the trace cannot be read.
+            ScheduleError: the trace does not apply.
+        """
+        sch = Schedule(self.workload.mod, error_render_level="fast")
+        self.trace.apply_to_schedule(sch, remove_postproc=False)
+        args_info = self.args_info
+        if args_info is None:
+            args_info = ArgInfo.from_entry_func(self.workload.mod)
+        return MeasureCandidate(sch, args_info)
+
+    # ------------------------------------------------------------------ JSON
+    def as_json(self) -> Json:
+        """`[trace, run_secs, target, args_info, {extras..., "crc": ...}]`; the crc is the CRC-32
+        of the canonical JSON of everything else."""
+        trace = self._trace.as_json() if isinstance(self._trace, Trace) else self._trace
+        args = self._args_info
+        if args is not None:
+            args = [a.as_json() if isinstance(a, ArgInfo) else a for a in args]
+        body = [trace, self.run_secs, self.target_json(), args, dict(self.extras)]
+        crc = checksum(body)
+        body[4] = {**self.extras, "crc": crc}
+        return body
+
+    @staticmethod
+    def from_json(json_obj: Json, workload: Workload) -> TuningRecord:
+        """The record that `as_json` wrote. MetaSchedule's four-element form (no extras, no crc) is
+        read too.
+
+        Raises:
+            RecordError: it is no record, or its crc is not that of its contents.
+        """
+        if not isinstance(json_obj, list) or len(json_obj) not in (4, 5):
+            raise RecordError(
+                "tuning record: expected [trace, run_secs, target, args_info, extras], found "
+                f"{json_obj!r:.80}"
+            )
+        extras: Any = {}
+        if len(json_obj) == 5:
+            extras = _checked(json_obj)
+        trace, run_secs, target, args_info = json_obj[:4]
+        if not isinstance(trace, list):
+            raise RecordError(f"tuning record: the trace is {trace!r:.60}, not a list")
+        if target is not None and not isinstance(target, dict):
+            raise RecordError(f"tuning record: the target is {target!r:.60}, not a dict")
+        if args_info is not None and not isinstance(args_info, list):
+            raise RecordError(f"tuning record: the arguments are {args_info!r:.60}, not a list")
+        out = TuningRecord.__new__(TuningRecord)
+        out._trace = trace
+        out.workload = workload
+        out.run_secs = _seconds(run_secs)
+        out._target = target
+        out._args_info = args_info
+        out.extras = extras
+        return out
+
+    def __repr__(self) -> str:
+        what = f"{self.seconds:.6g} s" if self.is_valid else "failed"
+        return f"TuningRecord({self.workload.shash[:8]}, {what})"
+
+
+def _checked(json_obj: list[Any]) -> dict[str, Any]:
+    """The extras without the crc, which must fit."""
+    extras = json_obj[4]
+    if not isinstance(extras, dict):
+        raise RecordError(f"tuning record: the extras are {extras!r:.60}, not a dict")
+    extras = dict(extras)
+    crc = extras.pop("crc", None)
+    actual = checksum([*json_obj[:4], extras])
+    if crc != actual:
+        raise RecordError(f"tuning record: crc {crc!r:.20} is not that of its contents ({actual})")
+    return extras
+
+
+def _seconds(run_secs: Any) -> list[float] | None:
+    if run_secs is None:
+        return None
+    good = isinstance(run_secs, list) and all(
+        type(s) in (int, float) and math.isfinite(s) and s >= 0 for s in run_secs
+    )
+    if not good:
+        raise RecordError(f"tuning record: the times are {run_secs!r:.60}, not a list of seconds")
+    return [float(s) for s in run_secs]
+
+
+def canonical(value: Json) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def checksum(value: Json) -> int:
+    """CRC-32 of the canonical JSON."""
+    return zlib.crc32(canonical(value).encode())

@@ -1,0 +1,394 @@
+"""How long do candidates take? Runners; the local one measures in one long-lived worker process."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ..errors import GputuneError, RunError, UserError
+from ..runtime.process import Worker
+from .arg_info import ArgInfo
+from .artifact import Artifact
+from .failures import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorConfig:
+    """How a candidate is timed.
+
+    Attributes:
+        number: calls in a repeat, to begin with.
+        repeat: repeats; each gives one entry of `run_secs`.
+        min_repeat_ms: how long a repeat lasts. Unless `adaptive` is off this is an upper limit:
+            a repeat lasts as long as the clock needs for a good figure, about a millisecond.
+        enable_cpu_cache_flush: drop the arguments from the caches before every call.
+        adaptive: shorten repeats, and raise their number to a few where they are cheap.
+    """
+
+    number: int = 3
+    repeat: int = 1
+    min_repeat_ms: float = 100
+    enable_cpu_cache_flush: bool = False
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("number", "repeat"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise UserError(f"EvaluatorConfig: {name} is a count from 1, found {value!r}")
+        if not 0 <= self.min_repeat_ms < math.inf:
+            raise UserError(
+                f"EvaluatorConfig: min_repeat_ms is from 0 upwards, found {self.min_repeat_ms!r}"
+            )
+
+
+@dataclass(slots=True)
+class BestSoFar:
+    """The least time of a task so far, shared by its candidates while they are measured."""
+
+    seconds: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerInput:
+    """A kernel to time.
+
+    Attributes:
+        artifact_path: what the builder gave.
+        device_type: "cpu" or "cuda".
+        args_info: descriptions of the arguments.
+        best: what it competes with: once it is clearly slower, one call is enough.
+    """
+
+    artifact_path: str
+    device_type: str
+    args_info: Sequence[ArgInfo]
+    best: BestSoFar | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerResult:
+    """What became of it: times, or why there are none.
+
+    Attributes:
+        run_secs: seconds a call, one for each repeat; or None.
+        error_msg: why it failed, or None.
+        failure: the same, taken apart; a runner of one's own may leave it out.
+        cut: it was clearly slower than the best and was called once only.
+        disturbed: repeats during which the system held the kernel up.
+        verified: its numbers were compared with those of the unscheduled program.
+    """
+
+    run_secs: Sequence[float] | None
+    error_msg: str | None = None
+    failure: Failure | None = None
+    cut: bool = False
+    disturbed: int = 0
+    verified: bool = False
+
+    @property
+    def problem(self) -> Failure | None:
+        """Why it failed, or None."""
+        if self.failure is not None:
+            return self.failure
+        if self.error_msg is None and self.run_secs:
+            return None
+        return Failure("run", "error", self.error_msg or "the runner gave no times")
+
+    @staticmethod
+    def failed(failure: Failure) -> RunnerResult:
+        """The result of a failure."""
+        return RunnerResult(None, str(failure), failure)
+
+
+class RunnerFuture:
+    """A result that may come later.
+
+    Args:
+        f_done: is it there?
+        f_result: wait for it, and give it.
+    """
+
+    def __init__(
+        self,
+        f_done: Callable[[], bool] | None = None,
+        f_result: Callable[[], RunnerResult] | None = None,
+    ) -> None:
+        self._f_done = f_done
+        self._f_result = f_result
+
+    def done(self) -> bool:
+        """Is the result there?"""
+        if self._f_done is None:
+            raise NotImplementedError(f"{type(self).__name__}: done() is not implemented")
+        return self._f_done()
+
+    def result(self) -> RunnerResult:
+        """Wait for the result, and give it."""
+        if self._f_result is None:
+            raise NotImplementedError(f"{type(self).__name__}: result() is not implemented")
+        return self._f_result()
+
+
+class Runner(ABC):
+    """Base class of runners; write your own by inheriting from it."""
+
+    @abstractmethod
+    def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
+        """Time kernels: one future each, in their order. A failure is a result, never an
+        exception."""
+
+    def start(self) -> None:  # noqa: B027  # most runners have nothing to do
+        """Get ready in the background, where there is something to get ready."""
+
+    @staticmethod
+    def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
+        """A runner by kind; "local" is the only one. ValueError for another."""
+        if isinstance(kind, Runner):
+            return kind
+        if kind == "local":
+            return LocalRunner(*args, **kwargs)
+        raise ValueError(f"unknown kind of runner {kind!r}; known is: local")
+
+
+# A candidate whose first call takes longer than this is clearly slower than the best: first calls
+# are up to three times slower than later ones (cold caches), and take some time in any case.
+_CUT_FACTOR, _CUT_SECONDS = 4.0, 200e-6
+_REPEAT_MS = 1.0  # enough for a clock of nanoseconds, and short against a scheduler's time slice
+
+
+@cache
+def shared_worker() -> Worker:
+    """The process's one worker for measurements; it stays warm from one tuning to the next."""
+    return Worker()
+
+
+class LocalRunner(Runner):
+    """Times kernels one after the other in one worker process of this machine.
+
+    Nothing is measured until a future is asked, so the caller decides how long it goes on.
+
+    Args:
+        timeout_sec: for one candidate, from when the worker begins on it; a worker that takes
+            longer is killed and replaced.
+        evaluator_config: how to time; default: a few repeats of about a millisecond.
+        cooldown_sec: pause before each candidate.
+        alloc_repeat: how often to allocate fresh arguments and time again.
+        f_alloc_argument: `(device_type, args_info, alloc_repeat) -> list of argument lists`.
+        f_run_evaluator: `(Module, device, evaluator_config, repeated_args) -> seconds`.
+        f_cleanup: called after each candidate.
+        initializer: called once before the first candidate.
+
+    The functions run in this process, and with `f_alloc_argument` or `f_run_evaluator` so do the
+    kernels, without a time limit.
+    """
+
+    def __init__(
+        self,
+        timeout_sec: float = 30.0,
+        evaluator_config: EvaluatorConfig | None = None,
+        cooldown_sec: float = 0.0,
+        alloc_repeat: int = 1,
+        f_alloc_argument: Callable[..., Any] | None = None,
+        f_run_evaluator: Callable[..., Any] | None = None,
+        f_cleanup: Callable[[], None] | None = None,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        if not timeout_sec > 0:
+            raise UserError(f"LocalRunner: timeout_sec must be positive, found {timeout_sec!r}")
+        if type(alloc_repeat) is not int or alloc_repeat < 1:
+            raise UserError(f"LocalRunner: alloc_repeat is a count from 1, found {alloc_repeat!r}")
+        self.timeout_sec = float(timeout_sec)
+        self.evaluator_config = evaluator_config or EvaluatorConfig()
+        self.cooldown_sec = float(cooldown_sec)
+        self.alloc_repeat = alloc_repeat
+        self.f_alloc_argument = f_alloc_argument
+        self.f_run_evaluator = f_run_evaluator
+        self.f_cleanup = f_cleanup
+        self.initializer = initializer
+        self._initialized = initializer is None
+
+    @property
+    def worker(self) -> Worker:
+        """The worker process that measures."""
+        return shared_worker()
+
+    @property
+    def _in_parent(self) -> bool:
+        return self.f_alloc_argument is not None or self.f_run_evaluator is not None
+
+    def start(self) -> None:
+        """Start the worker in the background."""
+        if not self._in_parent:
+            self.worker.start()
+
+    def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
+        """Futures of the kernels' times; asking one, even whether it is done, measures."""
+        return [_Measurement(self, x) for x in runner_inputs]
+
+    def measure(self, x: RunnerInput) -> RunnerResult:
+        """Time one kernel now."""
+        try:
+            if not self._initialized and self.initializer is not None:
+                self.initializer()
+                self._initialized = True
+            if self.cooldown_sec:
+                time.sleep(self.cooldown_sec)
+            artifact = Artifact.load(x.artifact_path)
+            if x.device_type != "cpu":
+                raise RunError(f"this runner measures on the cpu, not on {x.device_type!r}")
+            return self._measure_here(artifact, x) if self._in_parent else self._ask(artifact, x)
+        except GputuneError as e:
+            return RunnerResult.failed(Failure.of(e, "run"))
+        except Exception as e:
+            if not self._in_parent and self._initialized:
+                raise
+            # whatever the user's function raises is this candidate's failure
+            return RunnerResult.failed(Failure("run", type(e).__name__, str(e)))
+        finally:
+            if self.f_cleanup is not None:
+                self.f_cleanup()
+
+    # ------------------------------------------------------------------ in the worker
+    def _ask(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
+        config = self.evaluator_config
+        best = math.inf if x.best is None else x.best.seconds
+        plan = _plan(config, best)
+        if config.adaptive and best == math.inf:
+            # The first of its task: how fast these kernels are, and so how to time them, is found
+            # by timing it once.
+            found, _, held_up = self._request(artifact, plan, None, 0)
+            plan = _plan(config, min(found))
+            if plan["repeat"] == 1 and self.alloc_repeat == 1:
+                return RunnerResult(found, None, disturbed=held_up)
+        cutoff = None
+        if x.best is not None and best < math.inf:
+            cutoff = best * _CUT_FACTOR + _CUT_SECONDS
+        seconds: list[float] = []
+        cut, disturbed = False, 0
+        for seed in range(self.alloc_repeat):
+            found, is_cut, held_up = self._request(artifact, plan, cutoff, seed)
+            seconds += found
+            cut, disturbed = cut or is_cut, disturbed + held_up
+            if cut:
+                break
+        return RunnerResult(seconds, None, cut=cut, disturbed=disturbed)
+
+    def _request(
+        self, artifact: Artifact, plan: dict[str, Any], cutoff: float | None, seed: int
+    ) -> tuple[list[float], bool, int]:
+        args = {
+            "symbol": artifact.symbol,
+            "arguments": artifact.arguments,
+            "num_threads": artifact.num_threads,
+            "evaluator": plan,
+            "cutoff_s": cutoff,
+            "seed": seed,
+        }
+        reply = self.worker.request("run", args, (artifact.code,), self.timeout_sec)
+        data = reply.data
+        return [float(s) for s in data["run_secs"]], bool(data["cut"]), int(data["disturbed"])
+
+    # ------------------------------------------------------------------ with the user's functions
+    def _measure_here(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
+        from ..runtime.devices import cpu
+
+        module, name = _loaded(artifact)
+        alloc = self.f_alloc_argument or _alloc_random
+        repeated = alloc(x.device_type, list(x.args_info), self.alloc_repeat)
+        if self.f_run_evaluator is not None:
+            seconds = self.f_run_evaluator(module, cpu(), self.evaluator_config, repeated)
+        else:
+            plan = _plan(self.evaluator_config, math.inf)
+            flush = plan.pop("enable_cpu_cache_flush")
+            timer = module.time_evaluator(name, cpu(), flush_cache=flush, **plan)
+            seconds = [s for args in repeated for s in timer(*args).results]
+        return RunnerResult([float(s) for s in seconds])
+
+
+class _Measurement(RunnerFuture):
+    """Measures when it is first asked."""
+
+    def __init__(self, runner: LocalRunner, x: RunnerInput) -> None:
+        super().__init__()
+        self._runner = runner
+        self._input = x
+        self._found: RunnerResult | None = None
+
+    def done(self) -> bool:
+        self.result()
+        return True
+
+    def result(self) -> RunnerResult:
+        if self._found is None:
+            self._found = self._runner.measure(self._input)
+        return self._found
+
+
+def _plan(config: EvaluatorConfig, best: float) -> dict[str, Any]:
+    """The worker's evaluator settings for kernels of about `best` seconds (infinite: not known)."""
+    number, repeat, milliseconds = config.number, config.repeat, config.min_repeat_ms
+    if config.adaptive and not config.enable_cpu_cache_flush:
+        milliseconds = min(milliseconds, _REPEAT_MS)
+        number = 1
+        if best < math.inf:
+            # Five repeats where that costs little; a kernel of a second is timed but once
+            repeat = max(repeat, min(5, int(0.2 / max(best, 1e-3))))
+        else:
+            repeat = 1
+    return {
+        "number": number,
+        "repeat": repeat,
+        "min_repeat_ms": milliseconds,
+        "enable_cpu_cache_flush": config.enable_cpu_cache_flush,
+    }
+
+
+def _loaded(artifact: Artifact) -> tuple[Any, str]:
+    """An artifact as a Module of this process, and the name of its function."""
+    from ..codegen.llvm import LlvmKernel
+    from ..runtime.module import Module, load_function
+    from ..script import from_source
+    from ..target import Target
+    from .arg_info import entry_func
+    from .module_equality import as_module
+
+    target = Target(artifact.target, trusted=True)
+    mod = as_module(from_source(artifact.script))
+    entry = entry_func(mod)
+    name = next(k for k, f in mod.functions.items() if f is entry)
+    kernel = LlvmKernel(
+        artifact.code, artifact.symbol, (), (), "", entry, target.mcpu, target.mattr
+    )
+    function = load_function(entry, name, kernel, target)
+    return Module({name: function}, {name: kernel}, target), name
+
+
+def _alloc_random(
+    device_type: str, args_info: Sequence[ArgInfo], alloc_repeat: int
+) -> list[list[Any]]:
+    """Random arguments, as the worker makes them."""
+    import numpy as np
+
+    from ..runtime.operations import fill, parse_argument
+
+    out: list[list[Any]] = []
+    for seed in range(alloc_repeat):
+        rng = np.random.default_rng(seed)
+        args = []
+        for i, info in enumerate(args_info):
+            spec = info.as_json()
+            if spec[0] == "SCALAR":
+                spec = {"kind": "scalar", "dtype": spec[1]}
+            made = fill(rng, parse_argument(spec, i))
+            args.append(made if isinstance(made, int) else made.array)
+        out.append(args)
+    return out
+
+
+create = Runner.create

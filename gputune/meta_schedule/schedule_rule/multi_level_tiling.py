@@ -1,0 +1,260 @@
+"""How is a block with data reuse cut into tiles that stay in caches and registers?
+MultiLevelTiling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from ...errors import ScheduleError, UserError
+from ...ir.build import const_int
+from ...ir.dtypes import itemsize
+from ...schedule.analysis import consumers
+from ..analysis import (
+    COOPERATIVE_FETCH,
+    THREAD_EXTENT_HIGH,
+    THREAD_EXTENT_LOW,
+    TILING_STRUCTURE,
+    WRITE_CACHE_LEVEL,
+    annotation,
+    is_root,
+    is_write_cache,
+    loop_kind,
+    loop_links,
+    needs_multi_level_tiling,
+)
+from ..kinds import target_of
+from .rule import ScheduleRule
+
+if TYPE_CHECKING:
+    from ...schedule import BlockRV, LoopRV, Schedule
+    from ..tune_context import TuneContext
+
+Requirement: TypeAlias = Literal["no", "may", "must"]
+Filter: TypeAlias = "Callable[[Schedule, BlockRV], bool]"
+
+_VECTOR_BYTES = 16  # what one thread of a GPU moves at once
+
+
+@dataclass(frozen=True)
+class ReuseType:
+    """Is a cache inserted, and where?
+
+    Attributes:
+        req: "no", "may" (with and without) or "must".
+        levels: the tile levels (1 is the outermost) at whose last loop the cache is filled or
+            emptied; one sketch for each.
+        scope: the memory scope of the cache.
+    """
+
+    req: Requirement
+    levels: Sequence[int]
+    scope: str
+
+    def __post_init__(self) -> None:
+        if self.req not in ("no", "may", "must"):
+            raise UserError(f"req is 'no', 'may' or 'must', got {self.req!r}", code="reuse")
+        if self.req != "no" and (not self.levels or min(self.levels) < 1):
+            raise UserError(
+                f"levels are counted from 1, and there is at least one; got {list(self.levels)}",
+                code="reuse",
+            )
+
+
+@dataclass(frozen=True)
+class _Tiled:
+    """A schedule in the making: the loops of each tile level of a block."""
+
+    sch: Schedule
+    block: BlockRV
+    tiles: tuple[tuple[LoopRV, ...], ...]
+
+    def copy(self) -> _Tiled:
+        return replace(self, sch=self.sch.copy())
+
+
+class MultiLevelTiling(ScheduleRule):
+    """Tiles a block along a structure such as "SSRSRS", with caches for what it writes and reads.
+
+    Args:
+        structure: a letter for each tile level, outermost first: S splits all spatial loops, R all
+            reduction loops.
+        tile_binds: thread axes for the first levels, such as ["blockIdx.x", "threadIdx.x"].
+        max_innermost_factor: of the sampled tiles; None: no limit.
+        vector_load_lens: elements a thread may fetch at once; one is sampled for each read cache.
+        reuse_read: read caches ("must" or "no"); None: none.
+        reuse_write: write caches; None: none. A consumer that takes each element from the same
+            place (an epilogue) serves as the write cache, so none is added.
+        filter_fn: `(sch, block) -> bool`, instead of the built-in test for data reuse.
+
+    Raises:
+        UserError: a setting makes no sense.
+    """
+
+    def __init__(
+        self,
+        structure: str,
+        tile_binds: Sequence[str] | None = None,
+        max_innermost_factor: int | None = None,
+        vector_load_lens: Sequence[int] | None = None,
+        reuse_read: ReuseType | Mapping[str, Any] | None = None,
+        reuse_write: ReuseType | Mapping[str, Any] | None = None,
+        filter_fn: Filter | None = None,
+    ) -> None:
+        if not structure or not set(structure) <= {"S", "R"}:
+            raise UserError(f"a tiling structure is made of S and R, got {structure!r}")
+        self.structure = structure
+        self.tile_binds = tuple(tile_binds or ())
+        if any(c != "S" for c in structure[: len(self.tile_binds)]):
+            raise UserError(
+                f"{len(self.tile_binds)} thread axes for the structure {structure!r}: only leading "
+                "spatial levels can be bound"
+            )
+        self.max_innermost_factor = max_innermost_factor
+        self.vector_load_lens = tuple(vector_load_lens or ())
+        self.reuse_read = _reuse(reuse_read, structure)
+        self.reuse_write = _reuse(reuse_write, structure)
+        if self.reuse_read is not None and self.reuse_read.req == "may":
+            raise UserError("a read cache is inserted or not: req is 'must' or 'no'")
+        self.filter_fn = filter_fn
+        self.warp_size = 0
+        self.max_threads = 0
+
+    def _initialize_with_tune_context(self, context: TuneContext) -> None:
+        target = target_of(context)
+        if target is not None and target.kind == "cuda":
+            options = target.export()
+            self.warp_size = int(options.get("thread-warp-size", 32))
+            self.max_threads = int(options.get("max-threads-per-block", 1024))
+
+    def apply(self, sch: Schedule, block: BlockRV) -> list[Schedule]:
+        """The tilings of the block, or the schedule as it is."""
+        link = sch.block(block)
+        if is_root(link):
+            return [sch]
+        if self.filter_fn is not None:
+            wanted = self.filter_fn(sch, block)
+        else:
+            wanted = needs_multi_level_tiling(sch, link)
+        if not wanted:
+            return [sch]
+        sch.annotate(block, TILING_STRUCTURE, self.structure)
+        tiled = self._tile(sch, block)
+        return [t.sch for w in self._cache_writes(tiled) for t in self._cache_reads(w)]
+
+    # ------------------------------------------------------------------ the loop nest
+    def _tile(self, sch: Schedule, block: BlockRV) -> _Tiled:
+        levels = {c: [k for k, x in enumerate(self.structure) if x == c] for c in "SR"}
+        nest = loop_links(sch.block(block))
+        kinds = [loop_kind(x) for x in nest]
+        extents = [const_int(x.loop().extent) for x in nest]
+        tiles: list[list[LoopRV]] = [[] for _ in self.structure]
+        points = 1
+        for loop, kind, extent in zip(sch.get_loops(block), kinds, extents, strict=True):
+            if kind == "mixed" or extent is None:
+                continue
+            if kind == "spatial":
+                points *= extent
+            where = levels["S" if kind == "spatial" else "R"]
+            if len(where) <= 1:
+                if where:
+                    tiles[where[0]].append(loop)
+                continue
+            limit = self.max_innermost_factor or int(extent)
+            factors = sch.sample_perfect_tile(loop, len(where), limit)
+            for k, part in zip(where, sch.split(loop, list(factors)), strict=True):
+                tiles[k].append(part)
+        sch.reorder(*[x for level in tiles for x in level])
+        for k, axis in enumerate(self.tile_binds):
+            fused = sch.fuse(*tiles[k])
+            sch.bind(fused, axis)
+            tiles[k] = [fused]
+        if self.tile_binds and self.warp_size:
+            low = self.warp_size if points > 2 * self.warp_size else 1
+            sch.annotate(block, THREAD_EXTENT_LOW, low)
+            sch.annotate(block, THREAD_EXTENT_HIGH, self.max_threads)
+        return _Tiled(sch, block, tuple(tuple(level) for level in tiles))
+
+    # ------------------------------------------------------------------ caches
+    def _cache_writes(self, tiled: _Tiled) -> list[_Tiled]:
+        reuse = self.reuse_write
+        if reuse is None or reuse.req == "no":
+            return [tiled]
+        req, levels = reuse.req, list(reuse.levels)
+        asked = annotation(tiled.sch.get(tiled.block), WRITE_CACHE_LEVEL)
+        if asked is not None:
+            req, levels = "must", [int(x) for x in asked]
+        out: list[_Tiled] = []
+        if req == "may":
+            out.append(tiled.copy())
+            users = consumers(tiled.sch.block(tiled.block), tiled.sch)
+            if len(users) == 1 and is_write_cache(users[0].block()):
+                (epilogue,) = tiled.sch.get_consumers(tiled.block)
+                return out + _moved(tiled, epilogue, levels)
+        cache = tiled.sch.cache_write(tiled.block, 0, reuse.scope)
+        return out + _moved(tiled, cache, levels)
+
+    def _cache_reads(self, tiled: _Tiled) -> list[_Tiled]:
+        reuse = self.reuse_read
+        if reuse is None or reuse.req == "no":
+            return [tiled]
+        out: list[_Tiled] = []
+        for level in reuse.levels:
+            new = tiled.copy()
+            sch, block = new.sch, new.block
+            written = {w.buffer for w in sch.get(block).writes}
+            for k, read in enumerate(sch.get(block).reads):
+                if read.buffer in written:
+                    continue
+                copy = sch.cache_read(block, k, reuse.scope, [block])
+                sch.compute_at(copy, _loop_of(new, level), preserve_unit_loops=True)
+                ndim = len(read.buffer.shape)
+                sch.fuse(*sch.get_loops(copy)[-ndim:])
+                self._fetch_together(sch, copy, read.buffer.dtype)
+            out.append(new)
+        return out
+
+    def _fetch_together(self, sch: Schedule, copy: BlockRV, dtype: str) -> None:
+        """Sample how many elements each thread fetches at once."""
+        lens = [n for n in self.vector_load_lens if _can_fetch(n, dtype)]
+        if lens:
+            n = sch.sample_categorical(lens, [1 / len(lens)] * len(lens))
+            sch.annotate(copy, COOPERATIVE_FETCH, n)
+
+
+def _reuse(value: ReuseType | Mapping[str, Any] | None, structure: str) -> ReuseType | None:
+    if value is None:
+        return None
+    reuse = value if isinstance(value, ReuseType) else ReuseType(**value)
+    if reuse.req != "no" and max(reuse.levels) > len(structure):
+        raise UserError(
+            f"level {max(reuse.levels)} is beyond the structure {structure!r}", code="reuse"
+        )
+    return reuse
+
+
+def _can_fetch(n: int, dtype: str) -> bool:
+    size = itemsize(dtype)
+    return n * size <= _VECTOR_BYTES and (size != 2 or n == 1 or n % 2 == 0)
+
+
+def _loop_of(tiled: _Tiled, level: int) -> LoopRV:
+    """The last loop of a level (of the nearest one outside that has loops)."""
+    for loops in reversed(tiled.tiles[:level]):
+        if loops:
+            return loops[-1]
+    raise ScheduleError("no loop at this level or outside it", code="tile-level")
+
+
+def _moved(tiled: _Tiled, consumer: BlockRV, levels: Sequence[int]) -> list[_Tiled]:
+    """A variant for each level, with the consumer under the level's last loop."""
+    out: list[_Tiled] = []
+    for level in levels:
+        new = tiled.copy()
+        try:
+            new.sch.reverse_compute_at(consumer, _loop_of(new, level), preserve_unit_loops=True)
+        except ScheduleError:  # such a consumer cannot move there: this variant does not exist
+            continue
+        out.append(new)
+    return out

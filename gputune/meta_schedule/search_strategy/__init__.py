@@ -1,0 +1,21 @@
+"""Which candidates are measured next? Strategies."""
+
+from __future__ import annotations
+
+from .evolutionary import EvolutionarySearch
+from .replay import ReplayFunc, ReplayTrace
+from .search_strategy import SearchStrategy
+
+PySearchStrategy = SearchStrategy
+"""MetaSchedule's name of the class to inherit from."""
+
+create = SearchStrategy.create
+
+__all__ = [
+    "EvolutionarySearch",
+    "PySearchStrategy",
+    "ReplayFunc",
+    "ReplayTrace",
+    "SearchStrategy",
+    "create",
+]

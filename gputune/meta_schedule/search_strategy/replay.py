@@ -1,0 +1,160 @@
+"""What if one just draws? ReplayTrace draws decisions of a trace, ReplayFunc runs the generator
+anew."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...errors import ScheduleError, UserError
+from ...schedule import Schedule
+from ...schedule.trace import Trace
+from ..measure_candidate import MeasureCandidate
+from ..postproc import postprocess
+from .search_strategy import (
+    Search,
+    SearchStrategy,
+    begun,
+    context_of,
+    postprocs_of,
+    refuse_second,
+)
+
+if TYPE_CHECKING:
+    from ..cost_model import CostModel
+    from ..database import Database
+    from ..runner import RunnerResult
+    from ..tune_context import TuneContext
+
+
+class _Replay(SearchStrategy):
+    """Draws until the batch is full, or `max_fail_count` draws in a row gave nothing new."""
+
+    def __init__(self, max_fail_count: int = 100) -> None:
+        if max_fail_count < 1:
+            raise UserError(f"max_fail_count is a count from 1, found {max_fail_count}")
+        self.max_fail_count = max_fail_count
+        self._context: TuneContext | None = None
+        self._search: Search | None = None
+        self._spaces: list[Schedule] = []
+        self._rng = random.Random(0)
+
+    def initialize_with_tune_context(self, context: TuneContext) -> None:
+        """Learn what is tuned and for which machine."""
+        self._context = context
+
+    def pre_tuning(
+        self,
+        max_trials: int,
+        num_trials_per_iter: int,
+        design_spaces: list[Schedule],
+        database: Database | None = None,
+        cost_model: CostModel | None = None,
+    ) -> None:
+        """Begin; database and cost model are not used."""
+        refuse_second(self._search, self)
+        context = context_of(self._context, self)
+        self._search = Search(context, max_trials, num_trials_per_iter, design_spaces)
+        self._spaces = list(design_spaces)
+        self._rng = random.Random(context.fork_seed())
+
+    def post_tuning(self) -> None:
+        """End."""
+        begun(self._search, self)
+        self._search = None
+
+    def generate_measure_candidates(
+        self, limit: int | None = None
+    ) -> list[MeasureCandidate] | None:
+        """The next candidates, none of which was measured before; None when the trials are used up
+        or there is nothing left to draw."""
+        search: Search = begun(self._search, self)
+        wanted = search.count(limit)
+        if wanted <= 0:
+            return None
+        out: list[MeasureCandidate] = []
+        fails = 0
+        while len(out) < wanted and fails < self.max_fail_count:
+            sch = self._draw(search)
+            new = None if sch is None else search.candidate(sch)
+            if new is None:
+                fails += 1
+            else:
+                out.append(new)
+                fails = 0
+        if not out:
+            for reason, n in search.refusals.most_common(3):
+                search.context.logger.info("no candidate: %d draws refused: %s", n, reason)
+        return out or None
+
+    def notify_runner_results(
+        self, measure_candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]
+    ) -> None:
+        """Count the trials."""
+        begun(self._search, self).settle(measure_candidates, results)
+
+    def clone(self) -> SearchStrategy:
+        """A strategy of its own with the same settings, not begun."""
+        other = copy.copy(self)
+        other._context, other._search, other._spaces = None, None, []
+        return other
+
+    def _draw(self, search: Search) -> Schedule | None:
+        raise NotImplementedError
+
+    def _finish(self, search: Search, sch: Schedule) -> Schedule | None:
+        error = postprocess(sch, postprocs_of(search.context))
+        if error is None:
+            return sch
+        search.refusals[error.message] += 1
+        return None
+
+    def _seed(self) -> int:
+        return self._rng.randint(1, 2**31 - 1)
+
+
+class ReplayTrace(_Replay):
+    """Draws a design space and new decisions for its trace.
+
+    Args:
+        max_fail_count: draws in a row that may be refused or known before it gives up.
+    """
+
+    def _draw(self, search: Search) -> Schedule | None:
+        space = self._rng.choice(self._spaces)
+        sch = Schedule(search.context.mod, seed=self._seed(), error_render_level="none")
+        try:
+            Trace(space.trace.insts).apply_to_schedule(sch, remove_postproc=True)
+        except ScheduleError as e:
+            search.refusals[e.message] += 1
+            return None
+        return self._finish(search, sch)
+
+
+class ReplayFunc(_Replay):
+    """Runs the space generator anew for every candidate, and draws one of its schedules.
+
+    Args:
+        max_fail_count: draws in a row that may be refused or known before it gives up.
+    """
+
+    def _draw(self, search: Search) -> Schedule | None:
+        space = search.context.space_generator
+        if space is None:
+            raise UserError(
+                "ReplayFunc needs a space generator", hint="TuneContext(space_generator=...)"
+            )
+        try:
+            spaces = space.generate_design_space(search.context.mod)
+        except ScheduleError as e:
+            search.refusals[e.message] += 1
+            return None
+        if not spaces:
+            search.refusals["the space generator gave no schedule"] += 1
+            return None
+        chosen = self._rng.choice(spaces)
+        sch = chosen.copy()
+        sch.error_render_level = "none"
+        return self._finish(search, sch)

@@ -1,0 +1,416 @@
+"""What does the search know about a candidate before it is measured? One row of numbers.
+
+The row has the same length and meaning for every program, so one model serves all tasks and shapes.
+It is computed from the scheduled program (see sketch_layout.py): what the loops are, how much
+memory is touched at which depth, how much of it is used again, how well vectors, registers and
+cores are used. Loops of extent 1 leave no trace in it. Values are log2(1 + x).
+
+    >>> layout, facts = describe(mod)                       # once a structure
+    >>> X, score = features(layout, columns(facts, 1), machine)
+
+`score` is minus the log2 of the seconds that a simple model of the machine expects: it ranks
+candidates before there is any measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .sketch_layout import AccessFact, BlockFact, Layout, Span, describe
+
+if TYPE_CHECKING:
+    from ..ir.nodes import IRModule
+    from ..target import Target
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Features: TypeAlias = npt.NDArray[np.float32]
+
+LINE, PAGE = 64, 4096
+LEVELS = (12, 4, 4)  # loop levels that are told of the first, second and third block
+ACCESSES = (4, 2, 2)  # accesses that are told of them
+PER_LEVEL = 8
+PER_ACCESS = 11
+PER_BLOCK = 25
+GLOBAL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the features and the first ranking need to know about a CPU.
+
+    Attributes:
+        cores: that parallel loops may use.
+        vector_bytes: of a register.
+        registers: vector registers.
+        caches: bytes of L1, L2 and L3.
+        bandwidth: bytes a cycle from L2, L3 and memory, of one core.
+    """
+
+    cores: int = 1
+    vector_bytes: int = 32
+    registers: int = 16
+    caches: tuple[float, float, float] = (32e3, 1e6, 32e6)
+    bandwidth: tuple[float, float, float] = (32.0, 10.0, 4.0)
+
+    @staticmethod
+    def of(target: Target | None) -> Machine:
+        """The machine of a target (None, or one that is no CPU: a common CPU)."""
+        if target is None or target.kind != "llvm":
+            return Machine()
+        return Machine(target.num_cores, target.vector_bytes, target.num_vector_registers)
+
+
+def columns(facts: Sequence[int], count: int = 1) -> Floats:
+    """Facts of one candidate as the array (facts, count) that `features` takes."""
+    out = np.empty((len(facts), count))
+    out[:] = np.array([int(x) for x in facts], np.float64)[:, None]
+    return out
+
+
+def features(layout: Layout, facts: Floats, machine: Machine) -> tuple[Features, Floats]:
+    """The rows, (candidates, FEATURE_COUNT) float32, and the score of each candidate.
+
+    Args:
+        layout: the structure that the candidates share.
+        facts: (facts, candidates), in the order of `describe`.
+        machine: what they will run on.
+    """
+    count = facts.shape[1]
+    out = np.zeros((FEATURE_COUNT, count))
+    nests = [_Nest(b, facts, machine) for b in layout.blocks]
+    at = GLOBAL
+    for slot, (levels, accesses) in enumerate(zip(LEVELS, ACCESSES)):
+        if slot < len(nests):
+            nests[slot].tell(out, at, levels, accesses)
+        at += PER_BLOCK + PER_LEVEL * levels + PER_ACCESS * accesses
+    zero = np.zeros(count)
+    rest = nests[len(LEVELS) :]
+    out[0] = len(nests)
+    out[1] = sum((n.flops for n in nests), zero)
+    out[2] = sum((n.traffic[0] for n in nests), zero)
+    out[3] = sum((n.traffic[1] for n in nests), zero)
+    out[4] = sum((n.trips for n in rest), zero)
+    out[5] = sum((n.flops for n in rest), zero)
+    out[6] = sum((n.cycles for n in rest), zero)
+    cycles = sum((n.cycles for n in nests), zero)
+    out[7] = cycles
+    np.log2(out + 1.0, out=out)
+    return np.ascontiguousarray(out.T, np.float32), -np.log2(cycles + 1.0)
+
+
+FEATURE_COUNT = GLOBAL + sum(
+    PER_BLOCK + PER_LEVEL * n + PER_ACCESS * m for n, m in zip(LEVELS, ACCESSES)
+)
+
+
+def features_of(mod: IRModule, machine: Machine) -> tuple[Features, float]:
+    """The row of one scheduled program, (FEATURE_COUNT,), and its score."""
+    layout, facts = describe(mod)
+    rows, score = features(layout, columns(facts), machine)
+    return rows[0], float(score[0])
+
+
+class _Nest:
+    """A leaf block under its loops, for all candidates at once.
+
+    Arrays over depths have shape (loops + 1, candidates): entry d is about the loops from d inward,
+    so entry 0 is about all of them and the last one about a single instance.
+    """
+
+    def __init__(self, block: BlockFact, facts: Floats, machine: Machine) -> None:
+        self.block = block
+        self.facts = facts
+        self.machine = machine
+        self.count = facts.shape[1]
+        self.everyone = np.arange(self.count)
+        loops = block.loops
+        n = self.depth = len(loops)
+        self.extent = np.ones((max(n, 1), self.count))
+        for k, f in enumerate(loops):
+            self.extent[k] = facts[f.extent]
+        self.inside = np.ones((n + 1, self.count))  # trips of the loops from d inward
+        for d in range(n - 1, -1, -1):
+            np.multiply(self.inside[d + 1], self.extent[d], out=self.inside[d])
+        self.trips = self.inside[0]
+        self.flops = self.trips * (block.flops + 8.0 * block.calls)
+        self._spans: dict[Span, Floats] = {}
+        self.memory = [self._footprint(a) for a in block.accesses]
+        one = np.zeros((n + 1, self.count))
+        self.bytes = sum((m[0] for m in self.memory), one)
+        self.lines = sum((m[1] for m in self.memory), one)
+        self.pages = sum((m[2] for m in self.memory), one)
+        self._kinds()
+        self._order()
+        self._registers()
+        self._caches()
+        self._cycles()
+
+    # ------------------------------------------------------------------ what is touched
+    def _span(self, s: Span) -> Floats:
+        """How many values an index takes while the loops from d inward run."""
+        found = self._spans.get(s)
+        if found is None:
+            found = self._spans[s] = self._new_span(s)
+        return found
+
+    def _new_span(self, s: Span) -> Floats:
+        out: Floats = np.ones((self.depth + 1, self.count))
+        if s[0] == "loop":
+            out[: s[1] + 1] = self.extent[s[1]]
+        elif s[0] == "sum":
+            for x in s[1]:
+                out += self._span(x)
+            out -= len(s[1])
+        elif s[0] == "scale":
+            out += np.abs(self.facts[s[2]]) * (self._span(s[1]) - 1.0)
+        elif s[0] == "div":
+            out += np.floor((self._span(s[1]) - 1.0) / np.maximum(self.facts[s[2]], 1.0))
+        elif s[0] == "mod":
+            np.minimum(self._span(s[1]), np.maximum(self.facts[s[2]], 1.0), out=out)
+        return out
+
+    def _footprint(self, a: AccessFact) -> tuple[Floats, Floats, Floats]:
+        """Bytes, cache lines and pages of one access while the loops from d inward run."""
+        elements = np.ones((self.depth + 1, self.count))
+        if not a.spans:
+            return elements * a.size, elements, elements
+        for s, n in zip(a.spans[:-1], a.shape[:-1]):
+            elements *= self._clipped(s, n)
+        last = self._clipped(a.spans[-1], a.shape[-1]) * a.size
+        size = elements * last
+        if a.packed:
+            return size, np.ceil(size / LINE), np.ceil(size / PAGE)
+        row = self.facts[a.shape[-1]] * a.size
+        whole = last >= row  # rows that are touched whole are next to each other
+        lines = np.where(whole, np.ceil(size / LINE), elements * np.ceil(last / LINE))
+        far = np.where(row >= PAGE, elements * np.ceil(last / PAGE), np.ceil(elements * row / PAGE))
+        return size, lines, np.where(whole, np.ceil(size / PAGE), far)
+
+    def _clipped(self, s: Span, shape: int) -> Floats:
+        if s[0] == "all":
+            return np.broadcast_to(self.facts[shape], (self.depth + 1, self.count))
+        if s[0] == "point":
+            return np.ones((self.depth + 1, self.count))
+        out: Floats = np.minimum(self._span(s), self.facts[shape])
+        return out
+
+    # ------------------------------------------------------------------ loops
+    def _kinds(self) -> None:
+        """Vectors, parallel loops, what is unrolled."""
+        self.vector = np.ones(self.count)
+        self.parallel = np.ones(self.count)
+        self.regions = np.ones(self.count)  # how often a parallel region is entered
+        outer = np.ones(self.count)
+        for k, f in enumerate(self.block.loops):
+            if f.kind == 2:
+                self.vector = self.vector * self.extent[k]
+            elif f.kind >= 3:
+                self.regions = outer
+                self.parallel = self.parallel * self.extent[k]
+            outer = outer * self.extent[k]
+        cores = float(self.machine.cores)
+        share = self.parallel / cores
+        self.balance = share / np.ceil(share)  # 1: all cores work all the time
+        step = np.zeros(self.count) if self.block.unroll < 0 else self.facts[self.block.unroll]
+        self.step = step
+        self.unrolled = np.max(
+            np.where(self.inside <= np.maximum(step, self.vector), self.inside, 1.0), axis=0
+        )
+
+    def _order(self) -> None:
+        """The loops that do something, innermost first: row k of `place` is the depth of the k-th;
+        beyond the last one it is 0."""
+        n = max(LEVELS)
+        self.place = np.zeros((n, self.count), np.int64)
+        self.real = np.zeros((n, self.count), bool)
+        seen = np.zeros(self.count, np.int64)
+        for d in range(self.depth - 1, -1, -1):
+            works = (self.extent[d] > 1) & (seen < n)
+            if works.all() and (seen == seen[0]).all():
+                self.place[seen[0]] = d
+                self.real[seen[0]] = True
+            else:
+                at = self.everyone[works]
+                self.place[seen[at], at] = d
+                self.real[seen[at], at] = True
+            seen = seen + works
+
+    def _registers(self) -> None:
+        """The tile inside the innermost reduction loop, as registers see it."""
+        tile = np.ones(self.count)  # instances inside
+        depth = np.full(self.count, self.depth)
+        closed = np.zeros(self.count, bool)
+        self.reduction = np.ones(self.count)
+        self.inner_reduction = np.ones(self.count)
+        for d in range(self.depth - 1, -1, -1):
+            e = self.extent[d]
+            if self.block.loops[d].reduces:
+                first = ~closed & (e > 1)
+                self.inner_reduction = np.where(first, e, self.inner_reduction)
+                closed = closed | first
+                self.reduction = self.reduction * e
+            else:
+                tile = np.where(closed, tile, tile * e)
+                depth = np.where(closed, depth, d)
+        self.tile = tile
+        self.tile_depth = depth
+        self.lanes = float(max([1, *(self.machine.vector_bytes // a.size for a in self._wide())]))
+        # instructions that one vector loop takes, for each of its iterations
+        self.per_lane = np.ceil(self.vector / self.lanes) / self.vector
+        self.tile_vectors = tile * self.per_lane
+
+    def _wide(self) -> list[AccessFact]:
+        return [a for a in self.block.accesses if a.writes] or list(self.block.accesses)
+
+    def _at(self, depths: Floats, d: npt.NDArray[np.int64]) -> Floats:
+        """One entry a candidate of an array over depths."""
+        out: Floats = depths[d, self.everyone]
+        return out
+
+    def _caches(self) -> None:
+        """Bytes that each cache must be given: the lines of the outermost nest that fits in it,
+        times how often that nest runs."""
+        self.traffic = []
+        total = self.lines * LINE
+        for size in self.machine.caches:
+            d = np.minimum((total > size).sum(axis=0), self.depth)
+            often = self.trips / self._at(self.inside, d)
+            self.traffic.append(often * self._at(total, d))
+
+    # ------------------------------------------------------------------ how long it may take
+    def _cycles(self) -> None:
+        block, machine = self.block, self.machine
+        passes = self.trips / self.tile
+        work = max(0.5 * block.flops, 0.5) + 4.0 * block.calls
+        arithmetic = self.trips * self.per_lane * work
+        loads = np.zeros(self.count)
+        stores = np.zeros(self.count)
+        small = (self.tile_vectors <= 0.8 * machine.registers) & (
+            self.tile <= np.maximum(self.step, self.vector)
+        )
+        repeats = np.where(small, self.inner_reduction, 1.0)
+        for a, (size, _, _) in zip(block.accesses, self.memory):
+            elements = self._at(size, self.tile_depth) / a.size
+            moved = passes * elements * self._per_element(a)
+            if a.writes:  # an accumulator stays in registers if the tile fits into them
+                stores = stores + moved / repeats
+                moved = moved / repeats
+            if a.reads:
+                loads = loads + moved
+        spills = passes * np.maximum(self.tile_vectors - machine.registers, 0.0) * (self.step > 0)
+        overhead = 2.0 * self.trips / np.maximum(self.unrolled, 1.0)
+        if block.guarded:
+            overhead = overhead + self.trips * self.per_lane
+        core = np.maximum(arithmetic / 2.0, np.maximum(loads / 2.0, stores)) + spills + overhead
+        slow = [t / b for t, b in zip(self.traffic, machine.bandwidth)]
+        core = np.maximum(core, np.maximum(slow[0], slow[1]))
+        cores = np.where(
+            self.parallel > 1, np.minimum(self.parallel, machine.cores) * self.balance, 1.0
+        )
+        cores = np.maximum(cores, 1.0)
+        shared = np.where(self.parallel > 1, np.minimum(float(machine.cores), 4.0), 1.0)
+        launch = np.where(self.parallel > 1, 2000.0, 0.0) * self.regions
+        self.cycles = np.maximum(core / cores, slow[2] / shared) + launch
+
+    def _per_element(self, a: AccessFact) -> Floats:
+        """Instructions that one element of an access costs: a share of a vector, or its own."""
+        if self.depth == 0 or not a.spans:
+            return np.ones(self.count)
+        along, across = self._steps(a)
+        # neighbours along the vector: one instruction for all lanes; the same element: one each
+        return np.where(along & ~across, self.per_lane, 1.0)
+
+    def _steps(self, a: AccessFact) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Does the innermost loop that does something step along the last dimension by one; does it
+        step along another?"""
+        d = self.place[0]
+        extent = self._at(self.inside, d)
+        last = self._at(self._clipped(a.spans[-1], a.shape[-1]), d)
+        across = np.zeros(self.count, bool)
+        for s, n in zip(a.spans[:-1], a.shape[:-1]):
+            across |= self._at(self._clipped(s, n), d) > 1
+        return (last == extent) & (last > 1), across
+
+    # ------------------------------------------------------------------ the row
+    def tell(self, out: Floats, at: int, levels: int, accesses: int) -> None:
+        """Write this block's features into rows `at` and following of (features, candidates)."""
+        out[at] = 1.0
+        values: list[Floats | float] = [
+            self.trips,
+            self.flops,
+            self.vector,
+            self.per_lane * self.lanes,
+            self.parallel,
+            self.balance,
+            self.regions,
+            self.step,
+            self.unrolled,
+            self.tile,
+            self.tile_vectors,
+            self.tile_vectors / self.machine.registers,
+            self.reduction,
+            self.inner_reduction,
+            *self.traffic,
+            self.flops / np.maximum(self.traffic[0], 1.0),
+            self.flops / np.maximum(self.traffic[1], 1.0),
+            self.flops / np.maximum(self.traffic[2], 1.0),
+            self.bytes[0],
+            self.lines[0],
+            self.cycles,
+            float(self.block.guarded),
+        ]
+        assert len(values) == PER_BLOCK - 1
+        for k, v in enumerate(values):
+            out[at + 1 + k] = v
+        at += PER_BLOCK
+        self._tell_levels(out, at, levels)
+        self._tell_accesses(out, at + PER_LEVEL * levels, accesses)
+
+    def _tell_levels(self, out: Floats, at: int, levels: int) -> None:
+        kinds = np.array([[f.kind, f.reduces] for f in self.block.loops] or [[0, 0]], np.float64)
+        d = self.place[:levels]
+        real = self.real[:levels]
+        each = self.everyone[None]
+        gathered = [
+            np.where(real, self.extent[d, each], 1.0),
+            np.where(real, kinds[d, 0], 0.0),
+            np.where(real, kinds[d, 1], 0.0),
+            self.inside[d, each],
+            self.bytes[d, each],
+            self.lines[d, each],
+            self.pages[d, each],
+        ]
+        gathered.append(gathered[3] / gathered[5])  # instances for each line
+        for k, v in enumerate(gathered):
+            out[at + k * levels : at + (k + 1) * levels] = v
+
+    def _tell_accesses(self, out: Floats, at: int, accesses: int) -> None:
+        # the most demanding first, by structure: stores, then loads in order of appearance
+        order = sorted(range(len(self.memory)), key=lambda k: not self.block.accesses[k].writes)
+        for slot, k in enumerate(order[:accesses]):
+            a = self.block.accesses[k]
+            size, lines, pages = self.memory[k]
+            base = at + slot * PER_ACCESS
+            along, across = (
+                self._steps(a) if self.depth and a.spans else (np.zeros(1, bool), np.zeros(1, bool))
+            )
+            values = [
+                np.asarray(along, np.float64),
+                np.asarray(across, np.float64),
+                self._at(lines, self.tile_depth),
+                self._at(lines, self.place[0]),
+                self._at(lines, self.place[1]),
+                self._at(lines, self.place[2]),
+                self._at(pages, self.place[3]),
+                self.trips * a.size / size[0],
+                lines[0],
+                pages[0],
+                np.full(1, 1.0 + a.writes + 2.0 * a.packed),
+            ]
+            for j, v in enumerate(values):
+                out[base + j] = v

@@ -1,0 +1,159 @@
+"""How far is the tuning of a task? What the scheduler, the table and a progress display read."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ..errors import CheckError
+from ..ir.flops import estimate_flops
+from .builder import BuilderResult
+from .failures import Failure
+from .measure_candidate import MeasureCandidate
+from .runner import BestSoFar, RunnerFuture
+from .tune_context import TuneContext
+from .verify import Verifier
+
+FAILED_MS = 1e9
+"""The latency of a trial that failed."""
+
+
+@dataclass(slots=True, eq=False)
+class TaskRecord:
+    """A task and its state.
+
+    Attributes:
+        ctx: what is tuned.
+        task_weight: how much its time counts.
+        flop: operations of one call of the program; 0 where they cannot be counted.
+        is_terminated: nothing more will be measured.
+        build_error_count, run_error_count: trials that failed to build, and to run.
+        latency_ms: of each trial, the median of its repeats; 1e9 for a failure.
+        measure_candidates, builder_results, runner_futures: of the round under way, or None.
+        best_history_ms: the best latency after each round.
+        failures: counts by reason, such as "build timeout".
+        best: the least time known, of earlier runs too; what candidates compete with.
+        verifier: checks new bests; None: nobody does.
+        failed_rounds: rounds in which all candidates failed, before the first success.
+        problem: why the task was given up, or "".
+    """
+
+    ctx: TuneContext
+    task_weight: float = 1.0
+    flop: float = 0.0
+    is_terminated: bool = False
+    build_error_count: int = 0
+    run_error_count: int = 0
+    latency_ms: list[float] = field(default_factory=list)
+    measure_candidates: list[MeasureCandidate] | None = None
+    builder_results: list[BuilderResult] | None = None
+    runner_futures: list[RunnerFuture] | None = None
+    best_history_ms: list[float] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
+    best: BestSoFar = field(default_factory=BestSoFar)
+    verifier: Verifier | None = None
+    failed_rounds: int = 0
+    lost_rounds: int = 0
+    last_failure: Failure | None = None
+    problem: str = ""
+
+    @staticmethod
+    def of(ctx: TuneContext, weight: float) -> TaskRecord:
+        """The record of a task that has not begun."""
+        try:
+            flop = estimate_flops(ctx.mod)
+        except CheckError:
+            flop = 0.0
+        return TaskRecord(ctx, float(weight), flop)
+
+    @property
+    def task_name(self) -> str:
+        """The task's name."""
+        return self.ctx.task_name
+
+    @property
+    def trials(self) -> int:
+        """Candidates measured, failed ones included."""
+        return len(self.latency_ms)
+
+    @property
+    def best_latency_ms(self) -> float | None:
+        """The best of this run, or None before the first success."""
+        best = min(self.latency_ms, default=FAILED_MS)
+        return best if best < FAILED_MS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where tuning stands, for a display.
+
+    Attributes:
+        phase: "search", "build", "measure"; at the end "done" or "interrupted".
+        task_id: the task at work.
+        tasks: all of them.
+        trials, max_trials: candidates measured, and the most that will be.
+        elapsed_s, seconds: time gone by, and the time limit (None: none).
+    """
+
+    phase: str
+    task_id: int
+    tasks: tuple[TaskRecord, ...]
+    trials: int
+    max_trials: int
+    elapsed_s: float
+    seconds: float | None
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Failed candidates by reason, over all tasks."""
+        return sum((t.failures for t in self.tasks), Counter())
+
+    @property
+    def task(self) -> TaskRecord:
+        """The task at work."""
+        return self.tasks[self.task_id]
+
+    @property
+    def best_seconds(self) -> float | None:
+        """The best of the task at work in this run."""
+        ms = self.task.best_latency_ms
+        return None if ms is None else ms * 1e-3
+
+    @property
+    def gflops(self) -> float | None:
+        """10**9 operations a second of that best."""
+        seconds = self.best_seconds
+        return None if seconds is None else self.task.flop / seconds * 1e-9
+
+
+@dataclass(slots=True)
+class Budget:
+    """How much may be spent; all limits hold at once.
+
+    Attributes:
+        trials: over all tasks.
+        per_task: of one task.
+        seconds: from `start` on; None: no limit.
+    """
+
+    trials: int
+    per_task: int
+    seconds: float | None = None
+    start: float = field(default_factory=time.monotonic)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.start
+
+    @property
+    def is_late(self) -> bool:
+        """Is the time up?"""
+        return self.elapsed_s >= (math.inf if self.seconds is None else self.seconds)
+
+    def left(self, task: TaskRecord, tasks: list[TaskRecord]) -> int:
+        """Trials that a task may still spend."""
+        spent = sum(t.trials for t in tasks)
+        return max(0, min(self.trials - spent, self.per_task - task.trials))

@@ -1,0 +1,644 @@
+"""Which task is worked on next, and what happens in a round? The loop of tuning."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RecordError, RunError, UserError
+from .artifact import Artifact
+from .builder import Builder, BuilderInput, BuilderResult, same_order
+from .failures import write_failures
+from .logging import console
+from .measure_callback import MeasureCallback, remove_artifacts
+from .measure_candidate import MeasureCandidate
+from .profiler import Profiler
+from .runner import LocalRunner, Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
+from .statistics_table import table
+from .task_record import FAILED_MS, Budget, Progress, TaskRecord
+from .tune_context import TuneContext, check_seed
+from .verify import Verdict, Verifier
+
+if TYPE_CHECKING:
+    from .cost_model import CostModel
+    from .database import Database
+
+# Rounds that may fail whole before a task is given up.
+_PATIENCE = 3
+# Programs that are built between two looks at the clock, for each build worker.
+_SLICE = 8
+
+
+class TaskScheduler(ABC):
+    """Shares a budget among tasks. Subclasses say which task is next.
+
+    Attributes:
+        tasks: the state of each task.
+        database, cost_model, measure_callbacks: as given to `tune`.
+        interrupted: Ctrl-C ended the tuning.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: list[TaskRecord] = []
+        self.database: Database | None = None
+        self.cost_model: CostModel | None = None
+        self.measure_callbacks: list[MeasureCallback] = []
+        self.remaining_tasks = 0
+        self.interrupted = False
+        self._builder: Builder | None = None
+        self._runner: Runner | None = None
+        self._budget = Budget(0, 0)
+        self._on_progress: Callable[[Progress], None] | None = None
+        self._failures_path: Path | None = None
+        self._stop = False
+        self._logger = console()
+
+    @abstractmethod
+    def next_task_id(self) -> int:
+        """The task to work on, or -1 when all are done."""
+
+    @staticmethod
+    def create(kind: str | TaskScheduler = "gradient", *args: Any, **kwargs: Any) -> TaskScheduler:
+        """A scheduler by kind: "gradient" or "round-robin". ValueError for another."""
+        if isinstance(kind, TaskScheduler):
+            return kind
+        if kind == "gradient":
+            return GradientBased(*args, **kwargs)
+        if kind == "round-robin":
+            return RoundRobin(*args, **kwargs)
+        raise ValueError(f"unknown kind of task scheduler {kind!r}; known: gradient, round-robin")
+
+    # ------------------------------------------------------------------ the whole of it
+    def tune(
+        self,
+        tasks: Sequence[TuneContext],
+        task_weights: Sequence[float],
+        max_trials_global: int,
+        max_trials_per_task: int,
+        num_trials_per_iter: int,
+        builder: Builder,
+        runner: Runner,
+        measure_callbacks: Sequence[MeasureCallback],
+        database: Database | None,
+        cost_model: CostModel | None,
+        *,
+        seconds: float | None = None,
+        verify: bool = True,
+        on_progress: Callable[[Progress], None] | None = None,
+        failures_path: Path | None = None,
+    ) -> None:
+        """Tune until nothing is left to do or a limit is reached.
+
+        Trials are never exceeded: the last round is cut to what is left. Ctrl-C ends the round
+        under way, records what was measured, and returns.
+
+        Args:
+            tasks: what to tune.
+            task_weights: how much each task's time counts.
+            max_trials_global: trials of all tasks together.
+            max_trials_per_task: trials of one task.
+            num_trials_per_iter: candidates of a round.
+            builder, runner, measure_callbacks, database, cost_model: the parts.
+            seconds: time limit; the candidate being measured when it is reached is the last one.
+            verify: compare new bests with the unscheduled program.
+            on_progress: called often, with a `Progress`.
+            failures_path: file to which failures are appended, one JSON object a line.
+
+        Raises:
+            RecordError, UserError: the database cannot be written.
+            RunError: every candidate of every task failed; says how.
+        """
+        _check_counts(max_trials_global, max_trials_per_task, num_trials_per_iter, seconds)
+        if len(tasks) != len(task_weights):
+            raise UserError(f"{len(tasks)} tasks were given with {len(task_weights)} weights")
+        self.tasks = [TaskRecord.of(c, w) for c, w in zip(tasks, task_weights)]
+        self.remaining_tasks = len(self.tasks)
+        self._builder, self._runner = builder, runner
+        self.measure_callbacks = list(measure_callbacks)
+        self.database, self.cost_model = database, cost_model
+        self._budget = Budget(max_trials_global, max_trials_per_task, seconds)
+        self._on_progress, self._failures_path = on_progress, failures_path
+        self.interrupted = self._stop = False
+        begun: list[TuneContext] = []
+        try:
+            builder.start()
+            runner.start()
+            for task_id in range(len(self.tasks)):
+                self._initialize(task_id, num_trials_per_iter, verify)
+                begun.append(self.tasks[task_id].ctx)
+            self.print_tuning_statistics()
+            self._loop()
+        except KeyboardInterrupt:
+            self.interrupted = True
+            self._logger.info("Interrupted: what was measured so far is kept")
+        finally:
+            for ctx in begun:
+                ctx.post_tuning()
+        for task_id, task in enumerate(self.tasks):
+            if not task.is_terminated:
+                self.terminate_task(task_id)
+        ended = "interrupted" if self.interrupted else "done"
+        self._report(ended, max(0, len(self.tasks) - 1))
+        self._complain()
+
+    def _initialize(self, task_id: int, num_trials_per_iter: int, verify: bool) -> None:
+        task = self.tasks[task_id]
+        ctx = task.ctx
+        self._logger.info('Initializing Task #%d: "%s"', task_id, ctx.task_name)
+        ctx.logger.info('Initializing Task #%d: "%s"', task_id, ctx.task_name)
+        if verify and ctx.target.kind == "llvm":
+            local = isinstance(self._runner, LocalRunner)
+            worker = self._runner.worker if local else shared_worker()  # type: ignore[union-attr]  # a LocalRunner
+            task.verifier = Verifier(ctx.mod, ctx.target, worker, ctx.fork_seed())
+        if self.database is not None:
+            self.database.commit_workload(ctx.mod)  # a database that cannot be written says so now
+            known = self.database.candidates(ctx.mod, ctx.target)
+            export = ctx.target.export()
+            trusted = (r for r in known if r.verified and r.target_json() == export)
+            task.best.seconds = min((r.seconds for r in trusted), default=math.inf)
+        with Profiler.timeit("InitializeTask"):
+            sketches = ctx.generate_design_space()
+            for number, sch in enumerate(sketches):
+                ctx.logger.info("Design space #%d:\n%s\n%s", number, sch.mod, sch.trace)
+            most = max(1, self._budget.per_task)
+            ctx.pre_tuning(most, num_trials_per_iter, sketches, self.database, self.cost_model)
+
+    def _loop(self) -> None:
+        while not self._stop:
+            if sum(t.trials for t in self.tasks) >= self._budget.trials:
+                return
+            if self._budget.is_late and self._any_success():
+                return
+            with Profiler.timeit("TaskScheduler/NextTaskId"):
+                task_id = self.next_task_id()
+            if task_id < 0:
+                return
+            self._round(task_id)
+
+    def _any_success(self) -> bool:
+        return any(t.best_latency_ms is not None for t in self.tasks)
+
+    # ------------------------------------------------------------------ one round
+    def _round(self, task_id: int) -> None:
+        task = self.tasks[task_id]
+        self._logger.info('Scheduler picks Task #%d: "%s"', task_id, task.task_name)
+        self._report("search", task_id)
+        with Profiler.timeit("TaskScheduler/GenerateMeasureCandidates"):
+            left = self._budget.left(task, self.tasks)
+            candidates = task.ctx.generate_measure_candidates(left)
+        if candidates is None:
+            self.terminate_task(task_id)
+            return
+        task.measure_candidates = list(candidates)[:left]
+        try:
+            self._send_to_builder(task_id)
+            self._send_to_runner(task_id)
+        except BaseException:
+            remove_artifacts(task.builder_results or [])
+            task.measure_candidates = task.builder_results = task.runner_futures = None
+            raise
+        self.join_running_task(task_id)
+        if not task.is_terminated and self._budget.per_task <= task.trials:
+            self.terminate_task(task_id)
+
+    def _send_to_builder(self, task_id: int) -> None:
+        task, builder = self.tasks[task_id], self._builder
+        assert task.measure_candidates is not None
+        assert builder is not None
+        inputs = [BuilderInput(c.sch.mod, task.ctx.target) for c in task.measure_candidates]
+        self._logger.info("Sending %d sample(s) to builder", len(inputs))
+        self._report("build", task_id)
+        results: list[BuilderResult] = []
+        task.builder_results = results
+        size = len(inputs)
+        if self._budget.seconds is not None:
+            size = _SLICE * getattr(builder, "max_workers", 1)
+        with Profiler.timeit("SendToBuilder"):
+            for at in range(0, len(inputs), max(1, size)):
+                if at and self._budget.is_late:
+                    break
+                results += self._build(builder, inputs[at : at + size])
+
+    def _build(self, builder: Builder, inputs: list[BuilderInput]) -> list[BuilderResult]:
+        """Build; what failed for want of a worker is tried once more."""
+        results = list(same_order(builder.build(inputs), inputs))
+        lost = [
+            i for i, r in enumerate(results) if r.problem is not None and r.problem.infrastructure
+        ]
+        if lost:
+            again = same_order(builder.build([inputs[i] for i in lost]), lost)
+            for i, r in zip(lost, again):
+                results[i] = r
+        return results
+
+    def _send_to_runner(self, task_id: int) -> None:
+        task, runner = self.tasks[task_id], self._runner
+        assert task.measure_candidates is not None
+        assert task.builder_results is not None
+        assert runner is not None
+        built = task.builder_results
+        # what was not built for want of time is not a trial
+        task.measure_candidates = task.measure_candidates[: len(built)]
+        device = "cpu" if task.ctx.target.kind == "llvm" else task.ctx.target.kind
+        inputs = [
+            RunnerInput(b.artifact_path, device, c.args_info, task.best)
+            for c, b in zip(task.measure_candidates, built)
+            if b.problem is None and b.artifact_path is not None
+        ]
+        self._logger.info("Sending %d sample(s) to runner", len(inputs))
+        self._report("measure", task_id)
+        with Profiler.timeit("SendToRunner"):
+            given = list(runner.run(inputs))
+        if len(given) != len(inputs):
+            raise UserError(
+                f"the runner gave {len(given)} futures for {len(inputs)} kernels",
+                hint="return one RunnerFuture for each RunnerInput, in their order",
+                code="runner",
+            )
+        coming = iter(given)
+        task.runner_futures = [
+            next(coming) if b.problem is None else _ready(RunnerResult.failed(b.problem))
+            for b in built
+        ]
+
+    def join_running_task(self, task_id: int) -> list[RunnerResult]:
+        """Wait for the round of a task that is under way, and take in its results.
+
+        Returns:
+            The results; an empty list if no round is under way.
+        """
+        task = self.tasks[task_id]
+        if task.runner_futures is None:
+            return []
+        assert task.measure_candidates is not None
+        assert task.builder_results is not None
+        candidates, built = task.measure_candidates, task.builder_results
+        futures = task.runner_futures
+        task.measure_candidates = task.builder_results = task.runner_futures = None
+        results: list[RunnerResult] = []
+        try:
+            with Profiler.timeit("JoinRunnerFutures"):
+                for candidate, b, future in zip(candidates, built, futures):
+                    if self._budget.is_late and (
+                        self._any_success() or any(r.problem is None for r in results)
+                    ):
+                        break
+                    results.append(self._settled(task, candidate, b, future))
+                    self._report("measure", task_id, results)
+            self._verify_best(task, candidates, built, results)
+        except KeyboardInterrupt:
+            self.interrupted = self._stop = True
+            self._logger.info("Interrupted: finishing with what was measured so far")
+        except BaseException:
+            remove_artifacts(built)
+            raise
+        remove_artifacts(built[len(results) :])
+        return self._take_in(task_id, candidates, built, results)
+
+    # ------------------------------------------------------------------ results
+    def _settled(
+        self,
+        task: TaskRecord,
+        candidate: MeasureCandidate,
+        built: BuilderResult,
+        future: RunnerFuture,
+    ) -> RunnerResult:
+        """The result of a candidate; a new best is checked before anything builds on it."""
+        result = future.result()
+        if result.problem is not None:
+            return result
+        seconds = _median(result)
+        if seconds >= task.best.seconds:
+            return result
+        if task.verifier is not None and task.verifier.eager:
+            result = self._verified(task, candidate, built, result)
+        if result.problem is None:
+            task.best.seconds = seconds
+        return result
+
+    def _verified(
+        self,
+        task: TaskRecord,
+        candidate: MeasureCandidate,
+        built: BuilderResult,
+        result: RunnerResult,
+    ) -> RunnerResult:
+        assert task.verifier is not None
+        with Profiler.timeit("Verify"):
+            verdict = _check(task.verifier, candidate, built)
+        if verdict.outcome == "wrong":
+            assert verdict.failure is not None
+            self._logger.warning(
+                "A fast candidate computes wrong results and is rejected: %s",
+                verdict.failure.message,
+            )
+            return RunnerResult.failed(verdict.failure)
+        return replace(result, verified=True) if verdict.outcome == "right" else result
+
+    def _verify_best(
+        self,
+        task: TaskRecord,
+        candidates: list[MeasureCandidate],
+        built: list[BuilderResult],
+        results: list[RunnerResult],
+    ) -> None:
+        """Check the best of a round whose checks are too dear to be made at once."""
+        if task.verifier is None or task.verifier.eager:
+            return
+        while True:
+            good = [i for i, r in enumerate(results) if r.problem is None]
+            if not good:
+                return
+            best = min(good, key=lambda i: _median(results[i]))
+            seconds = _median(results[best])
+            if results[best].verified or seconds > task.best.seconds:
+                return
+            results[best] = self._verified(task, candidates[best], built[best], results[best])
+            if results[best].problem is None:
+                return
+            rest = [_median(results[i]) for i in good if i != best]
+            earlier = [ms * 1e-3 for ms in task.latency_ms if ms < FAILED_MS]
+            task.best.seconds = min(rest + earlier, default=math.inf)
+
+    def _take_in(
+        self,
+        task_id: int,
+        candidates: list[MeasureCandidate],
+        built: list[BuilderResult],
+        results: list[RunnerResult],
+    ) -> list[RunnerResult]:
+        """Count, record and learn from the results of a round."""
+        task = self.tasks[task_id]
+        self._count_lost(task, built, results)
+        charged = [i for i, r in enumerate(results) if not _is_lost(r)]
+        kept = [candidates[i] for i in charged]
+        kept_built = [built[i] for i in charged]
+        kept_results = [results[i] for i in charged]
+        for b, r in zip(kept_built, kept_results):
+            problem = r.problem
+            task.latency_ms.append(FAILED_MS if problem is not None else _median(r) * 1e3)
+            if b.problem is not None:
+                task.build_error_count += 1
+            elif problem is not None:
+                task.run_error_count += 1
+        self._note_failures(task, kept, kept_results)
+        best = task.best_latency_ms
+        task.best_history_ms.append(FAILED_MS if best is None else best)
+        task.ctx.notify_runner_results(kept, kept_results)
+        for callback in self.measure_callbacks:
+            with Profiler.timeit(f"MeasureCallback/{type(callback).__name__}"):
+                callback.apply(self, task_id, kept, kept_built, kept_results)
+        self._logger.info(
+            '[Updated] Task #%d: "%s"\n%s', task_id, task.task_name, table(self.tasks)
+        )
+        if kept_results and best is None:
+            self._lose_patience(task_id)
+        return kept_results
+
+    def _count_lost(
+        self, task: TaskRecord, built: list[BuilderResult], results: list[RunnerResult]
+    ) -> None:
+        lost = [r for r in results if _is_lost(r)]
+        remove_artifacts([b for b, r in zip(built, results) if _is_lost(r)])
+        if not lost or len(lost) < len(results):
+            task.lost_rounds = 0
+            return
+        task.lost_rounds += 1
+        if task.lost_rounds >= _PATIENCE:
+            assert lost[0].problem is not None
+            raise RunError(
+                f"nothing can be measured: {lost[0].problem.message}",
+                hint="gputune doctor says what this machine offers",
+                code="no-worker",
+            )
+
+    def _note_failures(
+        self, task: TaskRecord, candidates: list[MeasureCandidate], results: list[RunnerResult]
+    ) -> None:
+        lines: list[dict[str, object]] = []
+        for candidate, result in zip(candidates, results):
+            failure = result.problem
+            if failure is None:
+                continue
+            task.failures[failure.reason] += 1
+            task.last_failure = failure
+            task.ctx.logger.info("%s\n%s", failure, candidate.sch.trace)
+            lines.append(
+                {
+                    "time": round(time.time(), 3),
+                    "task": task.task_name,
+                    **failure.as_json(),
+                    "program": candidate.digest,
+                    "trace": candidate.sch.trace.as_python(),
+                }
+            )
+        if not lines or self._failures_path is None:
+            return
+        try:
+            write_failures(self._failures_path, lines)
+        except OSError as e:
+            raise RecordError(
+                f"cannot record in {self._failures_path}: {e.strerror or e}", code="not-recorded"
+            ) from None
+
+    def _lose_patience(self, task_id: int) -> None:
+        """Give a task up that only ever fails."""
+        task = self.tasks[task_id]
+        task.failed_rounds += 1
+        if task.failed_rounds < _PATIENCE:
+            return
+        self._logger.error(
+            'Task #%d: "%s" is given up after %d rounds: %s',
+            task_id, task.task_name, task.failed_rounds, _all_failed(task),
+        )  # fmt: skip
+        if not task.is_terminated:
+            self.terminate_task(task_id)
+
+    def _complain(self) -> None:
+        """RunError if there were candidates, all failed, and no earlier run has a result."""
+        failed = [t for t in self.tasks if t.failures and t.best_latency_ms is None]
+        if not failed or self._any_success() or self.interrupted:
+            return
+        for t in self.tasks:
+            if self.database is not None and self.database.candidates(t.ctx.mod, t.ctx.target):
+                return
+        raise RunError(
+            f'task "{failed[0].task_name}": {_all_failed(failed[0])}',
+            hint="failures.jsonl in the work_dir has every failure with its trace",
+            code="all-failed",
+        )
+
+    # ------------------------------------------------------------------ for subclasses and users
+    def touch_task(self, task_id: int) -> None:
+        """Take in the results of a task's round if they are all there."""
+        futures = self.tasks[task_id].runner_futures
+        if futures is not None and all(f.done() for f in futures):
+            self.join_running_task(task_id)
+
+    def terminate_task(self, task_id: int) -> None:
+        """Measure nothing more of a task."""
+        task = self.tasks[task_id]
+        if task.is_terminated:
+            raise UserError(f"task #{task_id} has been terminated before")
+        task.is_terminated = True
+        self.remaining_tasks -= 1
+        self._logger.info(
+            "Task #%d has finished. Remaining task(s): %d", task_id, self.remaining_tasks
+        )
+
+    def failure_summary(self) -> str:
+        """How many candidates of each task failed, and why."""
+        lines = []
+        for t in self.tasks:
+            counts = ", ".join(f"{n} x {reason}" for reason, n in t.failures.most_common())
+            lines.append(
+                f"{t.task_name}: {sum(t.failures.values())} of {t.trials} failed"
+                + (f" ({counts})" if counts else "")
+            )
+        return "\n".join(lines)
+
+    def print_tuning_statistics(self) -> None:
+        """Log the statistics table."""
+        self._logger.info("\n%s", table(self.tasks))
+
+    def _report(self, phase: str, task_id: int, pending: Sequence[RunnerResult] = ()) -> None:
+        if self._on_progress is None or not self.tasks:
+            return
+        tasks = list(self.tasks)
+        if pending:  # results of the round under way are counted before they are taken in
+            task = tasks[task_id]
+            ahead = replace(task, latency_ms=list(task.latency_ms), failures=task.failures.copy())
+            for r in pending:
+                ahead.latency_ms.append(FAILED_MS if r.problem is not None else _median(r) * 1e3)
+                if r.problem is not None:
+                    ahead.failures[r.problem.reason] += 1
+            tasks[task_id] = ahead
+        budget = self._budget
+        most = min(budget.trials, budget.per_task * len(tasks))
+        trials = sum(t.trials for t in tasks)
+        self._on_progress(
+            Progress(phase, task_id, tuple(tasks), trials, most, budget.elapsed_s, budget.seconds)
+        )
+
+
+def _check_counts(total: int, per_task: int, per_iter: int, seconds: float | None) -> None:
+    for name, value, least in (
+        ("max_trials_global", total, 0),
+        ("max_trials_per_task", per_task, 0),
+        ("num_trials_per_iter", per_iter, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(f"{name} is a whole number from {least}, found {value!r}")
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"seconds is a positive number, found {seconds!r}")
+
+
+def _check(verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
+    """Check what was built, or the program where a builder of one's own built something else."""
+    try:
+        artifact = Artifact.load(str(built.artifact_path))
+    except RunError:
+        return verifier.check_program(candidate.sch.mod)
+    return verifier.check(artifact)
+
+
+def _ready(result: RunnerResult) -> RunnerFuture:
+    return RunnerFuture(lambda: True, lambda: result)
+
+
+def _median(result: RunnerResult) -> float:
+    """Seconds of a result that has some."""
+    return statistics.median([float(s) for s in result.run_secs or ()])
+
+
+def _is_lost(result: RunnerResult) -> bool:
+    return result.problem is not None and result.problem.infrastructure
+
+
+def _all_failed(task: TaskRecord) -> str:
+    reasons = ", ".join(f"{n} x {reason}" for reason, n in task.failures.most_common(3))
+    last = "" if task.last_failure is None else f"; the last: {task.last_failure.message}"
+    return f"all {task.trials} candidates failed ({reasons}){last}"
+
+
+class RoundRobin(TaskScheduler):
+    """Takes the tasks in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = -1
+
+    def next_task_id(self) -> int:
+        """The next task that is not done."""
+        n = len(self.tasks)
+        for step in range(1, n + 1):
+            task_id = (self._last + step) % n
+            self.join_running_task(task_id)
+            if not self.tasks[task_id].is_terminated:
+                self._last = task_id
+                return task_id
+        return -1
+
+
+class GradientBased(TaskScheduler):
+    """Takes the task from which the most is to be expected.
+
+    The expected gain of a round is `alpha` times what the last rounds gained, plus `1 - alpha`
+    times the task's time divided by its rounds, all times its weight.
+
+    Args:
+        alpha: how much recent gains count.
+        window_size: how many rounds back they are counted from.
+        seed: of the choice among equals; -1 draws one.
+    """
+
+    def __init__(self, alpha: float = 0.2, window_size: int = 3, seed: int = -1) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise UserError(f"GradientBased: alpha is from 0 to 1, found {alpha!r}")
+        if type(window_size) is not int or window_size < 1:
+            raise UserError(f"GradientBased: window_size is a count from 1, found {window_size!r}")
+        self.alpha = alpha
+        self.window_size = window_size
+        self._rng = random.Random(check_seed(seed))
+
+    def next_task_id(self) -> int:
+        """Each task once, then the one with the greatest expected gain."""
+        alive = []
+        for task_id in range(len(self.tasks)):
+            self.touch_task(task_id)
+            if not self.tasks[task_id].is_terminated:
+                alive.append(task_id)
+        if not alive:
+            return -1
+        for task_id in alive:
+            if not self.tasks[task_id].best_history_ms:
+                self.join_running_task(task_id)
+                return task_id
+        gains = [self._gain(self.tasks[i]) for i in alive]
+        top = max(gains)
+        if min(gains) == top:
+            chosen = self._rng.choice(alive)
+        else:
+            chosen = alive[gains.index(top)]
+        self.join_running_task(chosen)
+        return chosen
+
+    def _gain(self, task: TaskRecord) -> float:
+        best, w = task.best_history_ms, self.window_size
+        n = len(best)
+        if best[-1] >= FAILED_MS:
+            return -1e9
+        recent = (best[n - 1 - w] - best[n - 1]) / w if n >= 1 + w else 0.0
+        ahead = best[n - 1] / n
+        return (self.alpha * recent + (1 - self.alpha) * ahead) * task.task_weight
+
+
+create = TaskScheduler.create

@@ -1,0 +1,400 @@
+"""How is a program tuned in one call? `tune_tir`, and `tune_tasks` for several at once."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import RecordError, ScheduleError, UserError
+from ..ir.nodes import IRModule, PrimFunc
+from ..target import Target
+from ..target.target import TargetLike
+from .builder import Builder, LocalBuilder, as_builder
+from .database import Database, replay
+from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
+from .logging import console, create_loggers, get_loggers_from_work_dir
+from .measure_callback import MeasureCallback
+from .measure_candidate import MeasureCandidate
+from .module_equality import as_module
+from .record import TuningRecord
+from .runner import LocalRunner, Runner
+from .task_record import Progress
+from .task_scheduler import TaskScheduler
+from .tune_context import TuneContext, check_seed
+from .tune_result import TuneResult
+from .verify import Verifier
+
+FAILURES_FILE = "failures.jsonl"
+MODEL_FILE = "cost_model.xgb"
+UNLIMITED = 1_000_000
+"""Trials where only seconds limit a tuning."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneConfig:
+    """How much to try, in the form of MetaSchedule's first version.
+
+    Attributes:
+        max_trials_global: candidates to measure, over all tasks.
+        num_trials_per_iter: candidates of a round.
+        max_trials_per_task: candidates of one task; default: `max_trials_global`.
+        task_scheduler: kind of task scheduler.
+        strategy: kind of search strategy.
+    """
+
+    max_trials_global: int
+    num_trials_per_iter: int = 64
+    max_trials_per_task: int | None = None
+    task_scheduler: str = "gradient"
+    strategy: str = "evolutionary"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExtractedTask:
+    """A program that a model calls.
+
+    Attributes:
+        task_name: for tables and logs.
+        mod: the program in the model's words.
+        target: the machine.
+        dispatched: the program to be tuned, as modules.
+        weight: how often the model calls it.
+    """
+
+    task_name: str
+    mod: IRModule
+    target: Target
+    dispatched: list[IRModule]
+    weight: int
+
+
+def tune_tir(
+    mod: IRModule | PrimFunc,
+    target: TargetLike,
+    work_dir: str | Path,
+    max_trials_global: int | None = None,
+    *,
+    max_trials_per_task: int | None = None,
+    num_trials_per_iter: int = 64,
+    builder: str | Builder = "local",
+    runner: str | Runner = "local",
+    database: str | Database = "json",
+    cost_model: Any = "xgb",
+    measure_callbacks: Any = "default",
+    task_scheduler: str | TaskScheduler = "gradient",
+    space: Any = "post-order-apply",
+    strategy: Any = "evolutionary",
+    num_tuning_cores: int | str = "physical",
+    seed: int | None = None,
+    module_equality: str = "structural",
+    special_space: Mapping[str, Any] | None = None,
+    post_optimization: bool = False,
+    config: TuneConfig | None = None,
+    task_name: str | None = None,
+    seconds: float | None = None,
+    verify: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> TuneResult:
+    """Find fast schedules for the functions of a program.
+
+    What earlier runs in the same `work_dir` measured is remembered: the result is the best of the
+    whole history.
+
+    Args:
+        mod: a PrimFunc, or an IRModule, each function of which becomes a task.
+        target: what `Target` accepts.
+        work_dir: folder for the database, the logs and the cost model; made if need be.
+        max_trials_global: candidates to measure in all.
+        max_trials_per_task: candidates of one task; default: `max_trials_global`.
+        num_trials_per_iter: candidates of a round.
+        builder, runner: "local" or an object.
+        database: "json" (in `work_dir`), "memory", or an object.
+        cost_model: "xgb", "random", "none", or an object.
+        measure_callbacks: "default", an object or a list of objects.
+        task_scheduler: "gradient", "round-robin", or an object.
+        space: "post-order-apply", a `SpaceGenerator`, or a function that schedules.
+        strategy: "evolutionary", "replay-trace", "replay-func", or an object.
+        num_tuning_cores: a number, "physical" or "logical".
+        seed: of all that is random; None draws one.
+        module_equality: see `ModuleEquality`.
+        special_space: spaces of single tasks, by task name.
+        post_optimization: must be False in this version.
+        config: the trials in the form of MetaSchedule's first version.
+        task_name: name of the task, where there is one function.
+        seconds: time limit, instead of or beside the trials.
+        verify: compare new bests with the unscheduled program.
+        on_progress: called often, with a `Progress`.
+
+    Returns:
+        A `Database` that has also the parts of the best schedule (`.mod`, `.trace`, ...), so that
+        `gputune.build(result)` works.
+
+    Raises:
+        UserError: an argument that makes no sense, or a `work_dir` that cannot be used.
+        RecordError: recording failed (disk full); `error.result` is the result so far.
+        RunError: every candidate failed.
+
+    Example:
+        >>> result = tune_tir(matmul, "llvm", "./tuned", max_trials_global=64)
+        >>> lib = gputune.build(result.mod, "llvm")
+    """
+    if config is not None:
+        max_trials_global = config.max_trials_global
+        num_trials_per_iter = config.num_trials_per_iter
+        max_trials_per_task = config.max_trials_per_task
+        task_scheduler = config.task_scheduler if task_scheduler == "gradient" else task_scheduler
+        strategy = config.strategy if strategy == "evolutionary" else strategy
+    whole = as_module(mod)
+    chosen = Target(target)
+    modules = {name: IRModule({name: f}) for name, f in whole.functions.items()}
+    if not modules:
+        raise UserError("the module has no functions: there is nothing to tune")
+    names = dict(zip(modules, modules))
+    if task_name is not None:
+        if len(modules) > 1:
+            raise UserError(
+                f"task_name={task_name!r} names one task, the module has {len(modules)} functions",
+                hint="leave it out: each task is named after its function",
+            )
+        names = dict.fromkeys(modules, task_name)
+    spaces = dict(special_space or {})
+    if unknown := set(spaces) - set(names.values()):
+        raise UserError(
+            f"special_space names no task: {', '.join(sorted(unknown))}",
+            hint=f"the tasks are: {', '.join(names.values())}",
+        )
+    _usable_folder(work_dir)
+    loggers = get_loggers_from_work_dir(
+        work_dir, [f"task_{i}_{names[k]}" for i, k in enumerate(modules)]
+    )
+    try:
+        rng = random.Random(check_seed(seed))
+        tasks = [
+            TuneContext(
+                module,
+                target=chosen,
+                space_generator=_own(spaces.get(names[key], space)),
+                search_strategy=_own(strategy),
+                task_name=names[key],
+                rand_state=rng.randint(1, 2**31 - 1),
+                num_threads=num_tuning_cores,
+                logger=logger,
+            )
+            for (key, module), logger in zip(modules.items(), loggers)
+        ]
+        result = tune_tasks(
+            tasks=tasks,
+            task_weights=[1.0] * len(tasks),
+            work_dir=work_dir,
+            max_trials_global=max_trials_global,
+            max_trials_per_task=max_trials_per_task,
+            num_trials_per_iter=num_trials_per_iter,
+            builder=builder,
+            runner=runner,
+            database=database,
+            cost_model=cost_model,
+            measure_callbacks=measure_callbacks,
+            task_scheduler=task_scheduler,
+            module_equality=module_equality,
+            post_optimization=post_optimization,
+            seconds=seconds,
+            verify=verify,
+            on_progress=on_progress,
+            seed=rng.randint(1, 2**31 - 1),
+        )
+    finally:
+        _close(loggers)
+    return TuneResult(result.database, whole, chosen, result.tasks)
+
+
+def _own(part: Any) -> Any:
+    """A copy for one task of a space generator or strategy that several may share."""
+    return part.clone() if hasattr(part, "clone") else part
+
+
+def tune_tasks(
+    *,
+    tasks: Sequence[TuneContext],
+    task_weights: Sequence[float],
+    work_dir: str | Path,
+    max_trials_global: int | None = None,
+    max_trials_per_task: int | None = None,
+    num_trials_per_iter: int = 64,
+    builder: str | Builder = "local",
+    runner: str | Runner = "local",
+    database: str | Database = "json",
+    cost_model: Any = "xgb",
+    measure_callbacks: Any = "default",
+    task_scheduler: str | TaskScheduler = "gradient",
+    module_equality: str = "structural",
+    post_optimization: bool = False,
+    seconds: float | None = None,
+    verify: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    seed: int | None = None,
+) -> TuneResult:
+    """Tune several tasks with one budget; the arguments are those of `tune_tir`.
+
+    Args:
+        tasks: what to tune; see `TuneContext`.
+        task_weights: how much each task's time counts.
+
+    Raises:
+        ValueError: there are no tasks.
+    """
+    if not tasks:
+        raise ValueError("there is nothing to tune: the list of tasks is empty")
+    if post_optimization:
+        raise UserError("post_optimization is not part of this version", hint="leave it False")
+    if max_trials_global is None:
+        if seconds is None:
+            raise UserError("how long to tune? give max_trials_global or seconds")
+        max_trials_global = UNLIMITED
+    _usable_folder(work_dir)
+    log = console()
+    loggers = create_loggers(f"{work_dir}/logs", ["task_scheduler"])
+    try:
+        log.info("Working directory: %s", work_dir)
+        db = _database(database, work_dir, module_equality)
+        threads = tasks[0].num_threads
+        build = as_builder(builder, threads)
+        if isinstance(build, LocalBuilder):
+            log.info("LocalBuilder: max_workers = %d", build.max_workers)
+        run = Runner.create(runner)
+        if isinstance(run, LocalRunner):
+            log.info("LocalRunner: max_workers = 1")
+        model = _cost_model(cost_model, work_dir)
+        options = {"seed": check_seed(seed)} if task_scheduler == "gradient" else {}
+        scheduler = TaskScheduler.create(task_scheduler, **options)
+        per_task = max_trials_global if max_trials_per_task is None else max_trials_per_task
+        result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks))
+        try:
+            scheduler.tune(
+                tasks,
+                task_weights,
+                max_trials_global,
+                per_task,
+                num_trials_per_iter,
+                build,
+                run,
+                _callbacks(measure_callbacks),
+                db,
+                model,
+                seconds=seconds,
+                verify=verify,
+                on_progress=on_progress,
+                failures_path=Path(work_dir) / FAILURES_FILE,
+            )
+            _confirm_winners(scheduler, db)
+            _save(model, work_dir)
+        except RecordError as e:
+            e.result = result  # what was found is in memory, and not lost
+            raise
+        loggers[0].info("%s", scheduler.failure_summary())
+    finally:
+        _close(loggers)
+    return result
+
+
+def _usable_folder(work_dir: str | Path) -> None:
+    if not isinstance(work_dir, str | Path) or not str(work_dir):
+        raise UserError(f"work_dir is the path of a folder, found {work_dir!r}")
+    make_folder(Path(work_dir))
+
+
+def _close(loggers: Sequence[logging.Logger]) -> None:
+    for logger in loggers:
+        for handler in logger.handlers:
+            handler.close()
+
+
+def _database(spec: str | Database, work_dir: str | Path, module_equality: str) -> Database:
+    if isinstance(spec, Database):
+        return spec
+    if spec == "json":
+        console().info(
+            "Creating JSONDatabase. Workload at: %s. Tuning records at: %s",
+            f"{work_dir}/{WORKLOAD_FILE}",
+            f"{work_dir}/{RECORD_FILE}",
+        )
+        return JSONDatabase(work_dir=work_dir, module_equality=module_equality)
+    return Database.create(spec, module_equality=module_equality)
+
+
+def _callbacks(spec: Any) -> list[MeasureCallback]:
+    if isinstance(spec, str):
+        return MeasureCallback.create(spec)
+    return [spec] if isinstance(spec, MeasureCallback) else list(spec)
+
+
+def _cost_model(spec: Any, work_dir: str | Path) -> Any:
+    """The cost model; what an earlier run in the same folder learned is taken up."""
+    from .cost_model import CostModel, XGBModel
+
+    if not isinstance(spec, str):
+        return spec
+    model = CostModel.create(spec)
+    path = Path(work_dir) / MODEL_FILE
+    if isinstance(model, XGBModel) and path.exists():
+        try:
+            model.load(str(path))
+        except RecordError as e:
+            console().warning("The cost model of an earlier run is not used: %s", e.message)
+            return CostModel.create(spec)
+    return model
+
+
+def _save(model: Any, work_dir: str | Path) -> None:
+    from .cost_model import XGBModel
+
+    if not isinstance(model, XGBModel):
+        return
+    path = f"{work_dir}/{MODEL_FILE}"
+    try:
+        model.save(path)
+    except OSError as e:
+        raise RecordError(f"cannot save the cost model to {path}: {e.strerror or e}") from None
+    console().info("Saved %s to %s", type(model).__name__, path)
+
+
+# ----------------------------------------------------------------------------- the winners
+def _confirm_winners(scheduler: TaskScheduler, database: Database) -> None:
+    """Check the best record of each task, of whatever age, unless it has been; withdraw it if it
+    is wrong, and go on with the next."""
+    for task in scheduler.tasks:
+        if task.verifier is None:
+            continue
+        for record in database.candidates(task.ctx.mod, task.ctx.target):
+            if record.verified or _is_right(record, task.verifier, database):
+                break
+
+
+def _is_right(record: TuningRecord, verifier: Verifier, database: Database) -> bool:
+    try:
+        sch = replay(record)
+    except (RecordError, ScheduleError):
+        return False  # queries pass it over, too
+    verdict = verifier.check_program(sch.mod)
+    if verdict.outcome == "right":
+        record.extras["verified"] = True
+    if verdict.outcome != "wrong":
+        return True
+    assert verdict.failure is not None
+    console().warning(
+        "A record computes wrong results and is withdrawn: %s", verdict.failure.message
+    )
+    args_info = record.args_info or []
+    extras = {
+        "program": record.program or MeasureCandidate(sch, args_info).digest,
+        "error": verdict.failure.as_json(),
+    }
+    if not record.program:
+        record.extras["program"] = extras["program"]
+    database.commit_tuning_record(
+        TuningRecord(record.trace, record.workload, None, record.target, args_info, extras)
+    )
+    return False

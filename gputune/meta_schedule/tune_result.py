@@ -1,0 +1,134 @@
+"""What does tuning give back? The database, which is also the best schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..ir.nodes import IRModule, PrimFunc
+from ..schedule import Schedule, Trace
+from ..target import Target
+from ..target.target import TargetLike
+from .database import Database
+from .record import TuningRecord, Workload
+from .tir_integration import compile_tir
+
+if TYPE_CHECKING:
+    from .tune_context import TuneContext
+
+
+class TuneResult(Database):
+    """The database of a tuning, with the parts of the best schedule at hand.
+
+    It is a `Database` like the one it is about. Besides, `.mod`, `.trace`, `.script()` and
+    everything else that a `Schedule` has are those of the best schedule, so that programs which
+    expect the tuned schedule work.
+
+    Attributes:
+        database: where the records are.
+        tasks: what was tuned.
+
+    Example:
+        >>> result = tune_tir(matmul, "llvm", "./tuned", max_trials_global=64)
+        >>> print(result.trace)
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        mod: IRModule,
+        target: Target,
+        tasks: Sequence[TuneContext] = (),
+    ) -> None:
+        self.database = database
+        self.tasks = tuple(tasks)
+        self._mod = mod
+        self._target = target
+        self._schedule: Schedule | None = None
+
+    # ------------------------------------------------------------------ the best schedule
+    @property
+    def schedule(self) -> Schedule:
+        """The best schedule; UserError if nothing was found.
+
+        Found once; a module of several functions has each function's best.
+        """
+        if self._schedule is None:
+            found = compile_tir(self.database, self._mod, self._target)
+            if found is None:
+                raise UserError(
+                    "tuning has found no schedule",
+                    hint="give it more trials, or build the program as it is",
+                    code="no-schedule",
+                )
+            self._schedule = found
+        return self._schedule
+
+    @property
+    def mod(self) -> IRModule:
+        """The best program."""
+        return self.schedule.mod
+
+    @property
+    def trace(self) -> Trace:
+        """What was done to the program."""
+        return self.schedule.trace
+
+    @property
+    def record(self) -> TuningRecord | None:
+        """The best record, for a program of one function."""
+        return self.database.query_tuning_record(self._mod, self._target)
+
+    @property
+    def seconds(self) -> float | None:
+        """The median time of the best record, for a program of one function."""
+        record = self.record
+        return None if record is None else record.seconds
+
+    def script(self) -> str:
+        """The best program's text."""
+        return self.mod.script()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.schedule, name)
+
+    # ------------------------------------------------------------------ the database
+    def has_workload(self, mod: IRModule) -> bool:
+        """Is the program known?"""
+        return self.database.has_workload(mod)
+
+    def commit_workload(self, mod: IRModule) -> Workload:
+        """The workload of a program, added if it is new."""
+        return self.database.commit_workload(mod)
+
+    def commit_tuning_record(self, record: TuningRecord) -> None:
+        """Add a record."""
+        self._schedule = None
+        self.database.commit_tuning_record(record)
+
+    def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
+        """The `top_k` best records of a workload."""
+        return self.database.get_top_k(workload, top_k)
+
+    def get_all_tuning_records(self) -> list[TuningRecord]:
+        """All records."""
+        return self.database.get_all_tuning_records()
+
+    def candidates(
+        self, mod: IRModule | PrimFunc, target: TargetLike, allow_other_device: bool | None = None
+    ) -> list[TuningRecord]:
+        """The records that may serve a program on a target, the best first."""
+        return self.database.candidates(mod, target, allow_other_device)
+
+    def __len__(self) -> int:
+        return len(self.database)
+
+    def flush(self) -> None:
+        """Bring what was committed to safety."""
+        self.database.flush()
+
+    def __repr__(self) -> str:
+        return f"TuneResult({self.database!r})"

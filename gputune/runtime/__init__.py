@@ -1,0 +1,1 @@
+"""How are kernels run and observed? Arrays, calls, timing, and worker processes."""

@@ -1,0 +1,361 @@
+"""Which requests can a worker carry out? ping, build, run and check.
+
+Kernels come as object code; arguments as JSON descriptions (`signature.concrete_arguments`), or in
+the short form of MetaSchedule's args_info, ["TENSOR", dtype, shape].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gputune.codegen import llvm
+from gputune.errors import BuildError, RunError
+from gputune.ir import dtypes
+from gputune.ir.nodes import IRModule, PrimFunc
+
+from .compare import compare, tolerance
+from .evaluator import TimerConfig, measure
+from .function import BoundCall, thread_pool
+
+Blobs = tuple[bytes, ...]
+Answer = tuple[dict[str, Any], Blobs]
+
+# Bytes before and after each array, and what they hold: around inputs NaN to every float, so that a
+# kernel which reads there shows it; around outputs something that no NaN can be mistaken for.
+_MARGIN = 256
+_CANARY, _CANARY_OUT = 0xFF, 0xA5
+# Long random arrays repeat a block of this many elements; prime, so that no stride hides it.
+_BLOCK = 1_000_003
+
+
+def run(op: str, args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Carry out one request; raises what went wrong."""
+    if op not in OPERATIONS:
+        raise RunError(f"a worker cannot {op!r}; it knows {', '.join(OPERATIONS)}")
+    return OPERATIONS[op](args, blobs)
+
+
+# ----------------------------------------------------------------------------- ping
+def _ping(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Import what building and running needs, so that no candidate pays for it."""
+    from gputune.script import from_source
+
+    from . import native
+
+    native.repeater()
+    return {"pid": os.getpid(), "python": sys.version, "parser": from_source.__name__}, ()
+
+
+# ----------------------------------------------------------------------------- build
+def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Script text and target to object code.
+
+    Args: "script", "target" (an export of a checked Target), "name" (of the function; default: the
+    only one). Answer: "symbol", "arguments" (None if sizes are symbolic), "parallel", "seconds".
+    """
+    from gputune.script import from_source
+    from gputune.target import Target
+
+    from .module import is_parallel
+    from .signature import concrete_arguments, signature
+
+    start = time.perf_counter()
+    target = Target(args["target"], trusted=True)
+    func = _pick(from_source(args["script"]), args.get("name"))
+    kernel = llvm.compile(func, target, func.name)
+    sig = signature(func, func.name, kernel.shape_vars)
+    data = {
+        "symbol": kernel.symbol,
+        "arguments": None if kernel.shape_vars else concrete_arguments(sig),
+        "parallel": is_parallel(func) and target.num_cores > 1,
+        "num_threads": target.num_cores,
+        "seconds": time.perf_counter() - start,
+    }
+    return data, (kernel.object_code,)
+
+
+def _pick(program: PrimFunc | IRModule, name: str | None) -> PrimFunc:
+    if isinstance(program, PrimFunc):
+        return program
+    if name is not None and name in program:
+        return program[name]
+    if len(program.functions) != 1:
+        names = ", ".join(program.functions) or "none"
+        raise BuildError(f"build: expected one function, or the name of one; found {names}")
+    return next(iter(program.functions.values()))
+
+
+# ----------------------------------------------------------------------------- arguments
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One concrete argument of a kernel."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...] | None  # None: a number
+    strides: tuple[int, ...] | None = None
+    align: int = 64
+    written: bool = False
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+def parse_argument(spec: Any, at: int) -> Argument:
+    """Read an argument's description; RunError if it is none."""
+    try:
+        if isinstance(spec, Sequence) and not isinstance(spec, str):
+            kind, dtype, shape = spec
+            if kind != "TENSOR":
+                raise ValueError(f"unknown kind {kind!r}")
+            spec = {"kind": "tensor", "dtype": dtype, "shape": shape}
+        dtypes.numpy_dtype(spec["dtype"])
+        common = {
+            "name": str(spec.get("name", f"arg{at}")),
+            "dtype": spec["dtype"],
+            "low": spec.get("low"),
+            "high": spec.get("high"),
+        }
+        if spec["kind"] == "scalar":
+            return Argument(shape=None, value=spec.get("value"), **common)
+        strides = spec.get("strides")
+        return Argument(
+            shape=_sizes(spec["shape"]),
+            strides=None if strides is None else _sizes(strides),
+            align=max(int(spec.get("align", 0)), 64),
+            written=bool(spec.get("written", False)),
+            **common,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError) as e:
+        raise RunError(f"argument {at} is described by {spec!r}: {e}") from None
+
+
+def _sizes(values: Sequence[Any]) -> tuple[int, ...]:
+    if any(type(n) is not int or n < 0 for n in values):
+        raise ValueError(f"extents are whole numbers from 0, found {values!r}")
+    return tuple(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An array inside a larger piece of memory whose margins must stay as they are."""
+
+    argument: Argument
+    array: np.ndarray[Any, Any]
+    flat: np.ndarray[Any, Any]  # every element between the margins, gaps of strides included
+    raw: np.ndarray[Any, Any]
+    start: int
+    stop: int
+
+    def margins_intact(self) -> bool:
+        """Is nothing written before or behind the array?"""
+        canary = _canary(self.argument)
+        margins = (self.raw[: self.start], self.raw[self.stop :])
+        return all(bool((m == canary).all()) for m in margins)
+
+
+def _canary(a: Argument) -> int:
+    return _CANARY_OUT if a.written else _CANARY
+
+
+def allocate(a: Argument) -> Held:
+    """Memory for an array argument, between margins; its contents are not set."""
+    assert a.shape is not None
+    dtype = dtypes.numpy_dtype(a.dtype)
+    count = math.prod(a.shape)
+    if a.strides is not None and count:
+        count = 1 + sum((n - 1) * s for n, s in zip(a.shape, a.strides))
+    size = count * dtype.itemsize
+    raw = np.empty(size + 2 * _MARGIN + a.align, np.uint8)
+    start = _MARGIN + -(raw.ctypes.data + _MARGIN) % a.align
+    raw[:start] = _canary(a)
+    raw[start + size :] = _canary(a)
+    flat = raw[start : start + size].view(dtype)
+    if a.strides is None:
+        array = flat.reshape(a.shape)
+    else:
+        steps = tuple(s * dtype.itemsize for s in a.strides)
+        array = np.lib.stride_tricks.as_strided(flat, a.shape, steps)
+    return Held(a, array, flat, raw, start, start + size)
+
+
+def random_values(rng: np.random.Generator, a: Argument, size: int) -> np.ndarray[Any, Any]:
+    """`size` fresh elements for an argument.
+
+    Floats are uniform in [-1, 1); for an output, which must not look like a result, in [2, 4).
+    Signed integers of 8 and 16 bits lie in [-8, 8); wider ones in [0, 8), since they may be
+    indices; unsigned ones in [0, 16); outputs in the upper half of their range. "low" and "high" of
+    the description override that.
+    """
+    dtype = dtypes.numpy_dtype(a.dtype)
+    n = min(size, _BLOCK)
+    if dtypes.is_bool(a.dtype):
+        block = rng.integers(0, 2, n).astype(dtype)
+    elif dtypes.is_float(a.dtype):
+        low, high = (2.0, 4.0) if a.written else (-1.0, 1.0)
+        low, high = _or(a.low, low), _or(a.high, high)
+        kind: Any = np.float64 if a.dtype == "float64" else np.float32
+        block = (rng.random(n, dtype=kind) * kind(high - low) + kind(low)).astype(dtype)
+    else:
+        ilow, ihigh = _int_range(a)
+        block = rng.integers(int(_or(a.low, ilow)), int(_or(a.high, ihigh)), n).astype(dtype)
+    return block if n == size else np.resize(block, size)
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _int_range(a: Argument) -> tuple[int, int]:
+    if a.written:
+        top = int(dtypes.max_value(a.dtype)) if dtypes.bits(a.dtype) < 32 else 1 << 30
+        return top // 2, top
+    if dtypes.is_unsigned(a.dtype):
+        return 0, 16
+    return (-8, 8) if dtypes.bits(a.dtype) < 32 else (0, 8)
+
+
+def fill(rng: np.random.Generator, a: Argument) -> int | Held:
+    """The slot of a number, or an array with random contents."""
+    if a.shape is not None:
+        held = allocate(a)
+        held.flat[...] = random_values(rng, a, held.flat.size)
+        return held
+    value: Any = a.value
+    if value is None:
+        value = random_values(rng, a, 1)[0]
+    raw = np.array(value).astype(dtypes.numpy_dtype(a.dtype)).tobytes()
+    return int.from_bytes(raw, "little")
+
+
+def arguments(args: Mapping[str, Any], seed: int) -> list[int | Held]:
+    """Fresh memory for each argument of a request, equal for equal seeds."""
+    rng = np.random.default_rng(seed)
+    return [fill(rng, parse_argument(s, i)) for i, s in enumerate(args["arguments"])]
+
+
+def slots(held: Sequence[int | Held]) -> list[int]:
+    """What a kernel's slots hold for these arguments."""
+    return [h if isinstance(h, int) else int(h.raw.ctypes.data) + h.start for h in held]
+
+
+# ----------------------------------------------------------------------------- run
+def _run(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Time a kernel on random arguments.
+
+    Args: "symbol", "arguments", "seed", "evaluator" (number, repeat, min_repeat_ms,
+    enable_cpu_cache_flush), "cutoff_s", "num_threads" (for parallel loops; 1: none), and "artifact"
+    with "digest" (path and blake2b of an object file) unless the object code is the blob.
+    Answer: "run_secs", "number", "disturbed", "cut" (the first call was over the cutoff).
+    """
+    code = _object_code(args, blobs)
+    held = arguments(args, int(args.get("seed", 0)))
+    config = _timer(args.get("evaluator") or {}, args.get("cutoff_s"))
+    call = _bound(code, args["symbol"], held, int(args.get("num_threads", 1)))
+    result = measure(call, config)
+    if not all(0 < t < math.inf for t in result.results):
+        raise RunError(f"the clock gave {result.results} seconds for {args['symbol']}")
+    cut = config.cutoff_s is not None and result.results[0] > config.cutoff_s
+    data = {
+        "run_secs": list(result.results),
+        "number": result.number,
+        "disturbed": result.disturbed,
+        "cut": bool(cut and len(result.results) == 1 and result.number == 1),
+    }
+    return data, ()
+
+
+def _object_code(args: Mapping[str, Any], blobs: Blobs) -> bytes:
+    if blobs:
+        return blobs[0]
+    path = args.get("artifact")
+    if not path:
+        raise RunError("run: there is neither object code nor the path of an artifact")
+    code = Path(path).read_bytes()
+    if hashlib.blake2b(code).hexdigest() != args.get("digest"):
+        raise RunError(f"run: {path} is not the artifact that was built (its digest differs)")
+    return code
+
+
+def _timer(config: Mapping[str, Any], cutoff_s: float | None) -> TimerConfig:
+    known = {"number", "repeat", "min_repeat_ms", "enable_cpu_cache_flush"}
+    if unknown := set(config) - known:
+        raise RunError(f"evaluator config: unknown {', '.join(sorted(unknown))}")
+    return TimerConfig(
+        number=config.get("number", 3),
+        repeat=config.get("repeat", 1),
+        min_repeat_ms=config.get("min_repeat_ms", 100),
+        flush_cache=bool(config.get("enable_cpu_cache_flush", False)),
+        cutoff_s=cutoff_s,
+    )
+
+
+def _bound(code: bytes, symbol: str, held: Sequence[int | Held], num_threads: int) -> BoundCall:
+    loaded = llvm.load(code, symbol)
+    memory = [h.array for h in held if isinstance(h, Held)]
+    pool = thread_pool(num_threads)
+    return BoundCall(symbol, loaded.address, slots(held), (loaded, *memory), pool)
+
+
+# ----------------------------------------------------------------------------- check
+def _check(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Run a kernel and a reference kernel on equal fresh arguments and compare.
+
+    Blobs: object code of the kernel and of the reference. Args: "symbol", "reference_symbol",
+    "arguments" (with "written"), "seed", "rtol", "atol", "num_threads". Outputs start out with
+    values that no result has, equal in both, so that kernels which update in place are compared
+    too. Answer: "ok", "reason" (first thing found wrong), "max_error", "outputs" (for each written
+    array its name and `Difference`).
+    """
+    code, reference = blobs
+    seed = int(args.get("seed", 0))
+    wanted = arguments(args, seed)
+    before = arguments(args, seed)  # what read-only arguments must still hold afterwards
+    found = arguments(args, seed)
+    _bound(reference, args["reference_symbol"], wanted, 1)()
+    _bound(code, args["symbol"], found, int(args.get("num_threads", 1)))()
+    reasons: list[str] = []
+    outputs: list[dict[str, Any]] = []
+    rtol = args.get("rtol")
+    if rtol is None:
+        rtol = tolerance(h.argument.dtype for h in found if isinstance(h, Held))
+    for f, w, b in zip(found, wanted, before):
+        if not isinstance(f, Held) or not isinstance(w, Held) or not isinstance(b, Held):
+            continue
+        name = f.argument.name
+        if not f.margins_intact():
+            reasons.append(f"{name}: written outside its bounds")
+        if not f.argument.written:
+            if not np.array_equal(f.flat.view(np.uint8), b.flat.view(np.uint8)):
+                reasons.append(f"{name}: an input was changed")
+            continue
+        difference = compare(f.array, w.array, rtol, args.get("atol"))
+        if not difference.ok:
+            reasons.append(f"{name}: {difference}")
+        outputs.append({"name": name, **difference.as_json()})
+    errors = [o["max_error"] for o in outputs]
+    data = {
+        "ok": not reasons,
+        "reason": "; ".join(reasons),
+        "max_error": None if None in errors else max(errors, default=0.0),
+        "outputs": outputs,
+    }
+    return data, ()
+
+
+OPERATIONS: dict[str, Callable[[Mapping[str, Any], Blobs], Answer]] = {
+    "ping": _ping,
+    "build": _build,
+    "run": _run,
+    "check": _check,
+}

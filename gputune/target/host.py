@@ -1,0 +1,211 @@
+"""What is the machine that this process runs on: processor, vector units, cores, GPU stack?
+
+llvmlite is imported only when a question needs it; answers are cached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class VectorUnit:
+    """Widest vector register in bytes, and how many vector registers there are."""
+
+    bytes: int
+    registers: int
+
+
+def _llvm() -> Any:
+    # llvmlite is not annotated; through Any its calls need no excuses
+    return importlib.import_module("llvmlite.binding")
+
+
+@cache
+def triple() -> str:
+    """LLVM's name for this process's architecture and system."""
+    llvm = _llvm()
+
+    return str(llvm.get_process_triple())
+
+
+@cache
+def cpu_name() -> str:
+    """LLVM's name for this processor; virtual machines may mask it, so features count more."""
+    llvm = _llvm()
+
+    return str(llvm.get_host_cpu_name())
+
+
+@cache
+def features() -> dict[str, bool]:
+    """LLVM feature name -> whether this processor has it."""
+    llvm = _llvm()
+
+    return {str(k): bool(v) for k, v in sorted(llvm.get_host_cpu_features().items())}
+
+
+@cache
+def feature_string() -> str:
+    """`features()` as LLVM reads it: "+avx2,-avx512f,...", sorted by name."""
+    return ",".join(("+" if on else "-") + name for name, on in features().items())
+
+
+@cache
+def model_name() -> str:
+    """The processor's marketing name, as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "cpu model") and value.strip():
+                return " ".join(value.split())
+    except OSError:
+        pass  # not Linux: ask the platform module
+    return " ".join((platform.processor() or platform.machine() or "unknown").split())
+
+
+@cache
+def device_key() -> str:
+    """A string equal on machines of one class: "<model name> <cpu>/<digest of the features>"."""
+    digest = hashlib.blake2b(feature_string().encode(), digest_size=4).hexdigest()
+    return f"{model_name()} {cpu_name()}/{digest}"
+
+
+# ----------------------------------------------------------------------------- cores
+@cache
+def usable_cores() -> int:
+    """Physical cores that this process may use: affinity, hyper-threads and cgroup quota count."""
+    cpus = _allowed_cpus()
+    cores = {_siblings(cpu) for cpu in cpus}
+    quota = _cgroup_cpus()
+    return max(1, min(len(cores), int(quota) if quota is not None else len(cores)))
+
+
+def _allowed_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return set(os.sched_getaffinity(0))
+    return set(range(os.cpu_count() or 1))
+
+
+def _siblings(cpu: int) -> str:
+    """What the hyper-threads of one core have in common; the cpu itself where unknown."""
+    path = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return str(cpu)
+
+
+def _cgroup_cpus() -> float | None:
+    """The share of processors that a container is limited to, or None."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return None if quota == "max" else float(quota) / float(period)
+    except (OSError, ValueError):
+        pass  # not cgroup v2; v1 is asked next
+    v1 = Path("/sys/fs/cgroup/cpu")
+    try:
+        limit = float((v1 / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        span = float((v1 / "cpu.cfs_period_us").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    return limit / span if limit > 0 and span > 0 else None
+
+
+# ----------------------------------------------------------------------------- what LLVM knows
+@cache
+def llvm_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The processor names and feature names that LLVM knows for this architecture.
+
+    LLVM has no call for it, only a help text on stderr; a short-lived process prints it.
+    """
+    program = (
+        "import llvmlite.binding as b\n"
+        "b.initialize_native_target()\n"
+        "b.Target.from_triple(b.get_process_triple()).create_target_machine(cpu='help')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    cpus: set[str] = set()
+    feats: set[str] = set()
+    into = cpus
+    for line in done.stderr.splitlines():
+        if line.startswith("Available features"):
+            into = feats
+        elif line.startswith("  ") and " - " in line:
+            into.add(line.split()[0])
+    return frozenset(cpus), frozenset(feats)
+
+
+@cache
+def vector_unit(cpu: str, mattr: str) -> VectorUnit:
+    """The vector registers of a processor: LLVM is asked by compiling an addition of 64 bytes."""
+    llvm = _llvm()
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_triple(triple()).create_target_machine(cpu=cpu, features=mattr)
+    text = (
+        "define void @f(ptr %p) {\n  %a = load <16 x float>, ptr %p\n"
+        "  %b = fadd <16 x float> %a, %a\n  store <16 x float> %b, ptr %p\n  ret void\n}\n"
+    )
+    asm = machine.emit_assembly(llvm.parse_assembly(text, llvm.create_context()))
+    if not triple().startswith(("x86_64", "i386", "i686")):
+        return VectorUnit(16, 32)  # NEON and its like: fixed vectors of 16 bytes, 32 registers
+    if "%zmm" in asm:
+        return VectorUnit(64, 32)
+    return VectorUnit(32 if "%ymm" in asm else 16, 16)
+
+
+# ----------------------------------------------------------------------------- GPU
+@cache
+def cuda_problem() -> str | None:
+    """Why CUDA cannot be used on this machine, or None if driver, CuPy and NVRTC all work."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1 not found)"
+    count = ctypes.c_int(0)
+    code = driver.cuInit(0)
+    if code == 0:
+        code = driver.cuDeviceGetCount(ctypes.byref(count))
+    if code != 0:
+        return f"the NVIDIA driver answers with error {code}"
+    if count.value == 0:
+        return "the NVIDIA driver sees no device"
+    try:
+        import cupy
+    except ImportError as e:
+        return f"CuPy cannot be imported ({e})"
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except (RuntimeError, ImportError, OSError) as e:
+        return f"NVRTC does not load ({e})"
+    return None
+
+
+@cache
+def cuda_arch() -> str:
+    """The architecture of the first GPU, such as "sm_90a"; "sm_80" where there is none to ask."""
+    if cuda_problem() is not None:
+        return "sm_80"
+    driver = ctypes.CDLL("libcuda.so.1")
+    part = ctypes.c_int(0)
+    numbers = []
+    for attribute in (75, 76):  # compute capability major, minor
+        driver.cuDeviceGetAttribute(ctypes.byref(part), attribute, 0)
+        numbers.append(part.value)
+    major, minor = numbers
+    # From sm_90 on, the "a" variants hold the features (wgmma, TMA) that fast kernels need.
+    return f"sm_{major}{minor}{'a' if major >= 9 else ''}"

@@ -1,0 +1,255 @@
+"""What comes out of tuning? A kernel that can be called, asked about, and kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .calling import Convention, finish, random_inputs
+from .errors import CheckError, UserError
+from .figures import duration, plain, rate, times
+from .ir.flops import estimate_flops
+from .ir.nodes import IRModule, PrimFunc
+from .runtime.function import BoundCall, Function
+from .runtime.module import Module, build
+from .schedule import Schedule, Trace
+from .target import Target
+
+if TYPE_CHECKING:
+    from .meta_schedule.record import TuningRecord
+
+# A plain loop nest does at least this many operations a second: how long the unscheduled program
+# takes is estimated before it is run.
+_UNSCHEDULED_FLOPS = 0.5e9
+_PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a tuning run did.
+
+    Attributes:
+        trials: candidates measured, failed ones included.
+        seconds: how long it took.
+        failures: failed candidates by reason.
+        interrupted: was it ended by Ctrl-C?
+    """
+
+    trials: int = 0
+    seconds: float = 0.0
+    failures: Mapping[str, int] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.trials} trials in {self.seconds:.1f} s"
+        if self.failures:
+            most = Counter(dict(self.failures)).most_common()
+            reasons = ", ".join(f"{n} {plain(reason)}" for reason, n in most)
+            text += f", {sum(self.failures.values())} failed ({reasons})"
+        else:
+            text += ", none failed"
+        return text + (", interrupted" if self.interrupted else "")
+
+
+class TunedKernel:
+    """A compiled, scheduled program with what is known about it; made by `gputune.tune`,
+    `gputune.load` and kernels of `gputune.jit`.
+
+    Args:
+        schedule: of a program with one function.
+        target: what it is compiled for.
+        workload: the unscheduled function.
+        record: the measurement that chose this schedule, if there was one.
+        summary: of the tuning run, if there was one.
+        module: the compiled schedule, if it was compiled already.
+
+    Example:
+        >>> f = gputune.tune(matmul, seconds=20)
+        >>> c = f(a, b)                 # allocates c as a and b are: NumPy, torch, ...
+        >>> f(a, b, out=c)              # writes into c
+        >>> f(a, b, c)                  # TVM's way: outputs are arguments, nothing is returned
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        target: Target,
+        *,
+        workload: PrimFunc,
+        record: TuningRecord | None = None,
+        summary: Summary | None = None,
+        module: Module | None = None,
+    ) -> None:
+        self.schedule = schedule
+        self.target = target
+        self.workload = workload
+        self.record = record
+        self.summary = summary
+        self.module = build(schedule.mod, target) if module is None else module
+        self.function: Function = next(iter(self.module.functions.values()))
+        self.convention = Convention.of(workload)
+
+    # ------------------------------------------------------------------ calling
+    def __call__(self, *args: Any, out: Any = None) -> Any:
+        """Run the kernel.
+
+        Args:
+            args: the inputs in the order of the parameters, or all arguments.
+            out: an array (or a tuple of arrays) to write to; default: allocated, zeroed, of the
+                kind of the first input.
+
+        Returns:
+            The output, or a tuple of the outputs; None if all arguments were given.
+
+        Raises:
+            RunError: an argument does not fit; names it, what was expected and what was found.
+        """
+        whole, result = self.convention.complete(args, out)
+        self.function(*whole)
+        return finish(result)
+
+    def bind(self, *args: Any, out: Any = None) -> BoundKernel:
+        """Check the arguments once; calling the result runs the kernel on them again and again.
+
+        Example:
+            >>> step = f.bind(a, b)
+            >>> c = step()              # the same array every time
+        """
+        whole, result = self.convention.complete(args, out)
+        return BoundKernel(self.function.bind(*whole), finish(result))
+
+    # ------------------------------------------------------------------ what is known
+    @property
+    def mod(self) -> IRModule:
+        """The scheduled program."""
+        return self.schedule.mod
+
+    @property
+    def trace(self) -> Trace:
+        """What was done to the program; replays with `trace.apply_to_schedule`."""
+        return self.schedule.trace
+
+    @property
+    def source(self) -> str:
+        """The generated code: LLVM IR as text."""
+        return self.module.inspect_source("ll")
+
+    @property
+    def seconds(self) -> float | None:
+        """The time of a call as tuning measured it (median); None if it was never measured."""
+        if self.record is None or not self.record.is_valid:
+            return None
+        return self.record.seconds
+
+    @cached_property
+    def flops(self) -> float | None:
+        """Operations of one call of the unscheduled program; None where sizes are symbolic."""
+        try:
+            return estimate_flops(self.workload)
+        except CheckError:
+            return None
+
+    @cached_property
+    def speedup(self) -> float | None:
+        """How many times as fast as the unscheduled program, measured now, in turns; None where
+        that would take long or sizes are symbolic."""
+        if self.flops is None or self.flops / _UNSCHEDULED_FLOPS > _PATIENCE_SECONDS:
+            return None
+        from .benchmark import bench
+
+        # Times alone are of interest here: tuning has compared the results.
+        found = bench(
+            {"unscheduled": self.workload, "tuned": self},
+            random_inputs(self.convention),
+            seconds=0.3,
+            check=False,
+            target=self.target,
+        )
+        return found.ratio("tuned")
+
+    def report(self) -> str:
+        """What was tuned, how it went, how fast the best is, and its trace, as text."""
+        lines = [str(self.convention), f"  target   {self.target}"]
+        seconds = self.seconds
+        if seconds is None:
+            lines.append("  time     not measured: this is the default schedule")
+        else:
+            assert self.record is not None
+            facts = [f"median of {len(self.record.run_secs or ())}"]
+            facts.append("numbers verified" if self.record.verified else "numbers not verified")
+            speed = rate(self.flops, seconds)
+            text = duration(seconds) + (f", {speed} GFLOP/s" if speed != "-" else "")
+            lines.append(f"  time     {text} ({', '.join(facts)})")
+            device = plain(str(self.record.extras.get("device", "")))
+            if device and device != self.target.device_key:
+                lines.append(f"           measured on {device}, which is not this machine")
+        if self.summary is not None:
+            lines.append(f"  tuning   {self.summary}")
+        if self.speedup is None:
+            lines.append("  untuned  not measured: it would take long")
+        else:
+            lines.append(f"  speed    {times(self.speedup)} the unscheduled program's")
+        trace = str(self.trace).rstrip() or "(nothing: the program as it was written)"
+        return "\n".join([*lines, "", *("  " + x for x in trace.splitlines())])
+
+    # ------------------------------------------------------------------ keeping
+    def export(self, folder: str | Path) -> Path:
+        """Write the kernel to a folder, which `gputune.load` reads: see `saved_kernel`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        from .saved_kernel import save
+
+        return save(self, Path(folder))
+
+    def __repr__(self) -> str:
+        seconds = self.seconds
+        how = "default schedule" if seconds is None else duration(seconds)
+        return f"TunedKernel({self.convention}; {self.target}; {how})"
+
+
+class BoundKernel:
+    """A kernel with its arguments: `f()` runs it and gives the outputs. Made by
+    `TunedKernel.bind`."""
+
+    __slots__ = ("call", "outputs")
+
+    def __init__(self, call: BoundCall, outputs: Any) -> None:
+        self.call = call
+        self.outputs = outputs
+
+    def __call__(self) -> Any:
+        """Run the kernel; the same output arrays every time."""
+        self.call()
+        return self.outputs
+
+
+def single_function(func: Any, what: str) -> tuple[str, PrimFunc]:
+    """The name and the function of a PrimFunc or of a module of one; UserError otherwise."""
+    if isinstance(func, Schedule):
+        raise UserError(
+            f"{what}: expected a program, found a Schedule",
+            hint="give the PrimFunc or IRModule that it was made from; space=... gives choices",
+        )
+    if isinstance(func, PrimFunc):
+        return func.name, func
+    if not isinstance(func, IRModule):
+        raise UserError(
+            f"{what}: expected a PrimFunc or an IRModule, found {type(func).__name__}",
+            hint="write the kernel with @T.prim_func",
+        )
+    if len(func.functions) != 1:
+        names = ", ".join(func.functions) or "none"
+        raise UserError(
+            f"{what}: expected a module of one function, found {len(func.functions)} ({names})",
+            hint='mod["name"] is one of them; ms.tune_tir tunes all',
+        )
+    return next(iter(func.functions.items()))
