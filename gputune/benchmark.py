@@ -428,7 +428,11 @@ def _difference(
     if len(found) != len(expected):
         return f"{len(found)} results instead of {len(expected)}"
     for at, (x, y) in enumerate(zip(found, expected)):
-        result = compare(x, y, rtol=rtol if dtypes.is_float(dtypes.from_numpy(y.dtype)) else None)
+        kinds = [dtypes.from_numpy(a.dtype) for a in (x, y)]
+        floats = [dtypes.is_float(k) for k in kinds]
+        if all(floats):  # as coarse as the coarser of the two
+            x, y = x.astype(np.float64), y.astype(np.float64)
+        result = compare(x, y, rtol=max(rtol, tolerance(kinds)) if floats[1] else None)
         if not result.ok:
             return f"output {at}: {result}" if len(found) > 1 else str(result)
     return ""

@@ -141,4 +141,4 @@ def _summary(last: list[Progress]) -> Summary:
     if not last:
         return Summary()
     now = last[0]
-    return Summary(now.trials, now.elapsed_s, dict(now.failures), now.phase != "done")
+    return Summary(now.trials, now.elapsed_s, dict(now.failures), now.phase == "interrupted")

@@ -97,7 +97,7 @@ class Live:
 
 
 def _done(now: Progress) -> bool:
-    return now.phase == "done"
+    return now.phase in ("done", "interrupted")
 
 
 def left(now: Progress) -> str:

@@ -81,11 +81,11 @@ def _sizes(text: str | None, names: Sequence[str], whose: str) -> dict[str, int]
     parts = [p.strip() for p in re.split(r"[,\s]+|(?<=\d)x(?=\d)", text.strip()) if p.strip()]
     if not parts:
         raise UserError(f"--shape {text!r} holds no sizes", hint=_example(names), code="shape")
+    if len({"=" in p for p in parts}) > 1:
+        raise UserError(f"--shape {text!r}: give all sizes by name, or none", code="shape")
     for at, part in enumerate(parts):
         name, equals, value = part.rpartition("=")
         if not equals:
-            if out and len(out) != at:
-                raise UserError(f"--shape {text!r}: give all sizes by name, or none")
             if at >= len(names):
                 raise UserError(
                     f"--shape {text!r} holds {len(parts)} sizes, {whose} has {len(names)} "

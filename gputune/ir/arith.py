@@ -10,18 +10,11 @@ from __future__ import annotations
 from typing import assert_never
 
 from . import build
-from .affine import NOTHING, Domain, Interval, bounds, from_linear, linear
+from .affine import from_linear, linear
 from .build import TRUE
-from .canonical import (
-    Known,
-    assume,
-    is_plain,
-    knowing,
-    negation,
-    simplify,
-    simplify_known,
-    with_value,
-)
+from .canonical import negation, simplify, simplify_known
+from .intervals import NOTHING, Domain, Interval, bounds
+from .known import Known, assume, is_plain, knowing, with_value
 from .nodes import (
     Alloc,
     Block,

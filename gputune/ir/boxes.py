@@ -15,19 +15,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from . import build
-from .affine import (
-    NOTHING,
-    Domain,
-    Terms,
-    add_term,
-    bounds,
-    from_linear,
-    linear,
-    minus,
-    recombine,
-    same,
-    sum_bounds,
-)
+from .affine import Terms, add_term, from_linear, linear, minus, recombine, same
+from .intervals import NOTHING, Domain, bounds, sum_bounds
 from .iter_map import IterSum, Loops, detect_iter_map
 from .nodes import BinOp, Buffer, Cast, Expr, IntImm, Range, Var
 from .walk import expr_children

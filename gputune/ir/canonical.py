@@ -9,25 +9,12 @@ gone into, but no floating-point arithmetic changes. Only constants with `type(v
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 from . import build, dtypes
-from .affine import (
-    INDEX,
-    NOTHING,
-    Domain,
-    Interval,
-    Terms,
-    bounds,
-    collect,
-    compare,
-    from_linear,
-    linear,
-    recombine,
-    same,
-    sum_bounds,
-)
+from .affine import Terms, collect, from_linear, linear, recombine, same
 from .build import FALSE, TRUE
+from .intervals import INDEX, Domain, compare
+from .known import FLIPPED, Known, as_negative, assume, is_negative, knowing, negated, with_value
 from .nodes import (
     COMPARISONS,
     BinaryOp,
@@ -43,57 +30,7 @@ from .nodes import (
     StringImm,
     Var,
 )
-from .walk import expr_children, map_expr, substitute
-
-FLIPPED: dict[str, BinaryOp] = {
-    "<": ">=", ">=": "<", ">": "<=", "<=": ">", "==": "!=", "!=": "==",
-}  # fmt: skip
-
-
-@dataclass(slots=True)
-class Known:
-    """What is known at a place in a program: bounds of variables, and sums that are negative."""
-
-    dom: Domain
-    negative: tuple[tuple[Terms, int], ...] = ()
-    keep_unit_vars: bool = False
-    memo: dict[int, tuple[Expr, Expr]] = field(default_factory=dict)
-
-    def within(self, dom: Domain) -> Known:
-        """The same with other bounds."""
-        return Known(dom, self.negative, self.keep_unit_vars)
-
-    def bounds(self, e: Expr) -> Interval:
-        """Bounds of an expression; none if a sampled value takes part."""
-        return bounds(e, self.dom) if is_plain(e) else (None, None)
-
-    def span(self, terms: Terms, const: int) -> Interval:
-        """Bounds of a sum; none if a sampled value takes part."""
-        if type(const) is not int:
-            return None, None
-        for x, c in terms.items():
-            if type(c) is not int or not (type(x) is Var or is_plain(x)):
-                return None, None
-        return sum_bounds(terms, const, self.dom)
-
-
-def _is_plain_interval(b: Interval) -> bool:
-    return (b[0] is None or type(b[0]) is int) and (b[1] is None or type(b[1]) is int)
-
-
-def is_plain(e: Expr) -> bool:
-    """Is every integer constant in `e` the same in all candidates?"""
-    stack = [e]
-    while stack:
-        x = stack.pop()
-        if type(x) is IntImm:
-            if type(x.value) is not int:
-                return False
-        elif type(x) is BinOp:
-            stack += (x.a, x.b)
-        elif type(x) is not Var:
-            stack += expr_children(x)
-    return True
+from .walk import map_expr, substitute
 
 
 def simplify(e: Expr, dom: Domain | None = None, *, keep_unit_vars: bool = False) -> Expr:
@@ -104,14 +41,6 @@ def simplify(e: Expr, dom: Domain | None = None, *, keep_unit_vars: bool = False
     Example: with j in 0..3, `(i*4 + j)//4` is i.
     """
     return simplify_known(e, knowing(dom, keep_unit_vars))
-
-
-def knowing(dom: Domain | None, keep_unit_vars: bool = False) -> Known:
-    """What is known from bounds alone. Bounds that are sampled values are not used."""
-    if not dom:
-        return Known(NOTHING, (), keep_unit_vars)
-    plain = {v: b for v, b in dom.items() if _is_plain_interval(b)}
-    return Known(plain, (), keep_unit_vars)
 
 
 def simplify_known(e: Expr, known: Known) -> Expr:
@@ -182,11 +111,6 @@ def _let(e: Let, known: Known) -> Expr:
         return simplify_known(substitute(e.body, {e.var: value}), known)
     body = simplify_known(e.body, with_value(known, e.var, value))
     return e if value is e.value and body is e.body else Let(e.var, value, body)
-
-
-def with_value(known: Known, v: Var, value: Expr) -> Known:
-    """What is known once `v` has been given the value."""
-    return known.within({**known.dom, v: known.bounds(value)})
 
 
 # ----------------------------------------------------------------------------- sums
@@ -483,16 +407,9 @@ def _comparison(e: BinOp, known: Known) -> Expr:
     if e.op in ("==", "!="):
         out = _equality(e.op, terms, const, dtype, known)
     else:
-        terms, const, negated = _as_negative(e.op, terms, const)
-        out = _order(terms, const, negated, dtype, known)
+        terms, const, opposite = as_negative(e.op, terms, const)
+        out = _order(terms, const, opposite, dtype, known)
     return e if same(out, e) else out
-
-
-def _as_negative(op: str, terms: Terms, const: int) -> tuple[Terms, int, bool]:
-    """`sum op 0` as "other sum < 0", or as its opposite."""
-    if op in (">", "<="):
-        return {x: -c for x, c in terms.items()}, -const, op == "<="
-    return terms, const, op == ">="
 
 
 def _equality(op: BinaryOp, terms: Terms, const: int, dtype: str, known: Known) -> Expr:
@@ -501,7 +418,7 @@ def _equality(op: BinaryOp, terms: Terms, const: int, dtype: str, known: Known) 
     if g > 1 and const % g:
         decided = False
     if decided is None and (
-        _is_negative(terms, const, known) or _is_negative(*_negated(terms, const), known)
+        is_negative(terms, const, known) or is_negative(*negated(terms, const), known)
     ):
         decided = False
     if decided is not None:
@@ -513,23 +430,23 @@ def _equality(op: BinaryOp, terms: Terms, const: int, dtype: str, known: Known) 
     return build.binary(op, from_linear(left, 0, dtype), rest)
 
 
-def _order(terms: Terms, const: int, negated: bool, dtype: str, known: Known) -> Expr:
+def _order(terms: Terms, const: int, opposite: bool, dtype: str, known: Known) -> Expr:
     """`sum < 0`, or its opposite, as a comparison."""
     while True:
         decided = compare("<", known.span(terms, const))
         if decided is None:
-            decided = _is_negative(terms, const, known)
+            decided = is_negative(terms, const, known)
         if decided is not None:
-            return TRUE if decided != negated else FALSE
+            return TRUE if decided != opposite else FALSE
         smaller = _scaled_down(terms, const, known)
         if smaller is None:
             break
         terms, const = smaller
     left, right = _sides(terms)
     if left:
-        op: BinaryOp = ">=" if negated else "<"
+        op: BinaryOp = ">=" if opposite else "<"
         return build.binary(op, from_linear(left, 0, dtype), from_linear(right, -const, dtype))
-    op = "<=" if negated else ">"
+    op = "<=" if opposite else ">"
     return build.binary(op, from_linear(right, 0, dtype), IntImm(const, dtype))
 
 
@@ -558,93 +475,3 @@ def _scaled_down(terms: Terms, const: int, known: Known) -> tuple[Terms, int] | 
 def _sides(terms: Terms) -> tuple[Terms, Terms]:
     left = {x: c for x, c in terms.items() if c > 0}
     return left, {x: -c for x, c in terms.items() if c < 0}
-
-
-def _negated(terms: Terms, const: int) -> tuple[Terms, int]:
-    return {x: -c for x, c in terms.items()}, -const
-
-
-# ----------------------------------------------------------------------------- what is known
-def _is_negative(terms: Terms, const: int, known: Known) -> bool | None:
-    """Is a sum negative (or surely not), judging by the conditions that hold here?"""
-    for other, k in known.negative:
-        if len(other) != len(terms):
-            continue
-        if const <= k and _matches(terms, other, 1):
-            return True
-        if const + k + 1 >= 0 and _matches(terms, other, -1):
-            return False
-    return None
-
-
-def _matches(a: Terms, b: Terms, sign: int) -> bool:
-    for x, c in a.items():
-        f = b.get(x)
-        if f is None:
-            f = next((v for y, v in b.items() if same(x, y)), None)
-        if f is None or f * sign != c:
-            return False
-    return True
-
-
-def assume(cond: Expr, known: Known, *, holds: bool = True) -> Known:
-    """What is known where `cond` holds (or does not)."""
-    dom: dict[Var, Interval] = dict(known.dom)
-    negative = list(known.negative)
-    _learn(cond, holds, dom, negative)
-    return Known(dom, tuple(negative), known.keep_unit_vars)
-
-
-def _learn(
-    cond: Expr, holds: bool, dom: dict[Var, Interval], negative: list[tuple[Terms, int]]
-) -> None:
-    match cond:
-        case BinOp(op="and") if holds:
-            _learn(cond.a, True, dom, negative)
-            _learn(cond.b, True, dom, negative)
-        case BinOp(op="or") if not holds:
-            _learn(cond.a, False, dom, negative)
-            _learn(cond.b, False, dom, negative)
-        case Not():
-            _learn(cond.a, not holds, dom, negative)
-        case Call(op="likely", args=(inner,)):
-            _learn(inner, holds, dom, negative)
-        case BinOp() if cond.op in COMPARISONS and cond.a.dtype in INDEX:
-            op = cond.op if holds else FLIPPED[cond.op]
-            terms: Terms = {}
-            const = collect(cond.a, 1, terms) + collect(cond.b, -1, terms)
-            if type(const) is not int or not all(type(c) is int for c in terms.values()):
-                return
-            if op == "==":
-                _learn_negative(terms, const - 1, dom, negative)
-                _learn_negative(*_negated(terms, const + 1), dom, negative)
-            elif op != "!=":
-                terms, const, opposite = _as_negative(op, terms, const)
-                if opposite:  # not negative: minus the sum, less one, is
-                    terms, const = _negated(terms, const + 1)
-                _learn_negative(terms, const, dom, negative)
-        case _:
-            return
-
-
-def _learn_negative(
-    terms: Terms, const: int, dom: dict[Var, Interval], negative: list[tuple[Terms, int]]
-) -> None:
-    """The sum is negative: so are the bounds of its variables narrower."""
-    negative.append((terms, const))
-    for v, c in terms.items():
-        if type(v) is not Var:
-            continue
-        others = {x: f for x, f in terms.items() if x is not v}
-        least, _ = sum_bounds(others, const + 1, dom)
-        if least is None:
-            continue
-        lo, hi = dom.get(v, (None, None))
-        if c > 0:
-            top = -least // c
-            hi = top if hi is None or top < hi else hi
-        else:
-            low = -(-least // -c)
-            lo = low if lo is None or low > lo else lo
-        if lo is None or hi is None or lo <= hi:  # else the place is never reached
-            dom[v] = (lo, hi)

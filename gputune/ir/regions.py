@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from . import build
-from .affine import bounds, from_linear, linear, minus, same
+from .affine import from_linear, linear, minus, same
 from .boxes import (
     Ranges,
     anything,
@@ -19,6 +19,7 @@ from .boxes import (
     relax_exact,
     union,
 )
+from .intervals import bounds
 from .iter_map import inverse_affine
 from .nodes import (
     Alloc,

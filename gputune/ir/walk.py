@@ -152,6 +152,11 @@ def blocks(s: Stmt) -> list[Block]:
 
 def uses_var(e: Expr, wanted: Var | set[Var] | frozenset[Var]) -> bool:
     """Does `e` mention the variable (or one of the variables)?"""
+    t = type(e)
+    if t is IntImm:
+        return False
+    if t is Var:
+        return e is wanted or (type(wanted) is not Var and e in wanted)  # type: ignore[operator]  # a set of variables
     group = {wanted} if isinstance(wanted, Var) else wanted
     stack = [e]
     while stack:

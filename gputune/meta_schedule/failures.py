@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import GputuneError
+from ..errors import GputuneError, RecordError
 
 INFRASTRUCTURE = "start"
 """The phase of failures that are not the candidate's fault: no worker could be had."""
@@ -53,6 +54,16 @@ class Failure:
 
 
 def write_failures(path: Path, lines: Sequence[dict[str, object]]) -> None:
-    """Append failures to a file, one JSON object a line; OSError if that fails."""
-    with path.open("a", encoding="utf-8") as f:
-        f.write("".join(json.dumps(x, sort_keys=True) + "\n" for x in lines))
+    """Append failures to a file, one JSON object a line; RecordError if that fails."""
+    try:
+        with path.open("a", encoding="utf-8") as f:
+            f.write("".join(json.dumps(x, sort_keys=True) + "\n" for x in lines))
+    except OSError as e:
+        raise RecordError(
+            f"cannot record in {path}: {e.strerror or e}", code="not-recorded"
+        ) from None
+
+
+def in_words(counts: Counter[str], most: int | None = None) -> str:
+    """Counts by reason, the most frequent first: "3 x build timeout, 1 x run crash"."""
+    return ", ".join(f"{n} x {reason}" for reason, n in counts.most_common(most))

@@ -6,7 +6,8 @@ guards: every row for which the guards come out the same is of the same *structu
 the replay. Classes are kept, so most rows are never replayed at all.
 
 Where that cannot work (a postproc that a user wrote, far too many classes), rows are replayed one
-by one, with the same results.
+by one, with the same results. Each new class is checked on one of its rows by plain replay; one that
+does not agree (code that lost the expression of a sampled value) is replayed row by row, too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..schedule import Schedule
 from ..schedule.dim import Dim, Guard, expr_of, recording
 from ..schedule.sampling import compute_locations
 from ..schedule.trace import Instruction, Trace
-from .decisions import Category, Decisions, IntArray, Location, Site, Tile, row_keys
+from .decisions import Category, Decisions, IntArray, Location, Site, Tile
 from .polynomials import Literal, Polynomials, Values
 from .postproc import Postproc, postprocess
 from .sketch_feature import FEATURE_COUNT, Features, Floats, Machine, columns, features
@@ -37,7 +38,8 @@ Bools: TypeAlias = npt.NDArray[np.bool_]
 MAX_CLASSES = 4096
 """Structure classes of one sketch, beyond which rows are replayed one by one."""
 
-_CHUNK = 2048  # rows whose features are computed at a time: the arrays stay in the cache
+_CHUNK = 1024  # rows whose features are computed at a time: the arrays stay in the cache
+_MOST_PLAIN = 64  # rows of a class that are replayed where not all are wanted
 SAMPLING = frozenset({"SamplePerfectTile", "SampleCategorical", "SampleComputeLocation"})
 
 
@@ -53,7 +55,8 @@ class Evaluation:
         valid: may the candidate be measured?
         features: (rows, FEATURE_COUNT); zeros where it is not valid.
         score: what the analytic model thinks (higher is better); -inf where it is not valid.
-        classes: number of the structure class; -1 where the row was replayed by itself.
+        classes: number of the structure class; -1 where the row was replayed by itself, -2 where it
+            was not looked at because its class is new and no more were wanted.
         refusals: why rows are not valid, counted.
     """
 
@@ -75,6 +78,7 @@ class _Class:
     layout: Layout | None
     facts: tuple[int, ...]  # polynomials
     rows: int = 0
+    trusted: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +87,17 @@ class _Group:
 
     literals: dict[Literal, int] = field(default_factory=dict)
     classes: list[_Class] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """The rows of one group while their classes are being found."""
+
+    group: _Group
+    at: IntArray
+    values: Values
+    members: list[tuple[_Class, IntArray]]
+    left: IntArray
 
 
 class Sketch:
@@ -122,6 +137,8 @@ class Sketch:
         self.by_replay = by_replay
         self._groups: dict[tuple[int, ...], _Group] = {}
         self._count = 0
+        self.distrusted = 0
+        """Classes of which plain replay says something else; their rows are replayed."""
         self._replayed: dict[bytes, tuple[str | None, Features, float]] = {}
         self._tile_extents: dict[Instruction, int] = {}
         self._read_sites()
@@ -305,8 +322,14 @@ class Sketch:
         return sch, None if error is None else _reason(error)
 
     # ------------------------------------------------------------------ many rows
-    def evaluate(self, rows: IntArray) -> Evaluation:
-        """Verdict and features of every row of a matrix (rows, columns)."""
+    def evaluate(self, rows: IntArray, new_classes: int | None = None) -> Evaluation:
+        """Verdict and features of every row of a matrix.
+
+        Args:
+            rows: (rows, columns).
+            new_classes: stop replaying after so many new structure classes; rows that belong to
+                yet another one are not looked at. The classes that many rows belong to come first.
+        """
         count = len(rows)
         out = Evaluation(
             np.zeros(count, bool),
@@ -322,12 +345,19 @@ class Sketch:
             self._one_by_one(rows, everything, out)
             return out
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            most = None if new_classes is None else self._count + new_classes
+            waiting: list[_Waiting] = []
             for key, at in _by_columns(rows, self._location_columns):
                 group = self._groups.setdefault(key, _Group())
-                self._evaluate_group(group, rows, at, out)
+                waiting.append(self._known_classes(group, rows, at))
+            # the largest remainder first: with few classes to spend, they should cover many rows
+            for w in sorted(waiting, key=lambda w: -len(w.left)):
+                self._new_classes(w, rows, out, most)
+                self._fill(w, rows, out, None if new_classes is None else _MOST_PLAIN)
         return out
 
-    def _evaluate_group(self, group: _Group, rows: IntArray, at: IntArray, out: Evaluation) -> None:
+    def _known_classes(self, group: _Group, rows: IntArray, at: IntArray) -> _Waiting:
+        """Find the class of each of the rows at `at`, as far as it is known."""
         values = Values(self.table, rows[at])
         left = np.arange(len(at))
         bits = _pack(values, group.literals, len(at))
@@ -339,22 +369,43 @@ class Sketch:
             if match.any():
                 members.append((c, left[match]))
                 left = left[~match]
+        return _Waiting(group, at, values, members, left)
+
+    def _new_classes(self, w: _Waiting, rows: IntArray, out: Evaluation, most: int | None) -> None:
+        """Replay a row of each class that is not known yet, up to `most` classes in all."""
+        left, at = w.left, w.at
+        bits: npt.NDArray[np.uint8] = np.empty((0, len(at)), np.uint8)
         while len(left):
             if self._count >= MAX_CLASSES:
                 self._one_by_one(rows, at[left], out)
                 break
-            new = self._new_class(group, rows[at[left[0]]])
+            if most is not None and self._count >= most:
+                out.classes[at[left]] = -2
+                break
+            new = self._new_class(w.group, rows[at[left[0]]])
             if new is None:  # this row cannot be replayed with Dims
                 self._one_by_one(rows, at[left[:1]], out)
                 left = left[1:]
                 continue
-            if len(group.literals) > len(bits) * 8:
-                bits = _pack(values, group.literals, len(at))
+            if len(w.group.literals) > len(bits) * 8 or len(bits) == 0:
+                bits = _pack(w.values, w.group.literals, len(at))
             match = _matches(new, bits[:, left])
             match[0] = True  # it is this row's own replay
-            members.append((new, left[match]))
+            self._check(new, w, rows[at], int(left[match][-1]))
+            w.members.append((new, left[match]))
             left = left[~match]
-        self._fill(members, values, at, out)
+
+    def _check(self, c: _Class, w: _Waiting, rows: IntArray, k: int) -> None:
+        """Does plain replay of row `k` say what the class says of it?"""
+        refusal, features_, _ = self._remembered(rows[k])
+        if refusal is not None or c.layout is None:
+            c.trusted = refusal is not None and c.layout is None
+        else:
+            known = [w.values.of(n) for n in c.facts]
+            table = np.array([[v if isinstance(v, int) else v[k]] for v in known], np.float64)
+            row, _ = features(c.layout, table, self.machine)
+            c.trusted = bool((row[0] == features_).all())
+        self.distrusted += not c.trusted
 
     def _new_class(self, group: _Group, row: IntArray) -> _Class | None:
         """The class of a row, from a replay with Dims."""
@@ -401,16 +452,15 @@ class Sketch:
         group.classes.append(c)
         return c
 
-    def _fill(
-        self,
-        members: list[tuple[_Class, IntArray]],
-        values: Values,
-        at: IntArray,
-        out: Evaluation,
-    ) -> None:
+    def _fill(self, w: _Waiting, rows: IntArray, out: Evaluation, most: int | None) -> None:
+        """Verdicts and features of the rows whose class is known."""
+        at = w.at
         programs: dict[tuple[Layout, tuple[int, ...]], list[IntArray]] = {}
-        for c, local in members:
+        for c, local in w.members:
             c.rows += len(local)
+            if not c.trusted:
+                self._one_by_one(rows, at[local], out, most)
+                continue
             out.classes[at[local]] = c.number
             if c.layout is None:
                 reason = str(c.refusal)
@@ -420,7 +470,7 @@ class Sketch:
                 programs.setdefault((c.layout, c.facts), []).append(local)
         for (layout, facts), parts in programs.items():
             everyone = np.concatenate(parts)
-            known = [values.of(n) for n in facts]
+            known = [w.values.of(n) for n in facts]
             for start in range(0, len(everyone), _CHUNK):
                 local = everyone[start : start + _CHUNK]
                 table = np.empty((len(facts), len(local)))
@@ -429,20 +479,29 @@ class Sketch:
                 where = at[local]
                 out.features[where], out.score[where] = features(layout, table, self.machine)
 
-    def _one_by_one(self, rows: IntArray, at: IntArray, out: Evaluation) -> None:
-        """Plain replay of some rows; what was replayed before is remembered."""
-        keys = row_keys(rows[at])
-        for k, key in zip(at.tolist(), keys):
-            found = self._replayed.get(key)
-            if found is None:
-                found = self._replayed[key] = self._plain(rows[k])
-            refusal, row, score = found
+    def _one_by_one(
+        self, rows: IntArray, at: IntArray, out: Evaluation, most: int | None = None
+    ) -> None:
+        """Plain replay of (the first `most`) rows at `at`."""
+        if most is not None:
+            out.classes[at[most:]] = -2
+            at = at[:most]
+        for k in at.tolist():
+            refusal, row, score = self._remembered(rows[k])
             if refusal is not None:
                 out.refusals[refusal] = out.refusals.get(refusal, 0) + 1
                 continue
             out.valid[k] = True
             out.features[k] = row
             out.score[k] = score
+
+    def _remembered(self, row: IntArray) -> tuple[str | None, Features, float]:
+        """Plain replay of a row; what was replayed before is remembered."""
+        key = row.tobytes()
+        found = self._replayed.get(key)
+        if found is None:
+            found = self._replayed[key] = self._plain(row)
+        return found
 
     def _plain(self, row: IntArray) -> tuple[str | None, Features, float]:
         try:

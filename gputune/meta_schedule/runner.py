@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -99,6 +100,18 @@ class RunnerResult:
         if self.error_msg is None and self.run_secs:
             return None
         return Failure("run", "error", self.error_msg or "the runner gave no times")
+
+    @property
+    def seconds(self) -> float:
+        """The median of `run_secs`; infinite for a failure."""
+        if self.problem is not None or not self.run_secs:
+            return math.inf
+        return float(statistics.median([float(s) for s in self.run_secs]))
+
+    @property
+    def is_lost(self) -> bool:
+        """Did it fail for no fault of the candidate's?"""
+        return self.problem is not None and self.problem.infrastructure
 
     @staticmethod
     def failed(failure: Failure) -> RunnerResult:

@@ -53,7 +53,6 @@ KIND_CODES: Mapping[ForKind, int] = {
     "thread_binding": 4,
 }
 _UNROLL_KEYS = ("pragma_auto_unroll_max_step", "pragma_unroll_explicit")
-_NOMINAL = 64  # stands for a sampled extent where blocks are put in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class BlockFact:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The leaf blocks of a module, the most work first."""
+    """The leaf blocks of a module, the most important first: reductions, then by arithmetic."""
 
     blocks: tuple[BlockFact, ...]
 
@@ -120,12 +119,12 @@ def describe(mod: IRModule) -> tuple[Layout, list[int]]:
     is compared.
     """
     facts: list[int] = []
-    found: list[tuple[float, BlockFact]] = []
+    found: list[tuple[tuple[bool, float, int], BlockFact]] = []
     for func in mod.functions.values():
         walk = _Walk(facts, {b: k for k, b in enumerate(func.buffers)})
         walk.stmt(func.body, (), {}, frozenset(), -1)
         found += walk.found
-    order = sorted(range(len(found)), key=lambda k: (-found[k][0], k))
+    order = sorted(range(len(found)), key=lambda k: found[k][0], reverse=True)
     return Layout(tuple([found[k][1] for k in order])), facts
 
 
@@ -136,7 +135,7 @@ class _Walk:
         self.facts = facts
         self.buffers = params
         self.params = frozenset(params)
-        self.found: list[tuple[float, BlockFact]] = []
+        self.found: list[tuple[tuple[bool, float, int], BlockFact]] = []
 
     def fact(self, x: int) -> int:
         self.facts.append(x)
@@ -332,15 +331,12 @@ def _operations(e: Expr) -> tuple[float, float]:
     return flops, calls
 
 
-def _work(b: Block) -> float:
-    """How much a block does, from what does not depend on sampling."""
-    points = 1.0
-    for iv in b.iter_vars:
-        n = const_int(iv.dom.extent)
-        points *= n if type(n) is int else _NOMINAL
+def _work(b: Block) -> tuple[bool, float, int]:
+    """How much a block matters, from what is the same for all candidates: extents are not."""
     flops = calls = 0.0
     for s in walk_stmt(b.body):
         if type(s) is BufferStore:
             f, c = _operations(s.value)
             flops, calls = flops + f, calls + c
-    return points * (flops + 8 * calls + 1)
+    reduces = any(iv.kind == "reduce" for iv in b.iter_vars)
+    return reduces and flops + calls > 0, flops + 8 * calls, len(b.iter_vars)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from ..errors import CheckError
 from ..ir.flops import estimate_flops
 from .builder import BuilderResult
-from .failures import Failure
+from .failures import Failure, in_words
 from .measure_candidate import MeasureCandidate
-from .runner import BestSoFar, RunnerFuture
+from .runner import BestSoFar, RunnerFuture, RunnerResult
 from .tune_context import TuneContext
 from .verify import Verifier
 
@@ -35,9 +36,11 @@ class TaskRecord:
         best_history_ms: the best latency after each round.
         failures: counts by reason, such as "build timeout".
         best: the least time known, of earlier runs too; what candidates compete with.
+        known_seconds: the least checked time of earlier runs.
         verifier: checks new bests; None: nobody does.
         failed_rounds: rounds in which all candidates failed, before the first success.
-        problem: why the task was given up, or "".
+        lost_rounds: rounds on end in which no worker could be had.
+        last_failure: the failure that happened last.
     """
 
     ctx: TuneContext
@@ -53,11 +56,11 @@ class TaskRecord:
     best_history_ms: list[float] = field(default_factory=list)
     failures: Counter[str] = field(default_factory=Counter)
     best: BestSoFar = field(default_factory=BestSoFar)
+    known_seconds: float = math.inf
     verifier: Verifier | None = None
     failed_rounds: int = 0
     lost_rounds: int = 0
     last_failure: Failure | None = None
-    problem: str = ""
 
     @staticmethod
     def of(ctx: TuneContext, weight: float) -> TaskRecord:
@@ -83,6 +86,31 @@ class TaskRecord:
         """The best of this run, or None before the first success."""
         best = min(self.latency_ms, default=FAILED_MS)
         return best if best < FAILED_MS else None
+
+    def charge(self, built: BuilderResult, result: RunnerResult) -> None:
+        """Count a trial."""
+        if result.problem is None:
+            self.latency_ms.append(result.seconds * 1e3)
+            return
+        self.latency_ms.append(FAILED_MS)
+        self.failures[result.problem.reason] += 1
+        self.last_failure = result.problem
+        if built.problem is not None:
+            self.build_error_count += 1
+        else:
+            self.run_error_count += 1
+
+    def all_failed(self) -> str:
+        """That nothing worked, and why."""
+        last = "" if self.last_failure is None else f"; the last: {self.last_failure.message}"
+        return f"all {self.trials} candidates failed ({in_words(self.failures, 3)}){last}"
+
+    def ahead(self, pending: Sequence[RunnerResult]) -> TaskRecord:
+        """A copy that counts the results of the round under way."""
+        other = replace(self, latency_ms=list(self.latency_ms), failures=self.failures.copy())
+        for r in pending:
+            other.charge(BuilderResult(""), r)
+        return other
 
 
 @dataclass(frozen=True, slots=True)

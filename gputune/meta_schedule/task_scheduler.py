@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import random
-import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecordError, RunError, UserError
-from .artifact import Artifact
+from ..errors import RunError, UserError
 from .builder import Builder, BuilderInput, BuilderResult, same_order
-from .failures import write_failures
+from .failures import in_words, write_failures
+from .judgement import judge_round, judged
 from .logging import console
 from .measure_callback import MeasureCallback, remove_artifacts
 from .measure_candidate import MeasureCandidate
@@ -24,7 +22,7 @@ from .runner import LocalRunner, Runner, RunnerFuture, RunnerInput, RunnerResult
 from .statistics_table import table
 from .task_record import FAILED_MS, Budget, Progress, TaskRecord
 from .tune_context import TuneContext, check_seed
-from .verify import Verdict, Verifier
+from .verify import Verifier
 
 if TYPE_CHECKING:
     from .cost_model import CostModel
@@ -162,7 +160,8 @@ class TaskScheduler(ABC):
             known = self.database.candidates(ctx.mod, ctx.target)
             export = ctx.target.export()
             trusted = (r for r in known if r.verified and r.target_json() == export)
-            task.best.seconds = min((r.seconds for r in trusted), default=math.inf)
+            task.known_seconds = min((r.seconds for r in trusted), default=math.inf)
+            task.best.seconds = task.known_seconds
         with Profiler.timeit("InitializeTask"):
             sketches = ctx.generate_design_space()
             for number, sch in enumerate(sketches):
@@ -290,9 +289,9 @@ class TaskScheduler(ABC):
                         self._any_success() or any(r.problem is None for r in results)
                     ):
                         break
-                    results.append(self._settled(task, candidate, b, future))
+                    results.append(judged(task, candidate, b, future.result()))
                     self._report("measure", task_id, results)
-            self._verify_best(task, candidates, built, results)
+            judge_round(task, candidates, built, results)
         except KeyboardInterrupt:
             self.interrupted = self._stop = True
             self._logger.info("Interrupted: finishing with what was measured so far")
@@ -303,70 +302,6 @@ class TaskScheduler(ABC):
         return self._take_in(task_id, candidates, built, results)
 
     # ------------------------------------------------------------------ results
-    def _settled(
-        self,
-        task: TaskRecord,
-        candidate: MeasureCandidate,
-        built: BuilderResult,
-        future: RunnerFuture,
-    ) -> RunnerResult:
-        """The result of a candidate; a new best is checked before anything builds on it."""
-        result = future.result()
-        if result.problem is not None:
-            return result
-        seconds = _median(result)
-        if seconds >= task.best.seconds:
-            return result
-        if task.verifier is not None and task.verifier.eager:
-            result = self._verified(task, candidate, built, result)
-        if result.problem is None:
-            task.best.seconds = seconds
-        return result
-
-    def _verified(
-        self,
-        task: TaskRecord,
-        candidate: MeasureCandidate,
-        built: BuilderResult,
-        result: RunnerResult,
-    ) -> RunnerResult:
-        assert task.verifier is not None
-        with Profiler.timeit("Verify"):
-            verdict = _check(task.verifier, candidate, built)
-        if verdict.outcome == "wrong":
-            assert verdict.failure is not None
-            self._logger.warning(
-                "A fast candidate computes wrong results and is rejected: %s",
-                verdict.failure.message,
-            )
-            return RunnerResult.failed(verdict.failure)
-        return replace(result, verified=True) if verdict.outcome == "right" else result
-
-    def _verify_best(
-        self,
-        task: TaskRecord,
-        candidates: list[MeasureCandidate],
-        built: list[BuilderResult],
-        results: list[RunnerResult],
-    ) -> None:
-        """Check the best of a round whose checks are too dear to be made at once."""
-        if task.verifier is None or task.verifier.eager:
-            return
-        while True:
-            good = [i for i, r in enumerate(results) if r.problem is None]
-            if not good:
-                return
-            best = min(good, key=lambda i: _median(results[i]))
-            seconds = _median(results[best])
-            if results[best].verified or seconds > task.best.seconds:
-                return
-            results[best] = self._verified(task, candidates[best], built[best], results[best])
-            if results[best].problem is None:
-                return
-            rest = [_median(results[i]) for i in good if i != best]
-            earlier = [ms * 1e-3 for ms in task.latency_ms if ms < FAILED_MS]
-            task.best.seconds = min(rest + earlier, default=math.inf)
-
     def _take_in(
         self,
         task_id: int,
@@ -377,18 +312,13 @@ class TaskScheduler(ABC):
         """Count, record and learn from the results of a round."""
         task = self.tasks[task_id]
         self._count_lost(task, built, results)
-        charged = [i for i, r in enumerate(results) if not _is_lost(r)]
+        charged = [i for i, r in enumerate(results) if not r.is_lost]
         kept = [candidates[i] for i in charged]
         kept_built = [built[i] for i in charged]
         kept_results = [results[i] for i in charged]
         for b, r in zip(kept_built, kept_results):
-            problem = r.problem
-            task.latency_ms.append(FAILED_MS if problem is not None else _median(r) * 1e3)
-            if b.problem is not None:
-                task.build_error_count += 1
-            elif problem is not None:
-                task.run_error_count += 1
-        self._note_failures(task, kept, kept_results)
+            task.charge(b, r)
+        self._write_failures(task, kept, kept_results)
         best = task.best_latency_ms
         task.best_history_ms.append(FAILED_MS if best is None else best)
         task.ctx.notify_runner_results(kept, kept_results)
@@ -405,8 +335,8 @@ class TaskScheduler(ABC):
     def _count_lost(
         self, task: TaskRecord, built: list[BuilderResult], results: list[RunnerResult]
     ) -> None:
-        lost = [r for r in results if _is_lost(r)]
-        remove_artifacts([b for b, r in zip(built, results) if _is_lost(r)])
+        lost = [r for r in results if r.is_lost]
+        remove_artifacts([b for b, r in zip(built, results) if r.is_lost])
         if not lost or len(lost) < len(results):
             task.lost_rounds = 0
             return
@@ -419,34 +349,25 @@ class TaskScheduler(ABC):
                 code="no-worker",
             )
 
-    def _note_failures(
+    def _write_failures(
         self, task: TaskRecord, candidates: list[MeasureCandidate], results: list[RunnerResult]
     ) -> None:
         lines: list[dict[str, object]] = []
         for candidate, result in zip(candidates, results):
-            failure = result.problem
-            if failure is None:
+            if result.problem is None:
                 continue
-            task.failures[failure.reason] += 1
-            task.last_failure = failure
-            task.ctx.logger.info("%s\n%s", failure, candidate.sch.trace)
+            task.ctx.logger.info("%s\n%s", result.problem, candidate.sch.trace)
             lines.append(
                 {
                     "time": round(time.time(), 3),
                     "task": task.task_name,
-                    **failure.as_json(),
+                    **result.problem.as_json(),
                     "program": candidate.digest,
                     "trace": candidate.sch.trace.as_python(),
                 }
             )
-        if not lines or self._failures_path is None:
-            return
-        try:
+        if lines and self._failures_path is not None:
             write_failures(self._failures_path, lines)
-        except OSError as e:
-            raise RecordError(
-                f"cannot record in {self._failures_path}: {e.strerror or e}", code="not-recorded"
-            ) from None
 
     def _lose_patience(self, task_id: int) -> None:
         """Give a task up that only ever fails."""
@@ -456,7 +377,7 @@ class TaskScheduler(ABC):
             return
         self._logger.error(
             'Task #%d: "%s" is given up after %d rounds: %s',
-            task_id, task.task_name, task.failed_rounds, _all_failed(task),
+            task_id, task.task_name, task.failed_rounds, task.all_failed(),
         )  # fmt: skip
         if not task.is_terminated:
             self.terminate_task(task_id)
@@ -470,7 +391,7 @@ class TaskScheduler(ABC):
             if self.database is not None and self.database.candidates(t.ctx.mod, t.ctx.target):
                 return
         raise RunError(
-            f'task "{failed[0].task_name}": {_all_failed(failed[0])}',
+            f'task "{failed[0].task_name}": {failed[0].all_failed()}',
             hint="failures.jsonl in the work_dir has every failure with its trace",
             code="all-failed",
         )
@@ -497,11 +418,8 @@ class TaskScheduler(ABC):
         """How many candidates of each task failed, and why."""
         lines = []
         for t in self.tasks:
-            counts = ", ".join(f"{n} x {reason}" for reason, n in t.failures.most_common())
-            lines.append(
-                f"{t.task_name}: {sum(t.failures.values())} of {t.trials} failed"
-                + (f" ({counts})" if counts else "")
-            )
+            why = f" ({in_words(t.failures)})" if t.failures else ""
+            lines.append(f"{t.task_name}: {sum(t.failures.values())} of {t.trials} failed{why}")
         return "\n".join(lines)
 
     def print_tuning_statistics(self) -> None:
@@ -512,14 +430,8 @@ class TaskScheduler(ABC):
         if self._on_progress is None or not self.tasks:
             return
         tasks = list(self.tasks)
-        if pending:  # results of the round under way are counted before they are taken in
-            task = tasks[task_id]
-            ahead = replace(task, latency_ms=list(task.latency_ms), failures=task.failures.copy())
-            for r in pending:
-                ahead.latency_ms.append(FAILED_MS if r.problem is not None else _median(r) * 1e3)
-                if r.problem is not None:
-                    ahead.failures[r.problem.reason] += 1
-            tasks[task_id] = ahead
+        if pending:
+            tasks[task_id] = tasks[task_id].ahead(pending)
         budget = self._budget
         most = min(budget.trials, budget.per_task * len(tasks))
         trials = sum(t.trials for t in tasks)
@@ -540,32 +452,8 @@ def _check_counts(total: int, per_task: int, per_iter: int, seconds: float | Non
         raise UserError(f"seconds is a positive number, found {seconds!r}")
 
 
-def _check(verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
-    """Check what was built, or the program where a builder of one's own built something else."""
-    try:
-        artifact = Artifact.load(str(built.artifact_path))
-    except RunError:
-        return verifier.check_program(candidate.sch.mod)
-    return verifier.check(artifact)
-
-
 def _ready(result: RunnerResult) -> RunnerFuture:
     return RunnerFuture(lambda: True, lambda: result)
-
-
-def _median(result: RunnerResult) -> float:
-    """Seconds of a result that has some."""
-    return statistics.median([float(s) for s in result.run_secs or ()])
-
-
-def _is_lost(result: RunnerResult) -> bool:
-    return result.problem is not None and result.problem.infrastructure
-
-
-def _all_failed(task: TaskRecord) -> str:
-    reasons = ", ".join(f"{n} x {reason}" for reason, n in task.failures.most_common(3))
-    last = "" if task.last_failure is None else f"; the last: {task.last_failure.message}"
-    return f"all {task.trials} candidates failed ({reasons}){last}"
 
 
 class RoundRobin(TaskScheduler):

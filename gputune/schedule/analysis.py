@@ -8,10 +8,11 @@ from another has been written before, in full.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from ..ir.affine import same
 from ..ir.boxes import covers, intersect_shape, relax, relax_exact
 from ..ir.build import const_int, is_literal
 from ..ir.iter_map import is_affine_binding
@@ -19,16 +20,29 @@ from ..ir.nodes import (
     BinOp,
     Block,
     Buffer,
+    BufferLoad,
     BufferRegion,
+    BufferStore,
+    Evaluate,
     Expr,
     For,
     IntImm,
     IterVar,
     Range,
+    Seq,
     Stmt,
     Var,
 )
-from ..ir.walk import map_region, stmt_children, substitute, uses_var
+from ..ir.walk import (
+    all_exprs,
+    free_vars,
+    map_region,
+    stmt_children,
+    stmt_exprs,
+    substitute,
+    uses_var,
+    walk_expr,
+)
 from .tree import Link
 
 if TYPE_CHECKING:
@@ -128,7 +142,7 @@ def _shape_of_block(
         if kinds <= {"spatial"} and not any(r.buffer in written for r in reads):
             return "complete"
         return ""
-    if not kinds <= {"spatial", "reduce"}:
+    if not kinds <= {"spatial", "reduce"} or reads_own_elsewhere(reads, writes):
         return ""
     reduce_vars = {iv.var for iv in iter_vars if iv.kind == "reduce"}
     for w in writes:
@@ -138,13 +152,89 @@ def _shape_of_block(
     return "reduction"
 
 
+def reads_own_elsewhere(reads: Sequence[BufferRegion], writes: Sequence[BufferRegion]) -> bool:
+    """Does a block read what other points of its domain write?"""
+    for r in reads:
+        places = [w.region for w in writes if w.buffer is r.buffer]
+        if places and not any(
+            all(same(a.min, b.min) and same(a.extent, b.extent) for a, b in zip(r.region, p))
+            for p in places
+        ):
+            return True
+    return False
+
+
 def kind_of(link: Link, s: State) -> BlockKind:
     """What kind of block is it in its scope?"""
     b = link.block()
     kind = _shape_of_block(b.iter_vars, b.reads, b.writes, b.init)
-    if kind and is_only_writer(link, s):
+    if kind and is_only_writer(link, s) and not uses_loops(link):
         return kind
     return ""
+
+
+def uses_loops(link: Link) -> bool:
+    """Does a block look at the loops above it, other than through iterators? (Only one without
+    iterators may; nothing then says which of its iterations are independent.)"""
+    b = link.block()
+    if b.iter_vars:
+        return False
+    loops = {f.var for f in link.loops()}
+    return bool(loops) and any(uses_var(e, loops) for e in (*stmt_exprs(b), *all_exprs(b)))
+
+
+def domain_uses_loops(link: Link) -> bool:
+    """Does the domain of an iterator depend on the loops above (triangular domains do)?"""
+    doms = [iv.dom for iv in link.block().iter_vars]
+    if all(type(d.min) is IntImm and type(d.extent) is IntImm for d in doms):
+        return False
+    loops = {f.var for f in link.loops()}
+    return any(uses_var(e, loops) for d in doms for e in (d.min, d.extent))
+
+
+def guard_above(link: Link, top: Stmt | None = None) -> Stmt | None:
+    """The nearest statement above a block that is neither a loop nor a sequence (a condition, a
+    let), up to `top` or to the scope block."""
+    for x in link.above():
+        if x.node is top or type(x.node) is Block:
+            return None
+        if type(x.node) is not For and type(x.node) is not Seq:
+            return x.node
+    return None
+
+
+def fills_domain(link: Link, *, reduce_only: bool = False) -> bool:
+    """Do the loops take the (reduce) iterators through all of their domain?"""
+    b = link.block()
+    loops = {f.var: f for f in link.loops()}
+    hard: list[tuple[Expr, Range]] = []
+    for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
+        if reduce_only and iv.kind != "reduce":
+            continue
+        f = loops.get(v) if type(v) is Var else None
+        if f is not None and same(f.min, iv.dom.min) and same(f.extent, iv.dom.extent):
+            del loops[f.var]  # a loop that two iterators share visits a diagonal
+        else:
+            hard.append((v, iv.dom))
+    if not hard:
+        return True
+    ranges = loop_ranges(list(loops.values()))
+    if ranges is None:
+        return False
+    box = relax_exact([Range(v, IntImm(1, v.dtype)) for v, _ in hard], ranges)
+    return box is not None and covers(box, [d for _, d in hard], {})
+
+
+def writes_all(link: Link, region: BufferRegion) -> bool:
+    """Does a block with loops of unknown extent plainly write a whole buffer: one loop an iterator,
+    one iterator a dimension, each as long as the other?"""
+    b = link.block()
+    doms = {iv.var: iv.dom for iv in b.iter_vars}
+    for g, n in zip(region.region, region.buffer.shape, strict=True):
+        dom = doms.pop(g.min, None) if type(g.min) is Var else None
+        if dom is None or not is_literal(dom.min, 0) or not same(dom.extent, n):
+            return False
+    return not domain_uses_loops(link) and guard_above(link) is None and fills_domain(link)
 
 
 def siblings(link: Link, s: State) -> list[Link]:
@@ -276,13 +366,48 @@ def _scope_blocks(scope: Link) -> list[Link]:
     return blocks_below(scope)
 
 
+def loose_fault(top: Stmt, written: Set[Buffer]) -> str:
+    """What below `top`, outside any block, touches data that blocks write; or "". Such statements
+    belong to no block, so nothing says what may be moved past them."""
+    stack: list[Stmt] = list(stmt_children(top))
+    while stack:
+        x = stack.pop()
+        t = type(x)
+        if t is BufferStore or t is Evaluate:
+            return f"a statement stands outside any block: {_first_line(x)}"
+        if t is Seq:
+            stack += stmt_children(x)
+            continue
+        own: tuple[Expr, ...] = stmt_exprs(x)
+        if type(x) is Block:
+            own = (*x.iter_values, x.predicate)
+        else:
+            stack += stmt_children(x)
+        for e in own:
+            if type(e) is IntImm or type(e) is Var:
+                continue
+            for y in walk_expr(e):
+                if type(y) is BufferLoad and y.buffer in written:
+                    return f"{y} is read outside any block"
+    return ""
+
+
+def _first_line(x: Stmt) -> str:
+    if type(x) is BufferStore:
+        return f"{BufferLoad(x.buffer, x.indices)} = {x.value}"
+    return str(x.value) if type(x) is Evaluate else type(x).__name__
+
+
 def pipeline_fault(scope: Link) -> str:
     """Why the scope is not a stage pipeline, or ""."""
     blocks = _scope_blocks(scope)
+    loose = loose_fault(scope.node, {w.buffer for x in blocks for w in x.block().writes})
+    if loose:
+        return loose
     writer: dict[Buffer, int] = {}
     for k, link in enumerate(blocks):
         b = link.block()
-        if not _shape_of_block(b.iter_vars, b.reads, b.writes, b.init):
+        if not _shape_of_block(b.iter_vars, b.reads, b.writes, b.init) or uses_loops(link):
             return f"block {b.name} is neither a complete nor a reduction block"
         for w in b.writes:
             if w.buffer in writer and writer[w.buffer] != k:
@@ -307,13 +432,23 @@ def _cover_fault(producer: Link, consumer: Link, read: BufferRegion, in_order: b
         return f"block {c.name} reads {read.buffer.name} before block {p.name} writes it"
     if not runs_whole_domain(p):
         return f"block {p.name}, which writes {read.buffer.name}, has a predicate"
+    if guard_above(producer) is not None:
+        return f"block {p.name}, which writes {read.buffer.name}, stands under a condition or let"
     top = common_ancestor(producer, consumer)
+    around = {x.node.var for x in (top, *top.above()) if type(x.node) is For}
+    if any(
+        iv.kind != "spatial" and uses_var(v, around)
+        for iv, v in zip(p.iter_vars, p.iter_values, strict=True)
+    ):
+        return f"block {c.name} reads {read.buffer.name} while block {p.name} still reduces it"
     written = next(w for w in p.writes if w.buffer is read.buffer)
     out = region_under(producer, top, written, exact=True)
     need = region_under(consumer, top, read)
     if out is None or need is None:
-        if type(top.node) is Block and loop_ranges(producer.loops()) is None:
-            return ""  # of unknown extent, but the producer ran through its whole domain before
+        if loop_ranges(producer.loops()) is None and writes_all(producer, written):
+            top_loops = {x.node for x in top.above()} | {top.node}
+            if not any(f in top_loops for f in producer.loops()):
+                return ""  # of unknown extent, but all of it was written before
         return f"the region of {read.buffer.name} between {p.name} and {c.name} is not constant"
     need = intersect_shape(need, read.buffer)
     if covers(out, need, {}):

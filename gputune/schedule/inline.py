@@ -31,7 +31,15 @@ from ..ir.walk import (
     uses_var,
     walk_stmt,
 )
-from .analysis import consumers, is_output, kind_of, producers, runs_whole_domain
+from .analysis import (
+    consumers,
+    fills_domain,
+    guard_above,
+    is_output,
+    kind_of,
+    producers,
+    runs_whole_domain,
+)
 from .handles import BlockRV
 from .primitive import primitive
 from .state import State
@@ -238,6 +246,18 @@ def reverse_compute_inline(s: State, block: BlockRV | str) -> None:
             f"what block {p.name} writes is used elsewhere too",
             code="inline-consumer",
             at=p,
+        )
+    if guard_above(link) is not None:
+        s.fail(
+            f"block {b.name} stands under a condition or let, which inlining would lose",
+            code="inline-guard",
+            at=b,
+        )
+    if is_output(link, s) and not fills_domain(link):
+        s.fail(
+            f"the loops above block {b.name} do not run through the whole domain of its iterators",
+            code="inline-domain",
+            at=b,
         )
     for which in (b, p):
         if not runs_whole_domain(which):

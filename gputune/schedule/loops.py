@@ -7,10 +7,40 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from ..ir import build
+from ..ir.affine import same
 from ..ir.build import const_int, is_literal
-from ..ir.nodes import Block, Expr, For, ForKind, IntImm, Seq, Stmt, Var
-from ..ir.walk import map_stmt, substitute, substitute_stmt, uses_var
-from .analysis import binding_is_affine, blocks_below, kind_of
+from ..ir.nodes import (
+    BinOp,
+    Block,
+    BufferLoad,
+    BufferStore,
+    Expr,
+    For,
+    ForKind,
+    IfThenElse,
+    IntImm,
+    IterVar,
+    LetStmt,
+    Range,
+    Seq,
+    Stmt,
+    Var,
+)
+from ..ir.walk import (
+    map_stmt,
+    stmt_exprs,
+    substitute,
+    substitute_stmt,
+    uses_var,
+    walk_expr,
+)
+from .analysis import (
+    binding_is_affine,
+    blocks_below,
+    kind_of,
+    loose_fault,
+    reads_own_elsewhere,
+)
 from .handles import BlockRV, ExprRV, LoopRV
 from .primitive import primitive
 from .state import State
@@ -24,8 +54,11 @@ THREAD_AXES = (
 
 def substitute_loops(s: Stmt, table: Mapping[Var, Expr], predicate: Expr | None = None) -> Stmt:
     """`s` with loop variables replaced where they may stand: loop bounds, conditions, and the
-    bindings of the outermost blocks, which also get `predicate`."""
+    bindings of the outermost blocks, which also get `predicate` (what no block holds, and what could
+    fail where the predicate is false, comes under a condition)."""
     t = type(s)
+    if predicate is not None and _needs_condition(s):
+        return IfThenElse(predicate, substitute_loops(s, table))
     if t is For:
         body = substitute_loops(s.body, table, predicate)  # type: ignore[union-attr]  # t is the
         lo = substitute(s.min, table)  # type: ignore[union-attr]  # class of s, here and below
@@ -44,6 +77,29 @@ def substitute_loops(s: Stmt, table: Mapping[Var, Expr], predicate: Expr | None 
     return out
 
 
+def _needs_condition(s: Stmt) -> bool:
+    t = type(s)
+    if t is For or t is IfThenElse or t is LetStmt:
+        return any(map(_may_fail, stmt_exprs(s)))
+    if t is Block:
+        return any(map(_may_fail, (*s.iter_values, s.predicate)))  # type: ignore[union-attr]
+    return t is not Seq
+
+
+def _may_fail(e: Expr) -> bool:
+    """Could evaluating it be an error at an iteration that does not exist?"""
+    if type(e) is Var or type(e) is IntImm:
+        return False
+    return any(
+        type(x) is BufferLoad
+        or (type(x) is BinOp and x.op in _DIVISIONS and type(x.b) is not IntImm)
+        for x in walk_expr(e)
+    )
+
+
+_DIVISIONS = frozenset({"/", "//", "%", "truncmod"})
+
+
 def _substitute_binding(b: Block, table: Mapping[Var, Expr], predicate: Expr | None) -> Block:
     if not b.iter_vars and b.name != "root":  # an opaque block may use the loops directly
         b = substitute_stmt(b, table)  # type: ignore[assignment]  # a block stays a block
@@ -51,7 +107,21 @@ def _substitute_binding(b: Block, table: Mapping[Var, Expr], predicate: Expr | N
     pred = substitute(b.predicate, table)
     if predicate is not None:
         pred = build.logical_and(pred, predicate)
-    return block_with(b, iter_values=values, predicate=pred)
+    return block_with(
+        b, iter_vars=_domains(b.iter_vars, table), iter_values=values, predicate=pred
+    )
+
+
+def _domains(iters: tuple[IterVar, ...], table: Mapping[Var, Expr]) -> tuple[IterVar, ...]:
+    """The iterators with loop variables replaced in their domains."""
+    for iv in iters:
+        if type(iv.dom.min) is not IntImm or type(iv.dom.extent) is not IntImm:
+            return tuple([IterVar(x.var, _range(x.dom, table), x.kind) for x in iters])
+    return iters
+
+
+def _range(r: Range, table: Mapping[Var, Expr]) -> Range:
+    return Range(substitute(r.min, table), substitute(r.extent, table))
 
 
 def _plain(s: State, link: Link, what: str) -> For:
@@ -290,7 +360,8 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     Raises:
         ScheduleError: the loops are not on one chain or one appears twice; the bounds of an outer
             loop would depend on an inner one; a block below has bindings that are not affine or
-            iterators that are neither spatial nor reduce.
+            iterators that are neither spatial nor reduce, or reads what its other iterations
+            write; a reduction whose result depends on the order would run in another one.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -339,8 +410,12 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
                 )
         seen.add(x.var)
     below = blocks_below(deepest)
+    loose = loose_fault(deepest.node, {w.buffer for b in below for w in b.block().writes})
+    if loose:
+        s.fail(loose, code="not-pipeline", at=deepest.node)
     for b in below:
         _check_movable(s, b)
+        _check_order(s, b, [x.loop().var for x in chain], [x.var for x in nest])
     if len(below) > 1 and s.enable_check:
         fault = s.pipeline_fault(deepest.scope())
         if fault:
@@ -366,6 +441,54 @@ def _check_movable(s: State, b: Link) -> None:
             code="not-affine",
             at=block,
         )
+
+
+def _check_order(s: State, b: Link, old: Sequence[Var], new: Sequence[Var]) -> None:
+    """The loops that drive a reduction keep their order, or the order does not matter."""
+    block = b.block()
+    if reads_own_elsewhere(block.reads, block.writes):
+        s.fail(
+            f"block {block.name} reads what its other iterations write",
+            code="reorder-own",
+            at=block,
+        )
+    values = [
+        v for iv, v in zip(block.iter_vars, block.iter_values, strict=True) if iv.kind != "spatial"
+    ]
+    if not values:
+        return
+    drive = {v for v in old if any(uses_var(e, v) for e in values)}
+    if [v for v in old if v in drive] != [v for v in new if v in drive] and not order_free(block):
+        s.fail(
+            f"the result of block {block.name} depends on the order of its reduction loops",
+            hint="keep the loops that drive the reduction in their order; sums, products, minima "
+            "and maxima of one value each may run in any",
+            code="reorder-order",
+            at=block,
+        )
+
+
+def order_free(block: Block) -> bool:
+    """Does the block only combine values into places by operators that take any order?"""
+    stores = block.body.items if type(block.body) is Seq else (block.body,)
+    written = {w.buffer for w in block.writes}
+    for x in stores:
+        if type(x) is not BufferStore or x.predicate is not None or type(x.value) is not BinOp:
+            return False
+        op, a, b = x.value.op, x.value.a, x.value.b
+        sides = ((a, b), (b, a)) if op in _COMMUTATIVE else ((a, b),) if op == "-" else ()
+        if not any(
+            type(acc) is BufferLoad
+            and acc.buffer is x.buffer
+            and all(map(same, acc.indices, x.indices))
+            and not any(type(y) is BufferLoad and y.buffer in written for y in walk_expr(rest))
+            for acc, rest in sides
+        ):
+            return False
+    return True
+
+
+_COMMUTATIVE = frozenset({"+", "*", "min", "max", "&", "|", "^", "and", "or"})
 
 
 @primitive("AddUnitLoop", inputs=("block_or_loop",))

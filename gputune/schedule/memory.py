@@ -23,7 +23,14 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import replace_buffers
-from .analysis import blocks_below, bound_region, loop_ranges, runs_whole_domain
+from .analysis import (
+    blocks_below,
+    bound_region,
+    guard_above,
+    loop_ranges,
+    runs_whole_domain,
+    writes_all,
+)
 from .handles import BlockRV
 from .primitive import primitive
 from .state import State, buffer_at
@@ -69,6 +76,12 @@ def _pick(
         code="buffer-index",
         at=at,
     )
+
+
+def _record_index(s: State, name: str, given: BufferIndex, index: int) -> None:
+    """A trace holds no buffer object, but its position."""
+    if isinstance(given, Buffer):
+        s.resolved[name] = index
 
 
 def _copy_nest(name: str, source: Buffer, dest: Buffer) -> tuple[Stmt, BlockKey]:
@@ -164,10 +177,12 @@ def cache_read(
     b = link.block()
     _check_scope(s, storage_scope, b)
     index = _pick(s, b.reads, read_buffer_index, "read", b)
+    _record_index(s, "read_buffer_index", read_buffer_index, index)
     buffer = b.reads[index].buffer
     scope = link.scope()
     _no_root(s, link)
     _require_pipeline(s, scope, b)
+    _check_reads_all(s, scope, buffer, b)
     below = blocks_below(scope)
     writers = [x for x in below if any(w.buffer is buffer for w in x.block().writes)]
     if len(writers) > 1:
@@ -228,6 +243,23 @@ def cache_read(
     return s.mint_block(key)
 
 
+def _check_reads_all(s: State, scope: Link, buffer: Buffer, at: Block) -> None:
+    """The copy goes over the whole buffer: a block inside another may only copy what the outer one
+    says it reads, or what lives inside it."""
+    owner = scope.block()
+    if scope.up is None or buffer in owner.alloc_buffers:
+        return
+    whole = tuple([Range(IntImm(0, e.dtype), e) for e in buffer.shape])
+    if not any(covers(r.region, whole, {}) for r in owner.reads if r.buffer is buffer):
+        s.fail(
+            f"block {owner.name} around block {at.name} reads only a part of {buffer.name}, and "
+            "the copy would read all of it",
+            hint=f"cache it at block {owner.name}",
+            code="cache-partial",
+            at=owner,
+        )
+
+
 def _consumer(s: State, c: BlockRV | str) -> Link:
     if isinstance(c, str):
         c = s._block_named(c)
@@ -277,6 +309,7 @@ def cache_write(
     b = link.block()
     _check_scope(s, storage_scope, b)
     index = _pick(s, b.writes, write_buffer_index, "write", b)
+    _record_index(s, "write_buffer_index", write_buffer_index, index)
     buffer = b.writes[index].buffer
     scope = link.scope()
     _no_root(s, link)
@@ -344,10 +377,11 @@ def _check_writes_all(s: State, link: Link, region: BufferRegion, buffer: Buffer
     whole = tuple([Range(IntImm(0, e.dtype), e) for e in buffer.shape])
     ranges = loop_ranges(link.loops())
     written = None if ranges is None else relax_exact(bound_region(b, region).region, ranges)
-    if written is not None and runs_whole_domain(b) and covers(written, whole, {}):
-        return
-    if ranges is None and runs_whole_domain(b):
-        return
+    if guard_above(link) is None and runs_whole_domain(b):
+        if written is not None and covers(written, whole, {}):
+            return
+        if ranges is None and writes_all(link, region):
+            return
     s.fail(
         f"block {b.name} does not write all of {buffer.name}, so copying it back would overwrite "
         "the rest",
@@ -393,7 +427,9 @@ def set_scope(
     link = s.block(block)
     b = link.block()
     _check_scope(s, storage_scope, b)
-    buffer = b.writes[_pick(s, b.writes, buffer_index, "write", b)].buffer
+    index = _pick(s, b.writes, buffer_index, "write", b)
+    _record_index(s, "buffer_index", buffer_index, index)
+    buffer = b.writes[index].buffer
     owner = _allocator(s, link, buffer)
     if buffer.scope == storage_scope:
         return
@@ -430,6 +466,7 @@ def storage_align(
     link = s.block(block)
     b = link.block()
     index = _pick(s, b.writes, buffer_index, "write", b)
+    _record_index(s, "buffer_index", buffer_index, index)
     buffer = b.writes[index].buffer
     _allocator(s, link, buffer)
     ndim = len(buffer.shape)

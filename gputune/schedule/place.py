@@ -26,6 +26,9 @@ from .analysis import (
     Loops,
     consumers,
     domain_of,
+    domain_uses_loops,
+    fills_domain,
+    guard_above,
     is_output,
     kind_of,
     loop_ranges,
@@ -66,6 +69,19 @@ def _check_movable(s: State, b: Link, at: Link) -> None:
             f"block {block.name} is neither a complete nor a reduction block",
             hint="move it before decompose_reduction",
             code="not-complete",
+            at=block,
+        )
+    if guard_above(b) is not None:
+        s.fail(
+            f"block {block.name} stands under a condition or let, which moving would lose",
+            code="place-guard",
+            at=block,
+        )
+    if domain_uses_loops(b) or not fills_domain(b, reduce_only=True):
+        s.fail(
+            f"the loops above block {block.name} do not run through the whole domain of its "
+            "iterators, and moved loops would",
+            code="place-domain",
             at=block,
         )
     if not runs_whole_domain(block):
@@ -351,7 +367,21 @@ def reverse_compute_at(
     makers = producers(b, s)
     _all_under(s, makers, at, me, "producer")
     above = [*at.loops(), at.loop()]
+    if is_output(b, s) and not fills_domain(b):
+        s.fail(
+            f"the loops above block {me.name} do not run through the whole domain of its "
+            "iterators, and moved loops would write more than they do",
+            code="place-domain",
+            at=me,
+        )
     for m in makers:
+        if not runs_whole_domain(m.block()):
+            s.fail(
+                f"the producer {m.block().name} has the predicate {m.block().predicate}",
+                hint="move the block before splitting with factors that do not divide",
+                code="place-predicate",
+                at=m.node,
+            )
         for iv, value in zip(m.block().iter_vars, m.block().iter_values, strict=True):
             if iv.kind != "spatial" and uses_var(value, {f.var for f in above}):
                 s.fail(

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..ir import build, dtypes
-from ..ir.build import const_int
+from ..ir.affine import from_linear, linear, same
+from ..ir.arith import simplify
+from ..ir.build import const_int, is_literal
+from ..ir.iter_map import detect_iter_map
 from ..ir.nodes import (
     BinaryOp,
     BinOp,
@@ -25,8 +28,25 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.regions import access_regions
-from ..ir.walk import free_vars, map_region, substitute, substitute_stmt, uses_var
-from .analysis import blocks_below, conjuncts, kind_of
+from ..ir.walk import (
+    all_exprs,
+    free_vars,
+    map_region,
+    substitute,
+    substitute_stmt,
+    uses_var,
+    walk_expr,
+)
+from .analysis import (
+    binding_is_affine,
+    blocks_below,
+    conjuncts,
+    domain_uses_loops,
+    guard_above,
+    kind_of,
+    loop_ranges,
+    loose_fault,
+)
 from .handles import BlockRV, LoopRV
 from .memory import fresh_name
 from .primitive import primitive
@@ -59,6 +79,97 @@ def _outermost_loops(link: Link, loop: Link) -> tuple[list[For], list[For]]:
     return loops[:at], loops[at:]
 
 
+def _check_init_movable(s: State, link: Link, at: Link, below: list[For]) -> None:
+    """Nothing between the loop and the block may see or make what the init touches."""
+    b = link.block()
+    guard = guard_above(link, at.node)
+    if guard is not None:
+        s.fail(
+            f"block {b.name} stands under a condition or let inside the loop {at.loop().var.name}",
+            hint="decompose at a loop inside it",
+            code="reduction-guard",
+            at=[b, at.node],
+        )
+    others = blocks_below(at)
+    if len(others) == 1 and all(type(f.body) in (For, Block) for f in below):
+        return
+    written = {w.buffer for w in b.writes}
+    assert b.init is not None
+    used = {e.buffer for e in all_exprs(b.init) if type(e) is BufferLoad}
+    before = True
+    for x in others:
+        o = x.block()
+        if o is b:
+            before = False
+            continue
+        if any(w.buffer in used for w in o.writes) or (
+            before and any(r.buffer in written for r in o.reads)
+        ):
+            s.fail(
+                f"block {o.name} under the loop {at.loop().var.name} needs or feeds the init of "
+                f"block {b.name}",
+                hint="decompose at a loop inside it",
+                code="reduction-place",
+                at=[b, o],
+            )
+    loose = loose_fault(at.node, written | used)
+    if loose:
+        s.fail(loose, code="not-pipeline", at=at.node)
+
+
+def _check_starts(s: State, link: Link) -> None:
+    """The first run of the reduction must be the one that initialises: all reduce iterators at
+    their minimum, and the predicate true."""
+    b = link.block()
+    first: dict[Var, Expr] | None = None
+    for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
+        if iv.kind != "reduce" or (type(v) is IntImm and same(v, iv.dom.min)):
+            continue
+        if first is None:
+            first = {f.var: f.min for f in link.loops()}
+        if not same(substitute(v, first), iv.dom.min):
+            s.fail(
+                f"iterator {iv.var.name} of block {b.name} starts at {substitute(v, first)}, not "
+                f"at the beginning {iv.dom.min} of its domain: the reduction is never initialised",
+                code="reduction-start",
+                at=b,
+            )
+    if b.predicate is build.TRUE:
+        return
+    reduce_values = [
+        v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
+    ]
+    driving = {
+        f.var: f.min for f in link.loops() if any(uses_var(v, f.var) for v in reduce_values)
+    }
+    for c in conjuncts(b.predicate):
+        if not any(uses_var(c, v) for v in driving):
+            continue
+        if not free_vars(c) <= set(driving):
+            continue  # ties spatial and reduction loops: refused, or kept whole, by the caller
+        if not is_literal(simplify(substitute(c, driving)), 1):
+            s.fail(
+                f"the predicate {c} keeps block {b.name} from initialising its reduction",
+                code="reduction-predicate",
+                at=b,
+            )
+
+
+def _visits_once(b: Block, below: list[For]) -> bool:
+    """With the loops further out standing still, do these visit different points?"""
+    ranges = loop_ranges(below)
+    if ranges is None:
+        return False
+    moving: list[Expr] = []
+    for v in b.iter_values:
+        terms, _ = linear(v)
+        inner = {a: c for a, c in terms.items() if any(uses_var(a, f) for f in ranges)}
+        if any(not free_vars(a) <= set(ranges) for a in inner):
+            return False
+        moving.append(from_linear(inner, 0, v.dtype))
+    return detect_iter_map(moving, ranges) is not None
+
+
 @primitive("DecomposeReduction", inputs=("block", "loop"))
 def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV:
     """Split a reduction into a block that initialises, placed before a loop, and one that updates.
@@ -87,6 +198,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
             at=[b, at.node],
         )
     above, below = _outermost_loops(link, at)
+    _check_init_movable(s, link, at, below)
     reduce_values = [
         v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
     ]
@@ -108,6 +220,15 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
                 code="reduction-repeat",
                 at=[f, b],
             )
+    _check_starts(s, link)
+    if not binding_is_affine(link) and not _visits_once(b, below):
+        s.fail(
+            f"the loops from {at.loop().var.name} on reach the same point of block {b.name} more "
+            "than once: it would be initialised once and updated many times",
+            hint="decompose at a loop further in",
+            code="reduction-repeat",
+            at=[at.node, b],
+        )
     kept = [
         (iv, v) for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind != "reduce"
     ]
@@ -126,15 +247,23 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         used = free_vars(c)
         if not used & gone:
             predicate = build.logical_and(predicate, substitute(c, loops))
-        elif used & set(loops):
+        elif used - gone:
             s.fail(
                 f"the predicate {c} of block {b.name} ties spatial and reduction loops together",
                 code="reduction-predicate",
                 at=b,
             )
+    for iv, _ in kept:
+        if uses_var(iv.dom.min, gone) or uses_var(iv.dom.extent, gone):
+            s.fail(
+                f"the domain of iterator {iv.var.name} of block {b.name} depends on a loop that "
+                "drives only the reduction",
+                code="reduction-domain",
+                at=b,
+            )
     iters: dict[Var, Expr] = {iv.var: Var(iv.var.name, iv.var.dtype) for iv, _ in kept}
     assert b.init is not None
-    init_iters = tuple([_renamed(iv, iters) for iv, _ in kept])
+    init_iters = tuple([_renamed(iv, iters, loops) for iv, _ in kept])
     bare = Block(
         BlockKey(),
         fresh_name(s, s.func_of(b.key), f"{b.name}_init"),
@@ -151,7 +280,8 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
     body: Stmt = init
     for f in reversed(nest):
         body = with_body(f, body)
-    update = block_with(b, name=f"{b.name}_update", init=None)
+    name = fresh_name(s, s.func_of(b.key), f"{b.name}_update")
+    update = block_with(b, name=name, init=None)
     reads, writes = access_regions(block_with(update, reads=(), writes=()))
     # what was there explicitly stays; the block now also reads what it updates
     update = block_with(update, reads=_merge(reads, b.reads), writes=b.writes or writes)
@@ -169,10 +299,11 @@ def _merge(
     return tuple([known.get(r.buffer, r) for r in found]) + extra
 
 
-def _renamed(iv: IterVar, table: dict[Var, Expr]) -> IterVar:
+def _renamed(iv: IterVar, table: dict[Var, Expr], loops: dict[Var, Expr]) -> IterVar:
     new = table[iv.var]
     assert type(new) is Var
-    return IterVar(new, iv.dom, iv.kind)
+    dom = Range(substitute(iv.dom.min, loops), substitute(iv.dom.extent, loops))
+    return IterVar(new, dom, iv.kind)
 
 
 # ----------------------------------------------------------------------------- rfactor
@@ -213,14 +344,10 @@ def reducer_of(b: Block) -> tuple[Reducer, Expr] | None:
 
 
 def _same(load: BufferLoad, store: BufferStore) -> bool:
-    return load.predicate is None and all(
-        a is b or str(a) == str(b) for a, b in zip(load.indices, store.indices, strict=True)
-    )
+    return load.predicate is None and all(map(same, load.indices, store.indices))
 
 
 def _reads(e: Expr, buffer: Buffer) -> bool:
-    from ..ir.walk import walk_expr
-
     return any(type(x) is BufferLoad and x.buffer is buffer for x in walk_expr(e))
 
 
@@ -266,6 +393,7 @@ def rfactor(s: State, loop: LoopRV, factor_axis: int) -> BlockRV:
     fault = s.pipeline_fault(link.scope()) if s.enable_check else ""
     if fault:
         s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=b)
+    _check_loops(s, link, f)
     spatial = [
         (iv, v) for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind != "reduce"
     ]
@@ -349,6 +477,39 @@ def rfactor(s: State, loop: LoopRV, factor_axis: int) -> BlockRV:
     owner = scope.block()
     s.replace(scope, block_with(owner, alloc_buffers=(*owner.alloc_buffers, rf)))
     return s.mint_block(partial.key)
+
+
+def _check_loops(s: State, link: Link, f: For) -> None:
+    """What rfactor asks of the loops above the block."""
+    b = link.block()
+    if guard_above(link) is not None:
+        s.fail(
+            f"block {b.name} stands under a condition or let, which the new loops would lose",
+            code="rfactor-guard",
+            at=b,
+        )
+    if not is_literal(f.min, 0):
+        s.fail(
+            f"the loop {f.var.name} starts at {f.min}, not 0",
+            code="rfactor-loop",
+            at=f,
+        )
+    loops = link.loops()
+    own = {g.var for g in loops}
+    uneven = next((g for g in loops if uses_var(g.min, own) or uses_var(g.extent, own)), None)
+    if uneven is not None or domain_uses_loops(link):
+        s.fail(
+            f"the bounds of the loops above block {b.name} depend on each other",
+            code="rfactor-loop",
+            at=b if uneven is None else uneven,
+        )
+    if not binding_is_affine(link):
+        s.fail(
+            f"the bindings of block {b.name} are not an affine map of its loops",
+            code="not-affine",
+            at=b,
+        )
+    _check_starts(s, link)
 
 
 def _link_of(s: State, f: For) -> Link:

@@ -1,3 +1,6 @@
+import math
+
+import ir_programs as P
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -5,8 +8,9 @@ from hypothesis import strategies as st
 from points import Undefined, affine_expr, condition, index_expr, points, size, value
 
 from gputune.ir import build as b
-from gputune.ir.affine import bounds, from_linear, linear, same
-from gputune.ir.arith import prove, simplify, simplify_stmt
+from gputune.ir import interp
+from gputune.ir.affine import same
+from gputune.ir.arith import bounds, from_linear, linear, prove, simplify, simplify_stmt
 from gputune.ir.nodes import (
     Block,
     BlockKey,
@@ -412,5 +416,23 @@ def run(s, env):
     raise AssertionError(type(s))
 
 
-def test_numpy_is_not_needed_for_constants():
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("func", [P.matmul(3, 1, 4), P.matmul_bias(2, 3, 1)], ids=["mm", "bias"])
+def test_whole_programs_compute_the_same(func, drop):
+    def results(body):
+        args = [
+            np.arange(math.prod(n.value for n in x.shape), dtype=x.dtype).reshape(
+                [n.value for n in x.shape]
+            )
+            for x in func.buffers
+        ]
+        interp.run(b.replace_body(func, body), *args, check_regions=True)
+        return args
+
+    simplified = simplify_stmt(func.body, drop_unit_loops=drop)
+    for x, y in zip(results(simplified), results(func.body)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_numpy_integers_are_constants():
     assert simplify(b.const(np.int32(3)) + 4, {}).value == 7

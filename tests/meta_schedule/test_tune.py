@@ -146,11 +146,10 @@ def test_same_seed_same_candidates(tmp_path: Path) -> None:
             tmp_path / name, mod=matmul(64), space="post-order-apply", strategy="replay-trace",
             config=ms.TuneConfig(4), seed=seed, cost_model="random",
         )  # fmt: skip
-        return [r.program for r in sorted(
-            result.get_all_tuning_records(), key=lambda r: r.extras["time"])]  # fmt: skip
+        return sorted(r.program for r in result.get_all_tuning_records())
 
     assert programs("a", 5) == programs("b", 5)
-    assert set(programs("c", 6)) != set(programs("a2", 5))
+    assert programs("c", 6) != programs("d", 5)
 
 
 def test_default_space_and_numbers(tmp_path: Path) -> None:
@@ -392,7 +391,7 @@ def test_a_disk_that_fills_up_while_recording(
 
     with monkeypatch.context() as patch:
         patch.setattr(journal, "write_all", fills)
-        with pytest.raises(RecordError, match="database_tuning_record.json: No space left") as e:
+        with pytest.raises(RecordError, match=r"tuning_record\.json: No space left") as e:
             tune(tmp_path)
     result = e.value.result
     assert isinstance(result, ms.TuneResult)

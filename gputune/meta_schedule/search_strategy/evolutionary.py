@@ -41,6 +41,7 @@ _EMPTY_ROUNDS = 5  # the fifth round in a row without a new candidate ends the s
 _ENUMERATE = 2048  # spaces of at most so many rows are looked at whole
 _MATRIX = 2048  # rows of a generation on a matrix, where population_size is less
 _CROSSED, _FRESH = 0.25, 0.15  # shares of a generation
+_NEW_CLASSES = 96  # structure classes that a round may add: each costs a replay
 
 
 @dataclass(slots=True, eq=False)
@@ -273,19 +274,23 @@ class _Evolution:
         seen: list[set[bytes]] = [set() for _ in self.islands]
         for k, island in enumerate(self.islands):
             if island.all_rows is not None:
-                self._add(pool, k, island.all_rows, seen[k], False)
+                self._add(pool, k, island.all_rows, seen[k], False, None)
         for k, row in best:
-            self._add(pool, k, self.islands[k].space.neighbours(row), seen[k], True)
+            self._add(pool, k, self.islands[k].space.neighbours(row), seen[k], True, _NEW_CLASSES)
         if all(i.all_rows is not None for i in self.islands):
             return pool
+        share = max(1, _NEW_CLASSES // (2 * len(self.islands)))
         for k, island in enumerate(self.islands):
             if island.all_rows is None:
-                self._first_generation(pool, k, island, seen[k])
+                self._first_generation(pool, k, island, seen[k], share)
         for _ in range(self.settings.genetic_num_iters):
-            self._next_generation(pool, seen)
+            share = _NEW_CLASSES // (2 * self.settings.genetic_num_iters * len(self.islands))
+            self._next_generation(pool, seen, max(1, share))
         return pool
 
-    def _first_generation(self, pool: _Pool, k: int, island: _Island, seen: set[bytes]) -> None:
+    def _first_generation(
+        self, pool: _Pool, k: int, island: _Island, seen: set[bytes], classes: int
+    ) -> None:
         """Fresh rows, and mutants of the best measured ones."""
         s = self.settings
         size = island.space.generation
@@ -294,15 +299,16 @@ class _Evolution:
         if known and most:
             top = _matrix([key for key, _ in known[: max(1, most // 8)]])
             varied = island.space.mutate(np.repeat(top, 8, axis=0)[:most], self.rng)
-            self._add(pool, k, varied, seen, False)
+            self._add(pool, k, varied, seen, False, classes)
         enough = min(s.init_min_unmeasured, size)
         got = 0
         for _ in range(s.max_fail_count):
-            got += self._add(pool, k, island.space.sample(size - got, self.rng), seen, False)
+            fresh = island.space.sample(size - got, self.rng)
+            got += self._add(pool, k, fresh, seen, False, classes)
             if got >= enough:
                 break
 
-    def _next_generation(self, pool: _Pool, seen: list[set[bytes]]) -> None:
+    def _next_generation(self, pool: _Pool, seen: list[set[bytes]], classes: int) -> None:
         """Children of the best rows of all spaces: better spaces have more of them."""
         if len(pool) == 0:
             return
@@ -323,9 +329,17 @@ class _Evolution:
                 changed = (self.rng.random(len(rows)) < s.genetic_mutate_prob) | ~crossed
                 parts.append(rows[~changed])
                 parts.append(island.space.mutate(rows[changed], self.rng))
-            self._add(pool, k, np.concatenate(parts), seen[k], False)
+            self._add(pool, k, np.concatenate(parts), seen[k], False, classes)
 
-    def _add(self, pool: _Pool, k: int, rows: IntArray, seen: set[bytes], local: bool) -> int:
+    def _add(
+        self,
+        pool: _Pool,
+        k: int,
+        rows: IntArray,
+        seen: set[bytes],
+        local: bool,
+        classes: int | None,
+    ) -> int:
         """Look at rows that are new in this round and were not measured; how many are legal?"""
         if len(rows) == 0:
             return 0
@@ -335,7 +349,7 @@ class _Evolution:
         new = [j for j, key in enumerate(keys) if key not in seen and key not in measured]
         seen.update(keys)
         rows = rows[new]
-        found = self.islands[k].space.evaluate(rows)
+        found = self.islands[k].space.evaluate(rows, classes)
         self.search.refusals.update(found.refusals)
         rows = rows[found.valid]
         if len(rows) == 0:

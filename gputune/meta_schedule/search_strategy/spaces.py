@@ -52,8 +52,8 @@ class Space(Protocol):
     def enumerate(self, limit: int) -> IntArray | None:
         """All rows, if there are at most `limit`."""
 
-    def evaluate(self, rows: IntArray) -> Evaluation:
-        """Verdicts and features."""
+    def evaluate(self, rows: IntArray, new_classes: int | None = None) -> Evaluation:
+        """Verdicts and features; see `Sketch.evaluate`."""
 
     def materialise(self, row: IntArray) -> Schedule:
         """The finished schedule of a row; ScheduleError if it is refused."""
@@ -83,11 +83,8 @@ class MatrixSpace:
 
     @property
     def generation(self) -> int:
-        """Fewer rows where most rows need a replay of their own."""
-        if self.sketch.by_replay:
-            return REPLAYED
-        classes = self.sketch.class_count
-        return self._full if classes < 256 else max(REPLAYED, self._full * 256 // (2 * classes))
+        """Fewer rows where each needs a replay of its own."""
+        return REPLAYED if self.sketch.by_replay else self._full
 
 
 class TraceSpace:
@@ -173,8 +170,8 @@ class TraceSpace:
             return None
         return _column([self._place(self._rows.trace_of(row)) for row in rows])
 
-    def evaluate(self, rows: IntArray) -> Evaluation:
-        """Plain replay of each row that is new."""
+    def evaluate(self, rows: IntArray, new_classes: int | None = None) -> Evaluation:
+        """Plain replay of each row that is new; there are no classes."""
         count = len(rows)
         out = Evaluation(
             np.zeros(count, bool),

@@ -1,0 +1,79 @@
+"""Which measured times count? Those of candidates whose numbers are right."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from ..errors import RunError
+from .artifact import Artifact
+from .builder import BuilderResult
+from .logging import console
+from .measure_candidate import MeasureCandidate
+from .profiler import Profiler
+from .runner import RunnerResult
+from .task_record import FAILED_MS, TaskRecord
+from .verify import Verdict, Verifier
+
+
+def judged(
+    task: TaskRecord, candidate: MeasureCandidate, built: BuilderResult, result: RunnerResult
+) -> RunnerResult:
+    """A result, or the failure that it turns into: a new best is checked before anything builds on
+    it, unless checks are so dear that only the best of a round has one (`judge_round`)."""
+    seconds = result.seconds
+    if seconds >= task.best.seconds:
+        return result
+    if task.verifier is not None and task.verifier.eager:
+        result = _checked(task.verifier, candidate, built, result)
+    if result.problem is None:
+        task.best.seconds = seconds
+    return result
+
+
+def judge_round(
+    task: TaskRecord,
+    candidates: list[MeasureCandidate],
+    built: list[BuilderResult],
+    results: list[RunnerResult],
+) -> None:
+    """Check the best of a round if it is the best so far and has not been checked; where it is
+    wrong, the next best. Wrong results are replaced in `results`."""
+    if task.verifier is None or task.verifier.eager:
+        return
+    while True:
+        good = [i for i, r in enumerate(results) if r.problem is None]
+        if not good:
+            return
+        best = min(good, key=lambda i: results[i].seconds)
+        if results[best].verified or results[best].seconds > task.best.seconds:
+            return
+        results[best] = _checked(task.verifier, candidates[best], built[best], results[best])
+        if results[best].problem is None:
+            return
+        rest = [results[i].seconds for i in good if i != best]
+        earlier = [ms * 1e-3 for ms in task.latency_ms if ms < FAILED_MS]
+        task.best.seconds = min([*rest, *earlier, task.known_seconds], default=math.inf)
+
+
+def _checked(
+    verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult, result: RunnerResult
+) -> RunnerResult:
+    with Profiler.timeit("Verify"):
+        verdict = _verdict(verifier, candidate, built)
+    if verdict.outcome == "wrong":
+        assert verdict.failure is not None
+        console().warning(
+            "A fast candidate computes wrong results and is rejected: %s", verdict.failure.message
+        )
+        return RunnerResult.failed(verdict.failure)
+    return replace(result, verified=True) if verdict.outcome == "right" else result
+
+
+def _verdict(verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
+    """Check what was built, or the program where a builder of one's own built something else."""
+    try:
+        artifact = Artifact.load(str(built.artifact_path))
+    except RunError:
+        return verifier.check_program(candidate.sch.mod)
+    return verifier.check(artifact)
