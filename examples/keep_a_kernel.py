@@ -6,10 +6,11 @@ import numpy as np
 
 import gputune as gt
 
-softmax = gt.kernels.get("softmax").build(m=64, n=64)
+dense = gt.kernels.get("dense_bias_relu").build(m=32, n=64, k=48)
 with tempfile.TemporaryDirectory() as folder:
-    gt.tune(softmax, trials=8).export(folder)
+    gt.tune(dense, trials=8).export(folder)
     f = gt.load(folder)  # compiled anew from the script: nothing in the folder is executed
-x = np.random.rand(64, 64).astype("float32")
-np.testing.assert_allclose(f(x).sum(axis=1), np.ones(64), rtol=1e-5)
+rng = np.random.default_rng(0)
+x, w, b = (rng.standard_normal(s, np.float32) for s in ((32, 48), (64, 48), (64,)))
+np.testing.assert_allclose(f(x, w, b), np.maximum(x @ w.T + b, 0), rtol=1e-4, atol=1e-4)
 print(f.report())

@@ -32,7 +32,9 @@ from .target.target import TargetLike
 from .tuned_kernel import TunedKernel
 
 _BATCH_SECONDS = 2e-3  # a repetition: long beside the clock's grain, short beside a time slice
-_PAUSE_SECONDS = 0.5e-3  # waiting threads of the entry before go to sleep
+# After a turn its threads go on spinning, at the cost of the next one, until they fall asleep: those
+# of a kernel for less than a millisecond, those of OpenBLAS behind a NumPy call for 26.
+_PAUSE_KERNEL, _PAUSE_CALLABLE = 0.5e-3, 30e-3
 _ROUNDS = 3  # at least, and
 _MOST_ROUNDS = 2000  # at most
 _OVERTIME = 5  # fewer than _ROUNDS rounds only if they took this many times the given seconds
@@ -248,11 +250,12 @@ def _flops(entries: Any) -> float | None:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """`run` computes once and gives the outputs; `time` gives seconds for some calls, and whether
-    the thread was held up."""
+    the thread was held up. `pause` are the seconds until its threads are asleep."""
 
     name: str
     run: Callable[[], list[np.ndarray[Any, Any]]]
     time: Callable[[int], tuple[float, bool]]
+    pause: float = 0.0
 
 
 class _Plan:
@@ -309,7 +312,7 @@ class _Plan:
             found = measure(call, TimerConfig(number=calls, retries=0))
             return found.results[0] * calls, _switches() > before
 
-        return _Entry(name, run, timed)
+        return _Entry(name, run, timed, _PAUSE_KERNEL)
 
     def _placed(self, conv: Convention) -> list[tuple[int, Any]]:
         return list(zip(conv.inputs, self.inputs))
@@ -331,7 +334,7 @@ class _Plan:
                 function(*inputs)
             return time.perf_counter() - start, _switches() > before
 
-        return _Entry(name, run, timed)
+        return _Entry(name, run, timed, _PAUSE_CALLABLE)
 
     def _numbered(self) -> list[tuple[int, Any]]:
         if self.convention is None:
@@ -450,9 +453,10 @@ def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
             break
         for turn in range(len(entries)):
             at = (turn + round_) % len(entries)
-            time.sleep(_PAUSE_SECONDS)
             total, held_up = entries[at].time(calls[at])
             (lost if held_up else kept)[at].append(total / calls[at])
+            if len(entries) > 1:
+                time.sleep(entries[at].pause)
     out = []
     for e, n, good, bad in zip(entries, calls, kept, lost):
         timing = Timing(e.name, tuple(good), n, len(bad))

@@ -210,10 +210,18 @@ def _residue(terms: Terms, const: int, k: int) -> tuple[int, int]:
     """(step, rest) with sum = rest modulo step, where step divides k and is k itself if it can."""
     if all(c is k or c % k == 0 for c in terms.values()):
         return k, const % k
-    if type(k) is int and all(type(c) is int for c in terms.values()):
-        step = math.gcd(k, *terms.values())
-        return step, const % step
-    return 1, 0
+    step = k
+    for c in terms.values():
+        step = _gcd(step, c)
+    return step, const % step
+
+
+def _gcd(a: int, b: int) -> int:
+    """The greatest common divisor; of sampled values, one that keeps their expression."""
+    for x, y in ((a, b), (b, a)):
+        if type(x) is not int:
+            return x.gcd(y)  # type: ignore[no-any-return,attr-defined]  # what sampled ints have
+    return math.gcd(a, b)
 
 
 # ----------------------------------------------------------------------------- exact boxes

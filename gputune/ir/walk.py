@@ -7,6 +7,7 @@ whoever asks. `rewrite` functions return the same object when nothing below it c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import assert_never
 
 from . import build
@@ -157,19 +158,26 @@ def uses_var(e: Expr, wanted: Var | set[Var] | frozenset[Var]) -> bool:
         return False
     if t is Var:
         return e is wanted or (type(wanted) is not Var and e in wanted)  # type: ignore[operator]  # a set of variables
-    group = {wanted} if isinstance(wanted, Var) else wanted
+    found = _mentioned(e)
+    return wanted in found if type(wanted) is Var else not found.isdisjoint(wanted)  # type: ignore[arg-type]  # likewise
+
+
+@lru_cache(maxsize=4096)
+def _mentioned(e: Expr) -> frozenset[Var]:
+    """The variables that `e` mentions, bound inside it or not; asked many times of the same node."""
+    out: list[Var] = []
     stack = [e]
     while stack:
         x = stack.pop()
-        if type(x) is Var:
-            if x in group:
-                return True
-        elif type(x) is BinOp:
-            stack.append(x.a)
-            stack.append(x.b)
-        else:
+        t = type(x)
+        if t is Var:
+            out.append(x)  # type: ignore[arg-type]  # t is the class of x, here and below
+        elif t is BinOp:
+            stack.append(x.a)  # type: ignore[union-attr]
+            stack.append(x.b)  # type: ignore[union-attr]
+        elif t is not IntImm:
             stack.extend(expr_children(x))
-    return False
+    return frozenset(out)
 
 
 def free_vars(e: Expr) -> set[Var]:

@@ -1,8 +1,8 @@
 """When are two expressions over decisions the same, and what are they for a matrix of rows?
 
 `Dim` expressions are written down as a replay meets them; the same quantity arrives in many shapes.
-Here each becomes a polynomial over *atoms* (columns, and quotients, remainders, minima, maxima and
-table look-ups of polynomials), kept once and known by a small number. Equal numbers are equal
+Here each becomes a polynomial over *atoms* (columns, and quotients, remainders, minima, maxima,
+common divisors and table look-ups of polynomials), kept once and known by a small number. Equal numbers are equal
 quantities; a comparison of quantities that differ by a constant is decided and needs no guard.
 
     >>> from gputune.schedule.dim import sym
@@ -138,6 +138,8 @@ class Polynomials:
                 return self._divide(e.op, x, y)
             case "minimum" | "maximum":
                 return self._choose(e.op, x, y)
+            case "gcd":
+                return self._atom("gcd", min(x, y), max(x, y))
             case _:
                 raise ValueError(f"{e.op!r} is not an operation on decisions")
 
@@ -244,6 +246,8 @@ class Values:
                 out = np.remainder(x, y)
             case "minimum":
                 out = np.minimum(x, y)
+            case "gcd":
+                out = np.gcd(x, y)
             case _:
                 out = np.maximum(x, y)
         full: IntArray = np.broadcast_to(out, (self.count,))

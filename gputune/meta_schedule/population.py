@@ -12,6 +12,7 @@ does not agree (code that lost the expression of a sampled value) is replayed ro
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -137,8 +138,9 @@ class Sketch:
         self.by_replay = by_replay
         self._groups: dict[tuple[int, ...], _Group] = {}
         self._count = 0
-        self.distrusted = 0
-        """Classes of which plain replay says something else; their rows are replayed."""
+        self.fallbacks: Counter[str] = Counter()
+        """Why rows had to be replayed one by one, counted: classes of which plain replay says
+        something else ("disagrees"), or what replay with Dims raised."""
         self._replayed: dict[bytes, tuple[str | None, Features, float]] = {}
         self._tile_extents: dict[Instruction, int] = {}
         self._read_sites()
@@ -405,7 +407,8 @@ class Sketch:
             table = np.array([[v if isinstance(v, int) else v[k]] for v in known], np.float64)
             row, _ = features(c.layout, table, self.machine)
             c.trusted = bool((row[0] == features_).all())
-        self.distrusted += not c.trusted
+        if not c.trusted:
+            self.fallbacks["disagrees"] += 1
 
     def _new_class(self, group: _Group, row: IntArray) -> _Class | None:
         """The class of a row, from a replay with Dims."""
@@ -416,7 +419,7 @@ class Sketch:
             except Exception as e:
                 # Either user code that does not accept Dims, or a fault that plain replay has too:
                 # plain replay of this row decides, and reports it.
-                del e
+                self.fallbacks[f"{type(e).__name__}: {e}"] += 1
                 return None
             return self._make_class(group, guards, refusal, layout, facts)
 

@@ -20,6 +20,7 @@ hashing them is cheap however deep they are.
 
 from __future__ import annotations
 
+import math
 import operator
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +100,10 @@ class Dim(int):
 
     def __bool__(self) -> bool:
         return bool(self != 0)
+
+    def gcd(self, other: int) -> Dim:
+        """The greatest common divisor, without recording a guard."""
+        return Dim(math.gcd(self, other), sym("gcd", self.expr, expr_of(other)))
 
 
 def expr_of(x: int) -> DimExpr:
@@ -183,6 +188,7 @@ _UFUNCS: dict[str, Callable[[Any, Any], Any]] = {
     "mod": np.remainder,
     "minimum": np.minimum,
     "maximum": np.maximum,
+    "gcd": np.gcd,
     "eq": np.equal,
     "ne": np.not_equal,
     "lt": np.less,

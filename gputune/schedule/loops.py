@@ -458,7 +458,21 @@ def _check_order(s: State, b: Link, old: Sequence[Var], new: Sequence[Var]) -> N
     if not values:
         return
     drive = {v for v in old if any(uses_var(e, v) for e in values)}
-    if [v for v in old if v in drive] != [v for v in new if v in drive] and not order_free(block):
+    if [v for v in old if v in drive] == [v for v in new if v in drive]:
+        return
+    spatial = [
+        v for iv, v in zip(block.iter_vars, block.iter_values, strict=True) if iv.kind == "spatial"
+    ]
+    mixed = next((v for v in old if v in drive and any(uses_var(e, v) for e in spatial)), None)
+    if block.init is not None and mixed is not None:
+        s.fail(
+            f"the loop {mixed.name} drives spatial and reduce iterators of block {block.name}, "
+            "which would not start with its init in another order",
+            hint="keep the loops that drive the reduction in their order",
+            code="reorder-order",
+            at=block,
+        )
+    if not order_free(block):
         s.fail(
             f"the result of block {block.name} depends on the order of its reduction loops",
             hint="keep the loops that drive the reduction in their order; sums, products, minima "

@@ -196,10 +196,10 @@ def cache_read(
     if writers:  # a block that reads what it writes keeps reading it
         readers = [x for x in readers if x.block().key is not writers[0].block().key]
     if consumer_blocks:
-        wanted = [_consumer(s, c).block().key for c in consumer_blocks]
+        wanted = [s.block(c).block().key for c in consumer_blocks]
         for c, k in zip(consumer_blocks, wanted, strict=True):
             if not any(x.block().key is k for x in readers):
-                name = _consumer(s, c).block().name
+                name = s.block(c).block().name
                 s.fail(
                     f"consumer block {name} does not read {buffer.name} in this scope",
                     code="cache-consumer",
@@ -258,12 +258,6 @@ def _check_reads_all(s: State, scope: Link, buffer: Buffer, at: Block) -> None:
             code="cache-partial",
             at=owner,
         )
-
-
-def _consumer(s: State, c: BlockRV | str) -> Link:
-    if isinstance(c, str):
-        c = s._block_named(c)
-    return s.block(c)
 
 
 def _index(items: Sequence[Stmt], item: Stmt) -> int:
@@ -330,7 +324,7 @@ def cache_write(
         storage_scope,
     )
     _check_writes_all(s, link, b.writes[index], buffer)
-    moved = [_consumer(s, c) for c in consumer_blocks or ()]
+    moved = [s.block(c) for c in consumer_blocks or ()]
     for x in moved:
         if not any(r.buffer is buffer for r in x.block().reads):
             s.fail(

@@ -149,6 +149,7 @@ def _new_domain(
         else:
             inside_lo = inside_hi = want is iv.dom
         v = Var(f"ax{k}", iv.var.dtype)
+        extent = build.cast(iv.var.dtype, extent)
         value = build.add(build.cast(iv.var.dtype, lo), v)
         names.append(v)
         extents.append(extent)

@@ -127,7 +127,8 @@ def _check_starts(s: State, link: Link) -> None:
             continue
         if first is None:
             first = {f.var: f.min for f in link.loops()}
-        if not same(substitute(v, first), iv.dom.min):
+        start = const_int(substitute(v, first))
+        if start is None or start != const_int(iv.dom.min):  # a Dim is compared by value
             s.fail(
                 f"iterator {iv.var.name} of block {b.name} starts at {substitute(v, first)}, not "
                 f"at the beginning {iv.dom.min} of its domain: the reduction is never initialised",

@@ -119,7 +119,7 @@ class State:
 
     def tree(self, func: str) -> Tree:
         """The index of a function."""
-        root = self._mod[func].body
+        root = self._mod.functions[func].body
         tree = self._trees.get(func)
         if tree is None or tree.root is not root:
             tree = self._trees[func] = Tree(root)
@@ -284,6 +284,10 @@ class State:
             for name in kind.inputs:
                 if isinstance(values[name], str) and name in _BLOCK_PARAMS:
                     values[name] = self._block_named(values[name])
+                elif name == "consumer_blocks" and values[name]:
+                    values[name] = [
+                        self._block_named(b) if isinstance(b, str) else b for b in values[name]
+                    ]
             self.decision, self.resolved = None, {}
             if kind.variadic:
                 rest = {k: v for k, v in values.items() if k != kind.variadic}
