@@ -2,7 +2,8 @@
 
 Everything is measured in one process in turns: a round gives each entry one repetition, the first
 one changing from round to round, so that drift of the machine falls on all alike. A repetition
-during which the operating system took the processor away is dropped. Medians are compared.
+during which the operating system took the processor away is dropped (unless hardly any is left).
+Medians are compared.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,12 @@ from .target.target import TargetLike
 from .tuned_kernel import TunedKernel
 
 _BATCH_SECONDS = 2e-3  # a repetition: long beside the clock's grain, short beside a time slice
-# After a turn its threads go on spinning, at the cost of the next one, until they fall asleep: those
-# of a kernel for less than a millisecond, those of OpenBLAS behind a NumPy call for 26.
+# After a turn its threads go on spinning, at the cost of the next one, until they fall asleep:
+# those of a kernel for less than a millisecond, those of OpenBLAS behind a NumPy call for 26.
 _PAUSE_KERNEL, _PAUSE_CALLABLE = 0.5e-3, 30e-3
 _ROUNDS = 3  # at least, and
 _MOST_ROUNDS = 2000  # at most
+_ENOUGH = 0.2  # of the repetitions must be undisturbed: then the others are dropped
 _OVERTIME = 5  # fewer than _ROUNDS rounds only if they took this many times the given seconds
 
 
@@ -48,13 +50,15 @@ class Timing:
         name: of the entry.
         results: seconds a call, one for each repetition that counts.
         calls: in a repetition.
-        dropped: repetitions in which the thread was pre-empted (kept only if all were).
+        dropped: repetitions left out because the thread was pre-empted.
+        disturbed: pre-empted repetitions that count, since hardly any was not.
     """
 
     name: str
     results: tuple[float, ...]
     calls: int
     dropped: int = 0
+    disturbed: int = 0
 
     @property
     def median(self) -> float:
@@ -112,6 +116,8 @@ class Bench:
         out = f"repetitions x calls, interleaved: {rounds}"
         if dropped:
             out += f"; {dropped} pre-empted ones dropped"
+        if busy := [t.name for t in self.results.values() if t.disturbed]:
+            out += f"; the machine is busy: most of {', '.join(busy)} were pre-empted, and count"
         if len(self.results) == 1:
             return out
         return out + ("; results agree" if self.checked else "; results not compared")
@@ -457,11 +463,14 @@ def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
             (lost if held_up else kept)[at].append(total / calls[at])
             if len(entries) > 1:
                 time.sleep(entries[at].pause)
-    out = []
-    for e, n, good, bad in zip(entries, calls, kept, lost):
-        timing = Timing(e.name, tuple(good), n, len(bad))
-        out.append(timing if good else replace(timing, results=tuple(bad), dropped=0))
-    return out
+    return [_timing(e.name, n, *runs) for e, n, *runs in zip(entries, calls, kept, lost)]
+
+
+def _timing(name: str, calls: int, kept: list[float], lost: list[float]) -> Timing:
+    """The repetitions that count: the undisturbed ones, unless hardly any was."""
+    if len(kept) >= _ENOUGH * (len(kept) + len(lost)):
+        return Timing(name, tuple(kept), calls, len(lost))
+    return Timing(name, (*kept, *lost), calls, disturbed=len(lost))
 
 
 def _calls(entry: _Entry) -> int:

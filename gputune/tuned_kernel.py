@@ -176,7 +176,7 @@ class TunedKernel:
         lines = [str(self.convention), f"  target   {self.target}"]
         seconds = self.seconds
         if seconds is None:
-            lines.append("  time     not measured: this is the default schedule")
+            lines.append("  time     not measured")
         else:
             assert self.record is not None
             facts = [f"median of {len(self.record.run_secs or ())}"]
@@ -212,7 +212,7 @@ class TunedKernel:
 
     def __repr__(self) -> str:
         seconds = self.seconds
-        how = "default schedule" if seconds is None else duration(seconds)
+        how = "not measured" if seconds is None else duration(seconds)
         return f"TunedKernel({self.convention}; {self.target}; {how})"
 
 

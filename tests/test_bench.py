@@ -169,7 +169,8 @@ def test_repetitions_are_kept_where_all_were_pre_empted() -> None:
     entry = benchmark._Entry("busy", list, lambda calls: (1e-3 * calls, True))
     (found,) = benchmark._measure([entry], 0.01)
     assert found.results
-    assert found.dropped == 0
+    assert (found.dropped, found.disturbed) == (0, len(found.results))
+    assert "the machine is busy: most of busy were pre-empted" in Bench({"busy": found}).note()
 
 
 @pytest.mark.parametrize(

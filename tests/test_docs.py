@@ -26,9 +26,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.M | re.S)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.stem)
 def test_the_code_of_a_page_runs(path: Path, tmp_path: Path) -> None:
     """All blocks of a page, one after the other, as one program."""
     program = tmp_path / f"{path.stem}.py"
@@ -88,8 +86,7 @@ def test_the_readme_gives_the_two_commands() -> None:
         ".venv/bin/gputune tune matmul --seconds 20"
     )
     assert two.strip() == (
-        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && "
-        ".venv/bin/python -m pytest"
+        "python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && .venv/bin/python -m pytest"
     )
     text = (ROOT / "README.md").read_text()
     assert text.index("## Develop") < text.index(two.strip())

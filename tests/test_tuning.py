@@ -319,7 +319,9 @@ def test_ctrl_c_returns_the_best_so_far() -> None:
 
     def stop(now: Progress) -> None:
         calls.append(now.phase)
-        if now.phase == "measure" and calls.count("measure") == 3:  # the first says that measuring begins
+        if (
+            now.phase == "measure" and calls.count("measure") == 3
+        ):  # the first says that measuring begins
             signal.raise_signal(signal.SIGINT)
 
     def four(sch: gt.Schedule) -> None:
@@ -384,9 +386,7 @@ def test_the_object_file_is_never_used(tuned: TunedKernel, tmp_path: Path) -> No
     np.testing.assert_allclose(gt.load(folder)(a, b), a @ b, rtol=1e-5)
 
 
-def test_a_kernel_of_another_processor_is_compiled_anew(
-    tuned: TunedKernel, tmp_path: Path
-) -> None:
+def test_a_kernel_of_another_processor_is_compiled_anew(tuned: TunedKernel, tmp_path: Path) -> None:
     folder = tuned.export(tmp_path)
     about = json.loads((folder / "record.json").read_text())
     about["target"] |= {"mcpu": "sapphirerapids", "mattr": "+avx2,+made-up-unit"}

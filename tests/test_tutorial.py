@@ -5,6 +5,7 @@ the random choices, then over gputune's own space. Everything goes through the n
 tutorial uses.
 """
 
+# ruff: noqa: F821, UP037 (the tutorial's `T.Buffer[shape, "float32"]` is no type annotation)
 from __future__ import annotations
 
 import json
@@ -229,7 +230,7 @@ def test_the_default_space(tmp_path: Path, arrays: Arrays) -> None:
     assert "gputune.meta_schedule.logging.task_0_main.log" in logs
 
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 import gputune as tvm
 from gputune.script import tir as T
@@ -255,7 +256,7 @@ found = ms.tune_tir(mod=MyModule, target="llvm --num-cores=1",
     config=ms.TuneConfig(max_trials_global=4, num_trials_per_iter=4),
     space=ms.space_generator.ScheduleFn(stochastic), work_dir=sys.argv[1], task_name="main")
 print(len(found.get_all_tuning_records()))
-'''
+"""
 
 
 def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:

@@ -35,7 +35,6 @@ from ..ir.nodes import (
 )
 from ..ir.walk import (
     all_exprs,
-    free_vars,
     map_region,
     stmt_children,
     stmt_exprs,
@@ -55,15 +54,17 @@ Loops: TypeAlias = dict[Var, tuple[int, int]]
 def blocks_below(link: Link) -> list[Link]:
     """The outermost blocks below a node, in program order."""
     out: list[Link] = []
-    stack = [Link(c, link) for c in reversed(stmt_children(link.node))]
+    stack = [(c, link) for c in reversed(stmt_children(link.node))]
     while stack:
-        x = stack.pop()
-        if type(x.node) is Block:
-            out.append(x)
-        elif type(x.node) is For:
-            stack.append(Link(x.node.body, x))
+        node, up = stack.pop()
+        while type(node) is For:
+            up = Link(node, up)
+            node = node.body
+        here = Link(node, up)
+        if type(node) is Block:
+            out.append(here)
         else:
-            stack += [Link(c, x) for c in reversed(stmt_children(x.node))]
+            stack += [(c, here) for c in reversed(stmt_children(node))]
     return out
 
 

@@ -54,8 +54,8 @@ THREAD_AXES = (
 
 def substitute_loops(s: Stmt, table: Mapping[Var, Expr], predicate: Expr | None = None) -> Stmt:
     """`s` with loop variables replaced where they may stand: loop bounds, conditions, and the
-    bindings of the outermost blocks, which also get `predicate` (what no block holds, and what could
-    fail where the predicate is false, comes under a condition)."""
+    bindings of the outermost blocks, which also get `predicate` (what no block holds, and what
+    could fail where the predicate is false, comes under a condition)."""
     t = type(s)
     if predicate is not None and _needs_condition(s):
         return IfThenElse(predicate, substitute_loops(s, table))
@@ -107,9 +107,7 @@ def _substitute_binding(b: Block, table: Mapping[Var, Expr], predicate: Expr | N
     pred = substitute(b.predicate, table)
     if predicate is not None:
         pred = build.logical_and(pred, predicate)
-    return block_with(
-        b, iter_vars=_domains(b.iter_vars, table), iter_values=values, predicate=pred
-    )
+    return block_with(b, iter_vars=_domains(b.iter_vars, table), iter_values=values, predicate=pred)
 
 
 def _domains(iters: tuple[IterVar, ...], table: Mapping[Var, Expr]) -> tuple[IterVar, ...]:

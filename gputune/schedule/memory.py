@@ -22,7 +22,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.walk import replace_buffers
+from ..ir.walk import blocks, replace_buffers
 from .analysis import (
     blocks_below,
     bound_region,
@@ -140,7 +140,21 @@ def _require_pipeline(s: State, scope: Link, at: Block) -> None:
 
 def _redirect(s: State, link: Link, old: Buffer, new: Buffer) -> None:
     """Let a block access `new` where it accessed `old`."""
-    s.replace(link, replace_buffers(link.block(), {old: new}))
+    s.replace(link, _with_buffer(link.block(), old, new))
+
+
+def _with_buffer(block: Block, old: Buffer, new: Buffer) -> Stmt:
+    """The block with `new` for `old`; views of it live in its memory scope."""
+    table = {old: new}
+    if old.scope != new.scope:
+        for b in blocks(block):
+            for m in b.match_buffers:
+                if m.source.buffer in table:
+                    v = m.buffer
+                    table[v] = Buffer(
+                        v.name, v.shape, v.dtype, new.scope, v.strides, v.elem_offset, v.align
+                    )
+    return replace_buffers(block, table)
 
 
 @primitive("CacheRead", inputs=("block", "consumer_blocks"), quiet=("consumer_blocks",))
@@ -431,8 +445,7 @@ def set_scope(
         buffer.name, buffer.shape, buffer.dtype, storage_scope, buffer.strides, buffer.elem_offset,
         buffer.align,
     )  # fmt: skip
-    changed = replace_buffers(owner.block(), {buffer: new})
-    s.replace(owner, changed)
+    s.replace(owner, _with_buffer(owner.block(), buffer, new))
 
 
 @primitive("StorageAlign", inputs=("block",))

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from ..errors import ScheduleError
+from ..ir.nodes import Buffer
 from .handles import BlockRV, LoopRV
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class InstructionKind:
         flat: the input whose items stand in the JSON list one by one (factors, loops), or "".
         is_pure: may an instruction whose results are unused be dropped (getters, sampling)?
         samples: does it take a decision?
+        forms: the annotations of parameters whose values are checked, the decision among them.
         fn: the implementation; `fn(state, **arguments)`.
     """
 
@@ -57,7 +60,29 @@ class InstructionKind:
     flat: str
     is_pure: bool
     samples: bool
+    forms: Mapping[str, str]
     fn: Callable[..., Any]
+
+    def checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The arguments with numbers of other kinds (NumPy's, 1 for True) made plain.
+
+        Raises:
+            ScheduleError: an argument is not of the kind that its parameter takes.
+        """
+        for name, form in self.forms.items():
+            value = values.get(name)
+            if value is None and name not in values:
+                continue
+            try:
+                values[name] = _FORMS[form][0](value)
+            except TypeError:
+                shown = repr(value)
+                raise ScheduleError(
+                    f"{self.method}: {name} must be {_FORMS[form][1]}, got "
+                    f"{shown if len(shown) < 60 else shown[:56] + ' ...'}",
+                    code="argument",
+                ) from None
+        return values
 
     @staticmethod
     def get(name: str) -> InstructionKind:
@@ -77,6 +102,72 @@ class InstructionKind:
     def __repr__(self) -> str:
         return f"InstructionKind({self.name!r})"
 
+
+def _int(x: Any) -> int:
+    if isinstance(x, bool):
+        raise TypeError
+    return x if isinstance(x, int) else operator.index(x)
+
+
+def _bool(x: Any) -> bool:
+    if isinstance(x, bool):
+        return x
+    if isinstance(x, int) and (x == 0 or x == 1):  # how TVM's files write it
+        return bool(x)
+    raise TypeError
+
+
+def _str(x: Any) -> str:
+    if not isinstance(x, str):
+        raise TypeError
+    return x
+
+
+def _buffer(x: Any) -> Any:
+    return x if isinstance(x, (str, Buffer)) else _int(x)
+
+
+def _items(x: Any) -> Any:
+    if not isinstance(x, (list, tuple)):
+        raise TypeError
+    return x
+
+
+def _float(x: Any) -> float:
+    if isinstance(x, (bool, str)):
+        raise TypeError
+    try:
+        return float(x)
+    except (ValueError, OverflowError):
+        raise TypeError from None
+
+
+def _factor(x: Any) -> Any:
+    return operator.index(x) if hasattr(x, "__index__") and not isinstance(x, int) else x
+
+
+_FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "int": (_int, "an integer"),
+    "int | None": (lambda x: None if x is None else _int(x), "an integer"),
+    "bool": (_bool, "True or False"),
+    "str": (_str, "a string"),
+    "str | None": (lambda x: None if x is None else _str(x), "a string"),
+    "BufferIndex": (_buffer, "the index, name or object of a buffer"),
+    "Sequence[int]": (lambda x: [_int(y) for y in _items(x)], "a list of integers"),
+    "Sequence[int] | None": (
+        lambda x: None if x is None else [_int(y) for y in _items(x)],
+        "a list of integers",
+    ),
+    "Sequence[float]": (lambda x: [_float(y) for y in _items(x)], "a list of numbers"),
+    "Sequence[ExprRV | int | None]": (
+        lambda x: [_factor(y) for y in _items(x)],
+        "a list of integers, sampled values and None",
+    ),
+    "Sequence[BlockRV | str] | None": (
+        lambda x: None if x is None else _items(x),
+        "a list of blocks",
+    ),
+}
 
 KINDS: dict[str, InstructionKind] = {}
 _OLD_NAMES = {"GetBlock": "GetSBlock"}
@@ -126,6 +217,7 @@ def primitive(
             flat=variadic or flat,
             is_pure=pure or samples,
             samples=samples,
+            forms={p.name: p.annotation for p in spec if p.annotation in _FORMS},
             fn=fn,
         )
         KINDS[kind] = record
@@ -133,7 +225,7 @@ def primitive(
 
         @functools.wraps(fn)
         def method_(self: State, *args: P.args, **kwargs: P.kwargs) -> R:
-            values = _bind(record, names, args, kwargs)
+            values = record.checked(_bind(record, names, args, kwargs))
             return self.run(record, values)  # type: ignore[no-any-return]  # what fn returns: R
 
         method_.kind = record  # type: ignore[attr-defined]  # for the contents page and tests

@@ -140,9 +140,7 @@ def _check_starts(s: State, link: Link) -> None:
     reduce_values = [
         v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
     ]
-    driving = {
-        f.var: f.min for f in link.loops() if any(uses_var(v, f.var) for v in reduce_values)
-    }
+    driving = {f.var: f.min for f in link.loops() if any(uses_var(v, f.var) for v in reduce_values)}
     for c in conjuncts(b.predicate):
         if not any(uses_var(c, v) for v in driving):
             continue

@@ -28,6 +28,10 @@ INLINE_MARK = Var("inline")
 """What a sampled location stands for when the block is inlined."""
 
 
+MOST_FACTORS = 64
+"""More factors than any loop nest has; a bound for hostile files."""
+
+
 # ----------------------------------------------------------------------------- tiles
 @lru_cache(maxsize=4096)
 def divisors(n: int) -> tuple[int, ...]:
@@ -96,6 +100,8 @@ def sample_perfect_tile(
         [2, 4]
     """
     f = s.loop(loop).loop()
+    if n > MOST_FACTORS:
+        s.fail(f"n must be at most {MOST_FACTORS}, got {n}", code="sample-arguments", at=f)
     if n < 1 or max_innermost_factor < 1:
         s.fail(
             f"n and max_innermost_factor must be at least 1, got {n} and {max_innermost_factor}",

@@ -301,6 +301,11 @@ class State:
             if e.message and not e.message.startswith(f"{kind.method}: "):
                 e.message = f"{kind.method}: {e.message}"
             raise
+        except RecursionError:
+            self._undo(mod, trees, length, known)
+            raise ScheduleError(
+                f"{kind.method}: the program is nested too deeply", code="too-deep"
+            ) from None
         except BaseException:
             self._undo(mod, trees, length, known)
             raise

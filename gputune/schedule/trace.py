@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import RecordError, ScheduleError
 from ..ir import build
+from ..ir.build import const_int
 from ..ir.nodes import EXPR_CLASSES, BinOp, Expr, FloatImm, IntImm, StringImm, Var
 from ..ir.walk import substitute
 from .handles import BlockRV, LoopRV
@@ -400,6 +401,13 @@ def _new_handle(name: object, where: str) -> Any:
 
 
 def _from_json(obj: Json) -> Trace:
+    try:
+        return _read_json(obj)
+    except RecursionError:
+        raise RecordError("trace: values are nested too deeply") from None
+
+
+def _read_json(obj: Json) -> Trace:
     if isinstance(obj, str):
         try:
             obj = json.loads(obj)
@@ -417,7 +425,7 @@ def _from_json(obj: Json) -> Trace:
             raise RecordError(f"{where}: inputs, attributes and outputs must be lists")
         kind = _known_kind(item[0], where)
         inputs = [_decode(x, table, where) for x in item[1]]
-        attrs = _fit_attrs(kind, [_decode_attr(a) for a in item[2]], where)
+        attrs = _fit_attrs(kind, list(item[2]), where)
         fixed = [n for n in kind.inputs if n != kind.flat]
         if len(inputs) < len(fixed) or (not kind.flat and len(inputs) != len(fixed)):
             raise RecordError(f"{where}: {kind.name} takes {len(fixed)} inputs, got {len(inputs)}")
@@ -425,7 +433,8 @@ def _from_json(obj: Json) -> Trace:
         for name in item[3]:
             outputs.append(_new_handle(name, where))
             table[name] = outputs[-1]
-        insts.append(Instruction(kind, inputs, attrs, outputs, _returns_list(kind, outputs)))
+        inst = Instruction(kind, inputs, attrs, outputs, _returns_list(kind, outputs))
+        insts.append(_checked(inst, where))
     trace = Trace(insts)
     for entry in obj[1]:
         if not (
@@ -435,8 +444,28 @@ def _from_json(obj: Json) -> Trace:
             and 0 <= entry[0] < len(insts)
         ):
             raise RecordError(f"trace: {entry!r} is not [index of an instruction, decision]")
-        trace.decisions[insts[entry[0]]] = entry[1]
+        inst, where = insts[entry[0]], f"trace: instruction {entry[0]}"
+        trace.decisions[inst] = _decision(inst.kind, entry[1], where)
     return trace
+
+
+def _checked(inst: Instruction, where: str) -> Instruction:
+    """The instruction with its arguments checked for their kinds."""
+    try:
+        values = inst.kind.checked(inst.arguments())
+    except ScheduleError as e:
+        raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
+    inst.attrs = [values[name] for name in inst.kind.attrs]
+    return inst
+
+
+def _decision(kind: InstructionKind, decision: Json, where: str) -> Decision:
+    if not kind.samples:
+        raise RecordError(f"{where}: {kind.name} takes no decision")
+    try:
+        return kind.checked({"decision": decision})["decision"]
+    except ScheduleError as e:
+        raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
 
 
 def _returns_list(kind: InstructionKind, outputs: Sequence[Any]) -> bool:
@@ -463,10 +492,6 @@ def _fit_attrs(kind: InstructionKind, attrs: list[Any], where: str) -> list[Any]
             raise RecordError(f"{where}: {kind.name} lacks the attribute {name!r}")
         attrs.append(kind.defaults[name])
     return attrs
-
-
-def _decode_attr(a: Json) -> Any:
-    return a
 
 
 def _decode(x: Json, table: Mapping[str, Any], where: str) -> Any:
@@ -528,9 +553,10 @@ def _value(node: ast.expr, table: Mapping[str, Any], where: str) -> Any:
             if isinstance(v, (int, float)):
                 return -v
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _AST_OPS:
-            return build.binary(
-                _AST_OPS[type(op)], _number(left, table, where), _number(right, table, where)
-            )
+            a, b = _number(left, table, where), _number(right, table, where)
+            if isinstance(op, (ast.FloorDiv, ast.Mod)) and const_int(b) == 0:
+                raise RecordError(f"{where}: division by zero")
+            return build.binary(_AST_OPS[type(op)], a, b)
         case ast.Call(func=ast.Name(id="min" | "max" as f), args=[a, b], keywords=[]):
             return build.binary(
                 "min" if f == "min" else "max", _number(a, table, where), _number(b, table, where)
@@ -546,6 +572,13 @@ def _number(node: ast.expr, table: Mapping[str, Any], where: str) -> Expr:
 
 
 def _from_python(text: str) -> Trace:
+    try:
+        return _read_python(text)
+    except RecursionError:
+        raise RecordError("trace: values are nested too deeply") from None
+
+
+def _read_python(text: str) -> Trace:
     try:
         module = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
@@ -587,8 +620,10 @@ def _from_python(text: str) -> Trace:
         for name in targets:
             outputs.append(_new_handle(name, where))
             table[name] = outputs[-1]
-        inst = Instruction.record(kind, values, None)
+        inst = _checked(Instruction.record(kind, values, None), where)
         inst.outputs, inst.is_list = outputs, is_list
+        if decision is not None:
+            decision = _decision(kind, decision, where)
         trace.append(inst, decision)
     return trace
 
@@ -608,7 +643,11 @@ def _arguments(
         raise RecordError(f"{where}: {kind.method} takes {len(kind.params)} arguments")
     else:
         values.update(zip(kind.params, plain, strict=False))
+    given: set[str | None] = set() if kind.variadic else set(kind.params[: len(plain)])
     for kw in kws:
+        if kw.arg in given:
+            raise RecordError(f"{where}: {kind.method} has two values for {kw.arg!r}")
+        given.add(kw.arg)
         if kw.arg is None or (kw.arg not in kind.params and kw.arg != "decision"):
             raise RecordError(f"{where}: {kind.method} has no argument {kw.arg!r}")
         values[kw.arg] = _value(kw.value, table, where)

@@ -79,30 +79,29 @@ class Tree:
         self.links: dict[Key, Link] = {}
         self.blocks: dict[BlockKey, list[Link]] = {}
         """The blocks whose nearest block above has this key, in program order."""
-        stack: list[tuple[Link, BlockKey]] = [(Link(root, None), root.key)]
-        links, blocks = self.links, self.blocks
+        stack: list[tuple[Stmt, Link | None, BlockKey]] = [(root, None, root.key)]
+        links, blocks, new = self.links, self.blocks, tuple.__new__
         while stack:
-            link, scope = stack.pop()
-            node = link.node
-            t = type(node)
-            if t is For:
-                links[node.var] = link  # type: ignore[union-attr]  # t is the class of node
-                stack.append((Link(node.body, link), scope))  # type: ignore[union-attr]
-            elif t is Block:
-                key = node.key  # type: ignore[union-attr]
-                links[key] = link
-                blocks[key] = []
-                if link.up is not None:
-                    blocks[scope].append(link)
-                body = node.body  # type: ignore[union-attr]
-                if type(body) is not BufferStore:
-                    stack.append((Link(body, link), key))
-            elif t is Seq:
-                for s in reversed(node.items):  # type: ignore[union-attr]
-                    stack.append((Link(s, link), scope))
-            elif t is not BufferStore and t is not Evaluate:
-                for s in reversed(stmt_children(node)):
-                    stack.append((Link(s, link), scope))
+            node, up, scope = stack.pop()
+            while True:  # down a chain of nodes that have one child
+                link = new(Link, (node, up))  # Link(node, up), at half the price
+                t = type(node)
+                if t is For:
+                    links[node.var] = link  # type: ignore[union-attr]  # t is the class of node
+                    node, up = node.body, link  # type: ignore[union-attr]
+                elif t is Block:
+                    key = node.key  # type: ignore[union-attr]
+                    links[key] = link
+                    blocks[key] = []
+                    if up is not None:
+                        blocks[scope].append(link)
+                    node, up, scope = node.body, link, key  # type: ignore[union-attr]
+                elif t is BufferStore or t is Evaluate:
+                    break
+                else:
+                    for s in reversed(stmt_children(node)):
+                        stack.append((s, link, scope))
+                    break
 
 
 def graft(link: Link, new: Stmt | None) -> Block:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -45,9 +46,7 @@ def refused(*words: str) -> str:
 
 
 # ----------------------------------------------------------------------------- help
-@pytest.mark.parametrize(
-    "words", [(), ("tune",), ("db",), ("db", "ls"), ("kernels",), ("doctor",)]
-)
+@pytest.mark.parametrize("words", [(), ("tune",), ("db",), ("db", "ls"), ("kernels",), ("doctor",)])
 def test_help_has_examples(words: tuple[str, ...]) -> None:
     result = run(*words, "--help")
     assert result.exit_code == 0
@@ -127,7 +126,7 @@ def test_quiet_leaves_the_schedule_out(tuned: tuple[Path, Result]) -> None:
     assert "tuned" in result.stdout
 
 
-USER_FILE = '''
+USER_FILE = """
 import gputune as gt
 from gputune.script import tir as T
 
@@ -157,7 +156,7 @@ def wrong(n):
     return "text"
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture
@@ -325,8 +324,11 @@ def test_a_hostile_database_is_data(
 def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     result = run("doctor", "--work-dir", str(tmp_path))
     assert result.exit_code == 0, result.output
-    for what in ("gputune", "python", "processor", "cores", "vectors", "llvm", "numpy", "numba",
-                 "xgboost", "nvml", "cupy", "cuda", "GPUTUNE_DUMP", "work folder", "cache folder"):  # fmt: skip
+    looked_at = (
+        "gputune", "python", "processor", "cores", "vectors", "llvm", "numpy", "numba", "xgboost",
+        "nvml", "cupy", "cuda", "GPUTUNE_DUMP", "work folder", "cache folder",
+    )  # fmt: skip
+    for what in looked_at:
         assert re.search(rf"^(ok|note) +{what} ", result.stdout, re.M), what
 
 
@@ -413,7 +415,7 @@ def test_one_line_says_where_a_tuning_stands() -> None:
 def test_the_drawn_view_holds_the_same_facts() -> None:
     from rich.console import Console
 
-    console = Console(record=True, width=100, file=open(os.devnull, "w"))
+    console = Console(record=True, width=100, file=io.StringIO())
     console.print(
         display.view("mm", progress(best_seconds=4e-5), [(1.0, 8e-5), (2.0, 4e-5)]), markup=False
     )

@@ -59,14 +59,14 @@ def _split(s: Schedule, r: random.Random) -> None:
 
 def _fuse(s: Schedule, r: random.Random) -> None:
     loops = s.get_loops(_blocks(s, r))
-    k = r.randrange(len(loops))
+    k = r.randrange(len(loops) + 1)
     s.fuse(*loops[k : k + r.choice([1, 2, 2, 3])], preserve_unit_iters=r.random() < 0.8)
 
 
 def _reorder(s: Schedule, r: random.Random) -> None:
     loops = s.get_loops(_blocks(s, r))
     r.shuffle(loops)
-    s.reorder(*loops[: r.randint(1, len(loops))])
+    s.reorder(*loops[: r.randint(min(1, len(loops)), len(loops))])
 
 
 def _compute_at(s: Schedule, r: random.Random) -> None:

@@ -1,0 +1,109 @@
+"""Do the features tell apart what matters, and nothing that does not?"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gputune.errors import UserError
+from gputune.meta_schedule.feature_extractor import FeatureExtractor, SketchFeature
+from gputune.meta_schedule.measure_candidate import MeasureCandidate
+from gputune.meta_schedule.sketch_feature import FEATURE_COUNT, Machine, features_of
+from gputune.schedule import Schedule
+from gputune.target import Target
+
+from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, two_tiles
+
+
+def test_one_row_of_fixed_length_for_every_program() -> None:
+    for name in ("GMM", "C2D", "SFM", "DEP"):
+        row, score = features_of(Schedule(suite_kernel(name)).mod, MACHINE)
+        assert row.shape == (FEATURE_COUNT,)
+        assert row.dtype == np.float32
+        assert np.isfinite(row).all()
+        assert np.isfinite(score)
+
+
+def test_unit_loops_leave_no_trace() -> None:
+    a, b = Schedule(matmul(64)), Schedule(matmul(64))
+    for loop in b.get_loops(b.get_block("C")):
+        b.split(loop, [1, None, 1])
+    x, _ = features_of(a.mod, MACHINE)
+    y, _ = features_of(b.mod, MACHINE)
+    assert (x == y).all()
+
+
+def test_loop_order_matters() -> None:
+    a, b = Schedule(matmul(512)), Schedule(matmul(512))
+    i, j, k = b.get_loops(b.get_block("C"))
+    b.reorder(k, i, j)
+    x, _ = features_of(a.mod, MACHINE)
+    y, _ = features_of(b.mod, MACHINE)
+    assert (x != y).any()
+
+
+def scored(vector: bool, parallel: bool) -> float:
+    sch = Schedule(matmul(512))
+    i, j, k = sch.get_loops(sch.get_block("C"))
+    sch.reorder(i, k, j)
+    j0, j1 = sch.split(j, [None, 16])
+    if vector:
+        sch.vectorize(j1)
+    if parallel:
+        sch.parallel(i)
+    return features_of(sch.mod, MACHINE)[1]
+
+
+def test_the_analytic_score_knows_vectors_and_cores() -> None:
+    assert scored(True, False) > scored(False, False)
+    assert scored(True, True) > scored(True, False)
+
+
+def test_the_score_prefers_tiles_that_fit_the_caches() -> None:
+    def tiled(size: int) -> float:
+        sch = Schedule(matmul(2048))
+        i, j, k = sch.get_loops(sch.get_block("C"))
+        i0, i1 = sch.split(i, [None, size])
+        j0, j1 = sch.split(j, [None, size])
+        k0, k1 = sch.split(k, [None, size])
+        sch.reorder(i0, j0, k0, i1, k1, j1)
+        sch.vectorize(sch.split(j1, [None, 16])[1]) if size > 16 else sch.vectorize(j1)
+        return features_of(sch.mod, MACHINE)[1]
+
+    assert tiled(64) > tiled(2048)
+
+
+def test_machine_of_a_target() -> None:
+    m = Machine.of(Target("llvm -num-cores 3"))
+    assert m.cores == 3
+    assert m.vector_bytes in (16, 32, 64)
+    assert Machine.of(None) == Machine()
+
+
+def test_extractor_gives_what_the_function_gives() -> None:
+    ctx = context(two_tiles)
+    sch = ctx.generate_design_space()[0]
+    got = FeatureExtractor.create("sketch-feature").extract_from(ctx, [MeasureCandidate(sch, [])])
+    assert len(got) == 1
+    assert got[0].shape == (1, FEATURE_COUNT)
+    assert (got[0][0] == features_of(sch.mod, Machine.of(ctx.target))[0]).all()
+    assert SketchFeature().matrix(ctx, []).shape == (0, FEATURE_COUNT)
+
+
+def test_unknown_extractors_are_refused() -> None:
+    with pytest.raises(UserError, match="'per-store-feature' is not part of this version"):
+        FeatureExtractor.create("per-store-feature")
+    with pytest.raises(UserError, match="'nonsense' is no feature extractor"):
+        FeatureExtractor.create("nonsense")
+    with pytest.raises(TypeError):
+        FeatureExtractor()  # type: ignore[abstract]  # that is what is tested
+
+
+def test_candidates_of_one_space_differ() -> None:
+    ctx = context(many_tiles, n=128)
+    rows = set()
+    for seed in range(1, 20):
+        sch = Schedule(matmul(128), seed=seed)
+        many_tiles(sch)
+        rows.add(features_of(sch.mod, Machine.of(ctx.target))[0].tobytes())
+    assert len(rows) == 19

@@ -1,0 +1,330 @@
+"""Does a matrix of decisions say the same as replaying each row?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gputune.errors import ScheduleError
+from gputune.ir.nodes import For, IRModule
+from gputune.ir.walk import walk_stmt
+from gputune.meta_schedule.decisions import Decisions, Tile, distinct, row_keys, tilings
+from gputune.meta_schedule.polynomials import Polynomials, Values
+from gputune.meta_schedule.population import Sketch, Unsupported
+from gputune.meta_schedule.postproc import Postproc
+from gputune.meta_schedule.sketch_feature import columns, features
+from gputune.meta_schedule.sketch_layout import describe
+from gputune.schedule import Schedule
+from gputune.schedule.dim import Dim, expr_of, recording
+from gputune.schedule.trace import Trace
+
+from search_spaces import MACHINE, many_tiles, matmul, sketches, suite_kernel, two_tiles
+
+
+def extents(sch: Schedule) -> list[int]:
+    return [
+        int(s.extent.value)
+        for f in sch.mod.functions.values()
+        for s in walk_stmt(f.body)
+        if type(s) is For
+    ]
+
+
+def agree(sketch: Sketch, rows: Any) -> int:
+    """Check verdicts, features and loop extents of rows against plain replay; how many are legal?"""
+    found = sketch.evaluate(rows)
+    legal = 0
+    for k, row in enumerate(rows):
+        sch, refusal = sketch.schedule(row)
+        assert (refusal is None) == bool(found.valid[k]), (row, refusal)
+        if refusal is not None:
+            continue
+        legal += 1
+        layout, facts = describe(sch.mod)
+        x, score = features(layout, columns(facts), MACHINE)
+        assert (x[0] == found.features[k]).all(), np.flatnonzero(x[0] != found.features[k])
+        assert score[0] == found.score[k]
+    return legal
+
+
+def test_thousand_rows_of_the_default_matmul_agree_with_replay() -> None:
+    rng = np.random.default_rng(11)
+    tiled = [s for s in sketches(matmul(1024)) if s.decisions.width > 8]
+    total = 0
+    for sketch in tiled[:2]:
+        total += agree(sketch, sketch.decisions.sample(500 // len(tiled[:2]) * 2, rng))
+        assert not sketch.fallbacks
+    assert total == 1000
+
+
+def test_loop_extents_of_a_class_are_those_of_replay() -> None:
+    sketch = next(s for s in sketches(matmul(256)) if s.decisions.width > 8)
+    rows = sketch.decisions.sample(60, np.random.default_rng(2))
+    values = Values(sketch.table, rows)
+    for k, row in enumerate(rows):
+        with recording():
+            sch, refusal = sketch._replay(sketch._decider(row, dims=True))
+            assert refusal is None
+            got = []
+            for s in walk_stmt(sch.mod["matmul"].body):
+                if type(s) is For:
+                    v = values.of(sketch.table.number(expr_of(s.extent.value)))
+                    got.append(v if isinstance(v, int) else int(v[k]))
+        assert got == extents(sketch.schedule(row)[0])
+
+
+@pytest.mark.parametrize("name", ["NRM", "SFM", "GRP", "T2D"])
+def test_other_operators_agree_with_replay(name: str) -> None:
+    rng = np.random.default_rng(5)
+    for sketch in sketches(suite_kernel(name))[:3]:
+        agree(sketch, sketch.decisions.sample(12, rng))
+        assert not sketch.fallbacks
+
+
+class RefusesWide(Postproc):
+    """Refuses by a sampled extent."""
+
+    def apply(self, sch: Schedule) -> bool:
+        loop = sch.get(sch.get_loops(sch.get_block("C"))[3])
+        return bool(loop.extent.value <= 4)
+
+
+class LosesExpressions(Postproc):
+    """Branches on a number that no longer knows where it came from."""
+
+    def apply(self, sch: Schedule) -> bool:
+        loop = sch.get(sch.get_loops(sch.get_block("C"))[2])
+        if int(loop.extent.value) >= 8:
+            sch.unroll(sch.get_loops(sch.get_block("C"))[2])
+        return True
+
+
+class NoDims(Postproc):
+    def apply(self, sch: Schedule) -> bool:
+        loop = sch.get(sch.get_loops(sch.get_block("C"))[2])
+        if type(loop.extent.value) is not int:
+            raise TypeError("plain ints, please")
+        return True
+
+
+def sketch_of(fn: Any, *posts: Postproc, n: int = 32, by_replay: bool = False) -> Sketch:
+    sch = Schedule(matmul(n), seed=3)
+    fn(sch)
+    return Sketch(sch.mod if False else IRModule.from_expr(matmul(n)), sch.trace, posts, MACHINE,
+                  by_replay=by_replay)  # fmt: skip
+
+
+def test_a_verdict_that_depends_on_a_factor() -> None:
+    sketch = sketch_of(two_tiles, RefusesWide())
+    rows = sketch.decisions.enumerate(100)
+    assert rows is not None
+    found = sketch.evaluate(rows)
+    assert (found.valid == (rows[:, 3] <= 4)).all()
+    assert sum(found.refusals.values()) == int((~found.valid).sum()) > 0
+    assert sketch.class_count == 2
+
+
+@pytest.mark.parametrize("post", [LosesExpressions(), NoDims()])
+def test_code_that_loses_expressions_is_replayed_with_the_same_results(post: Postproc) -> None:
+    sketch = sketch_of(two_tiles, post)
+    rows = sketch.decisions.enumerate(100)
+    assert rows is not None
+    assert agree(sketch, rows) == 25
+    assert sketch.fallbacks
+
+
+def test_rows_replayed_one_by_one_are_the_same() -> None:
+    a, b = sketch_of(many_tiles), sketch_of(many_tiles, by_replay=True)
+    rows = a.decisions.sample(30, np.random.default_rng(0))
+    x, y = a.evaluate(rows), b.evaluate(rows)
+    assert (x.valid == y.valid).all()
+    assert (x.features == y.features).all()
+    assert a.class_count < 10
+    assert b.class_count == 0
+
+
+def test_new_classes_are_limited() -> None:
+    sketch = sketch_of(two_tiles, RefusesWide())
+    rows = sketch.decisions.enumerate(100)
+    assert rows is not None
+    found = sketch.evaluate(rows, new_classes=1)
+    assert sketch.class_count == 1
+    assert (found.classes == -2).any()
+    assert not found.valid[found.classes == -2].any()
+    assert (sketch.evaluate(rows).classes >= 0).all()
+
+
+def test_materialise_and_back() -> None:
+    sketch = sketch_of(two_tiles, RefusesWide())
+    good, bad = np.array([4, 8, 8, 4]), np.array([4, 8, 2, 16])
+    sch = sketch.materialise(good)
+    assert extents(sch)[:4] == [4, 8, 8, 4]
+    assert (sketch.row_of(sch.trace) == good).all()
+    assert (sketch.row_of(Trace.from_json(sch.trace.as_json())) == good).all()
+    with pytest.raises(ScheduleError, match="the candidate is refused"):
+        sketch.materialise(bad)
+    with pytest.raises(ScheduleError, match="the candidate is refused: sample-decision"):
+        sketch.materialise(np.array([3, 8, 8, 4]))
+
+
+def test_row_of_a_foreign_trace_is_none() -> None:
+    sketch = sketch_of(two_tiles)
+    other = Schedule(matmul(32), seed=1)
+    many_tiles(other)
+    assert sketch.row_of(other.trace) is None
+
+
+def test_unknown_sampling_is_unsupported() -> None:
+    sch = Schedule(matmul(32), seed=3)
+    two_tiles(sch)
+    inst = next(i for i in sch.trace.insts if i.kind.samples)
+    import dataclasses
+
+    inst.kind = dataclasses.replace(inst.kind, name="SampleSomethingElse")
+    with pytest.raises(Unsupported):
+        Sketch(IRModule.from_expr(matmul(32)), sch.trace, [])
+
+
+# ----------------------------------------------------------------------------- drawing
+@given(st.integers(1, 400), st.integers(1, 4), st.integers(1, 64))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_tilings_are_all_there_are(extent: int, n: int, limit: int) -> None:
+    table = tilings(extent, n, limit)
+    assert table is not None
+    rows = {tuple(r) for r in table.tolist()}
+    assert len(rows) == len(table)
+
+    def brute(left: int, k: int) -> list[tuple[int, ...]]:
+        if k == 1:
+            return [(left,)]
+        return [(d, *r) for d in range(1, left + 1) if left % d == 0 for r in brute(left // d, k - 1)]
+
+    assert rows == {r for r in brute(extent, n) if r[-1] <= limit}
+
+
+def test_moves_keep_rows_legal() -> None:
+    rng = np.random.default_rng(1)
+    d = sketch_of(many_tiles, n=96).decisions
+    rows = d.sample(400, rng)
+    for other in (d.mutate(rows, rng), d.cross(rows, rows[::-1], rng), d.neighbours(rows[0])):
+        assert (np.prod(other[:, :4], axis=1) == 96).all()
+        assert (np.prod(other[:, 4:8], axis=1) == 96).all()
+        assert (np.prod(other[:, 8:], axis=1) == 96).all()
+        assert (other[:, [3, 7, 9]] <= 16).all()
+        assert (other > 0).all()
+    changed = (d.mutate(rows, rng) != rows).any(axis=1).mean()
+    assert changed > 0.8
+    assert len(distinct(d.neighbours(rows[0]))) == len(d.neighbours(rows[0]))
+
+
+def test_sampling_is_uniform_over_tilings() -> None:
+    d = sketch_of(two_tiles).decisions
+    rows = d.sample(5000, np.random.default_rng(0))
+    _, counts = np.unique(rows, axis=0, return_counts=True)
+    assert len(counts) == 25
+    assert counts.min() > 120
+    assert counts.max() < 290
+
+
+def test_a_tile_of_a_sampled_extent_follows_it() -> None:
+    def nested(sch: Schedule) -> None:
+        i, _, _ = sch.get_loops(sch.get_block("C"))
+        _, inner = sch.split(i, sch.sample_perfect_tile(i, n=2, max_innermost_factor=32))
+        sch.split(inner, sch.sample_perfect_tile(inner, n=2, max_innermost_factor=32))
+
+    sketch = sketch_of(nested)
+    rng = np.random.default_rng(0)
+    rows = sketch.decisions.sample(200, rng)
+    for r in (rows, sketch.decisions.mutate(rows, rng), sketch.decisions.cross(rows, rows[::-1], rng)):
+        assert (r[:, 2] * r[:, 3] == r[:, 1]).all()
+    assert agree(sketch, rows[:50]) == 50
+    every = sketch.decisions.enumerate(1000)
+    assert every is not None
+    assert len(every) == sum(k + 1 for k in range(6))
+
+
+def test_a_space_too_large_to_enumerate_says_so() -> None:
+    assert sketch_of(many_tiles).decisions.enumerate(1000) is None
+
+
+def test_row_keys() -> None:
+    rows = np.array([[1, 2], [1, 2], [2, 1]])
+    keys = row_keys(rows)
+    assert keys[0] == keys[1] != keys[2]
+    assert distinct(rows).tolist() == [0, 2]
+    assert row_keys(np.empty((2, 0), np.int64)) == [b"", b""]
+    empty = Decisions([], 0, lambda site, row: [])
+    assert empty.sample(3, np.random.default_rng(0)).shape == (3, 0)
+    assert Tile  # the class is part of what other modules import
+
+
+# ----------------------------------------------------------------------------- polynomials
+_OPS = ("add", "sub", "mul", "floordiv", "mod", "minimum", "maximum", "gcd")
+
+
+@st.composite
+def dims(draw: st.DrawFn, depth: int = 4) -> Any:
+    """A function from the values of a and b to an int or Dim."""
+    if depth == 0 or draw(st.booleans()):
+        which = draw(st.sampled_from(["a", "b", "const"]))
+        n = draw(st.integers(1, 6))
+        return lambda a, b: {"a": a, "b": b, "const": n}[which]
+    op = draw(st.sampled_from(_OPS))
+    x, y = draw(dims(depth=depth - 1)), draw(dims(depth=depth - 1))
+
+    def apply(a: int, b: int) -> int:
+        from math import gcd
+
+        from gputune.schedule import dim
+
+        p, q = x(a, b), y(a, b)
+        match op:
+            case "add":
+                return p + q
+            case "sub":
+                return p - q
+            case "mul":
+                return p * q
+            case "floordiv":
+                return p // (dim.maximum(q, 1) if False else abs_plus(q))
+            case "mod":
+                return p % abs_plus(q)
+            case "gcd":
+                if type(p) is Dim:
+                    return p.gcd(q)
+                return q.gcd(p) if type(q) is Dim else gcd(p, q)
+            case _:
+                return dim.minimum(p, q) if op == "minimum" else dim.maximum(p, q)
+
+    return apply
+
+
+def abs_plus(q: int) -> int:
+    return q * q + 1
+
+
+@given(dims(), dims(), st.sampled_from(["eq", "ne", "lt", "le", "gt", "ge"]))
+@settings(derandomize=True, deadline=None, max_examples=150)
+def test_polynomials_are_what_python_computes(f: Any, g: Any, op: str) -> None:
+    import operator
+
+    table = Polynomials(["a", "b"])
+    rows = np.array([[1, 1], [2, 3], [4, 2], [5, 5]])
+    a, b = Dim(1, "a"), Dim(1, "b")
+    with recording() as guards:
+        x, y = f(a, b), g(a, b)
+        getattr(operator, op)(x, y)
+        values = Values(table, rows)
+        got = np.broadcast_to(values.of(table.number(expr_of(x))), 4)
+        literals = [table.literal(guard, {}) for guard in guards]
+    assert got.tolist() == [f(int(p), int(q)) for p, q in rows]
+    for literal in literals:
+        if literal is not None:
+            (at, outcome) = literal
+            truth = [getattr(operator, op)(f(int(p), int(q)), g(int(p), int(q))) for p, q in rows]
+            first = getattr(operator, op)(f(1, 1), g(1, 1))
+            assert ((values.holds(at) == outcome) == (np.array(truth) == first)).all()
