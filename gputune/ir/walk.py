@@ -164,7 +164,7 @@ def uses_var(e: Expr, wanted: Var | set[Var] | frozenset[Var]) -> bool:
 
 @lru_cache(maxsize=4096)
 def _mentioned(e: Expr) -> frozenset[Var]:
-    """The variables that `e` mentions, bound inside it or not; asked many times of the same node."""
+    """The variables that `e` mentions, bound inside it or not; asked often of the same node."""
     out: list[Var] = []
     stack = [e]
     while stack:

@@ -124,6 +124,9 @@ def distinct(rows: IntArray) -> IntArray:
     return first.astype(np.int64)
 
 
+_EXPLORED = 4  # rows of a sample whose locations are drawn one after the other, with replays
+
+
 class Decisions:
     """The rows that a sketch allows.
 
@@ -139,16 +142,44 @@ class Decisions:
         self._legal = legal_locations
         self.locations = tuple(s for s in self.sites if type(s) is Location)
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._joint = len(self.locations) > 1
+        self._where = [s.at for s in self.locations]
+        self._tuples: dict[tuple[int, ...], None] = {}  # legal locations of all sites together
         weights = [1.0 if type(s) is Tile else 0.5 for s in self.sites]
         self._site_weights = np.array(weights) / sum(weights) if weights else np.empty(0)
 
     # ------------------------------------------------------------------ drawing
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
-        """`count` rows, tilings uniformly and categories by their probabilities."""
+        """`count` rows, tilings uniformly and categories by their probabilities.
+
+        What one location may be depends on those before it, and costs a replay to find out. So
+        with several of them a few rows are drawn in order, and the others take their locations
+        from what is known to go together.
+        """
+        if not self._joint or count <= _EXPLORED:
+            return self._sample_in_order(count, rng)
+        fresh = _EXPLORED if len(self._tuples) < 4 * _EXPLORED else 1
+        rows = np.zeros((count, self.width), np.int64)
+        rows[:fresh] = self._sample_in_order(fresh, rng)
+        rest = np.arange(fresh, count)
+        self._place(rows, rest, rng)
+        for site in self.sites:
+            if type(site) is not Location:
+                self._draw(site, rows, rest, rng)
+        return rows
+
+    def _sample_in_order(self, count: int, rng: np.random.Generator) -> IntArray:
         rows = np.zeros((count, self.width), np.int64)
         for site in self.sites:
             self._draw(site, rows, np.arange(count), rng)
+        if self._joint:
+            self._tuples.update(dict.fromkeys(map(tuple, rows[:, self._where].tolist())))
         return rows
+
+    def _place(self, rows: IntArray, at: IntArray, rng: np.random.Generator) -> None:
+        """Give the rows at `at` locations that are known to go together."""
+        known = np.array(list(self._tuples), np.int64)
+        rows[np.ix_(at, self._where)] = known[rng.integers(0, len(known), len(at))]
 
     def _draw(self, site: Site, rows: IntArray, at: IntArray, rng: np.random.Generator) -> None:
         """Draw one decision anew in the rows at positions `at`."""
@@ -199,6 +230,9 @@ class Decisions:
                 move = rng.random(len(at)) < 0.5
                 self._move(site, out, at[move], rng)
                 at = at[~move]
+            elif type(site) is Location and self._joint and self._tuples:
+                self._place(out, at, rng)
+                continue
             elif type(site) is Category and len(site.weights) > 1:
                 shift = rng.integers(1, len(site.weights), len(at))
                 out[at, site.at] = (out[at, site.at] + shift) % len(site.weights)
@@ -233,6 +267,11 @@ class Decisions:
         out = a.copy()
         for site in self.sites:
             take = rng.random(len(a)) < 0.5
+            if type(site) is Location and self._joint:
+                if site is self.locations[0]:  # they go together
+                    at = np.ix_(take, self._where)
+                    out[at] = b[at]
+                continue
             where = site.columns if type(site) is Tile else slice(site.at, site.at + 1)
             out[take, where] = b[take, where]
         return self.legalise(out, rng)
@@ -247,10 +286,12 @@ class Decisions:
                     continue  # no decision changes it
                 bad = np.flatnonzero(np.prod(rows[:, site.columns], axis=1) != extent)
                 self._draw(site, rows, bad, rng)
-            elif type(site) is Location and len(self.locations) > 1 and len(rows):
+            elif type(site) is Location and self._joint and len(rows):
                 for group, legal in self._by_location(site, rows, everything):
                     bad = group[~np.isin(rows[group, site.at], legal)]
                     self._draw(site, rows, bad, rng)
+        if self._joint and len(rows):
+            self._tuples.update(dict.fromkeys(map(tuple, rows[:, self._where].tolist())))
         return rows
 
     # ------------------------------------------------------------------ around and through
@@ -260,6 +301,9 @@ class Decisions:
         for site in self.sites:
             if type(site) is Category:
                 options: Sequence[int] = range(len(site.weights))
+            elif type(site) is Location and self._joint:
+                found += self._moved(site, row)
+                continue
             elif type(site) is Location:
                 options = self._by_location(site, row[None], np.zeros(1, np.int64))[0][1]
             else:
@@ -275,8 +319,37 @@ class Decisions:
             return np.empty((0, self.width), np.int64)
         return self.legalise(np.array(found), np.random.default_rng(0))
 
+    def _moved(self, site: Location, row: IntArray) -> list[IntArray]:
+        """The row with this location changed, the others kept, as far as that is known."""
+        mine = tuple(row[self._where].tolist())
+        k = self._where.index(site.at)
+        out = []
+        for other in self._tuples:
+            if other[k] != mine[k] and other[:k] == mine[:k] and other[k + 1 :] == mine[k + 1 :]:
+                moved = row.copy()
+                moved[site.at] = other[k]
+                out.append(moved)
+        return out
+
+    def _is_large(self, limit: int) -> bool:
+        """Are there surely more than `limit` rows? Asked before anything is replayed."""
+        count = 1
+        for site in self.sites:
+            if type(site) is Category:
+                count *= int(np.count_nonzero(site.weights))
+            elif type(site) is Tile:
+                extent = site.extent(np.empty((0, self.width), np.int64))
+                if isinstance(extent, int):
+                    table = tilings(extent, site.n, site.limit)
+                    count *= limit + 1 if table is None else max(len(table), 1)
+            if count > limit:
+                return True
+        return False
+
     def enumerate(self, limit: int) -> IntArray | None:
         """Every legal row, or None if there are more than `limit`."""
+        if self._is_large(limit):
+            return None
         rows = np.zeros((1, self.width), np.int64)
         for site in self.sites:
             parts: list[IntArray] = []

@@ -2,8 +2,9 @@
 
 `Dim` expressions are written down as a replay meets them; the same quantity arrives in many shapes.
 Here each becomes a polynomial over *atoms* (columns, and quotients, remainders, minima, maxima,
-common divisors and table look-ups of polynomials), kept once and known by a small number. Equal numbers are equal
-quantities; a comparison of quantities that differ by a constant is decided and needs no guard.
+common divisors and table look-ups of polynomials), kept once and known by a small number. Equal
+numbers are equal quantities; a comparison of quantities that differ by a constant is decided and
+needs no guard.
 
     >>> from gputune.schedule.dim import sym
     >>> t = Polynomials(["a", "b"])

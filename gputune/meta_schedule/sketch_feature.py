@@ -5,8 +5,10 @@ It is computed from the scheduled program (see sketch_layout.py): what the loops
 memory is touched at which depth, how much of it is used again, how well vectors, registers and
 cores are used. Loops of extent 1 leave no trace in it. Values are log2(1 + x).
 
-    >>> layout, facts = describe(mod)                       # once a structure
-    >>> X, score = features(layout, columns(facts, 1), machine)
+    >>> layout, facts = describe(demo_schedule().mod)
+    >>> row, score = features(layout, columns(facts), Machine())
+    >>> row.shape == (1, FEATURE_COUNT)
+    True
 
 `score` is minus the log2 of the seconds that a simple model of the machine expects: it ranks
 candidates before there is any measurement.

@@ -43,6 +43,7 @@ from .analysis import (
 )
 from .handles import BlockRV, ExprRV, LoopRV
 from .primitive import primitive
+from .sampling import MOST_FACTORS
 from .state import State
 from .tree import Link, block_with, with_body
 
@@ -178,6 +179,12 @@ def split(
     f = _plain(s, link, "split")
     if not factors:
         s.fail("no factors given", code="split-factors", at=f)
+    if len(factors) > MOST_FACTORS:
+        s.fail(
+            f"{len(factors)} factors given, at most {MOST_FACTORS} are taken",
+            code="split-factors",
+            at=f,
+        )
     sizes = [None if x is None else s.integer(x) for x in factors]
     holes = [k for k, x in enumerate(sizes) if x is None]
     if len(holes) > 1:

@@ -63,12 +63,12 @@ def context(
     )
 
 
-def default_context(func: PrimFunc, seed: int = 7) -> TuneContext:
+def default_context(func: PrimFunc, seed: int = 7, strategy: str = "evolutionary") -> TuneContext:
     return TuneContext(
         func,
         target="llvm -num-cores 2",
         space_generator="post-order-apply",
-        search_strategy="evolutionary",
+        search_strategy=strategy,
         rand_state=seed,
     )
 

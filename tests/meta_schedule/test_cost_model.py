@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from search_spaces import context, many_tiles, matmul
 
 from gputune.errors import RecordError, UserError
 from gputune.meta_schedule.cost_model import CostModel, RandomModel, XGBConfig, XGBModel
@@ -15,8 +16,6 @@ from gputune.meta_schedule.measure_candidate import MeasureCandidate
 from gputune.meta_schedule.runner import RunnerResult
 from gputune.meta_schedule.sketch_feature import FEATURE_COUNT
 from gputune.schedule import Schedule
-
-from search_spaces import context, many_tiles, matmul
 
 
 def data(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, two_tiles
 
 from gputune.errors import UserError
 from gputune.meta_schedule.feature_extractor import FeatureExtractor, SketchFeature
@@ -11,8 +12,6 @@ from gputune.meta_schedule.measure_candidate import MeasureCandidate
 from gputune.meta_schedule.sketch_feature import FEATURE_COUNT, Machine, features_of
 from gputune.schedule import Schedule
 from gputune.target import Target
-
-from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, two_tiles
 
 
 def test_one_row_of_fixed_length_for_every_program() -> None:
@@ -46,7 +45,7 @@ def scored(vector: bool, parallel: bool) -> float:
     sch = Schedule(matmul(512))
     i, j, k = sch.get_loops(sch.get_block("C"))
     sch.reorder(i, k, j)
-    j0, j1 = sch.split(j, [None, 16])
+    _j0, j1 = sch.split(j, [None, 16])
     if vector:
         sch.vectorize(j1)
     if parallel:

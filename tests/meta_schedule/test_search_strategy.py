@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+from search_spaces import (
+    context,
+    default_context,
+    drive,
+    five_points,
+    many_tiles,
+    matmul,
+    two_tiles,
+)
 
 from gputune.errors import UserError
 from gputune.meta_schedule.cost_model import CostModel, RandomModel, XGBModel
@@ -27,16 +36,6 @@ from gputune.meta_schedule.sketch_feature import Machine, features_of
 from gputune.meta_schedule.tune_context import TuneContext
 from gputune.schedule import Schedule
 from gputune.schedule.trace import Trace
-
-from search_spaces import (
-    context,
-    default_context,
-    drive,
-    five_points,
-    many_tiles,
-    matmul,
-    two_tiles,
-)
 
 KINDS = ["evolutionary", "replay-trace", "replay-func"]
 
@@ -177,7 +176,7 @@ def test_records_of_the_database_are_not_measured_again() -> None:
     assert not set(digests(seen)) & set(digests(first))
 
 
-def simulated(ctx: TuneContext, seed: int) -> dict[str, object]:
+def simulated(ctx: TuneContext, seed: int) -> Callable[[MeasureCandidate], float]:
     """A pretended machine: the analytic model, bent by a random function of the features."""
     machine = Machine.of(ctx.target)
     rng = np.random.default_rng(seed)
@@ -189,16 +188,16 @@ def simulated(ctx: TuneContext, seed: int) -> dict[str, object]:
         return float(2 ** (-score + 1.5 * math.sin(float(x @ weights[0])))) * 1e-9
 
     weights: list[np.ndarray] = []
-    return {"cost": cost}
+    return cost
 
 
 def test_it_finds_better_candidates_than_chance_does() -> None:
     found = []
     for kind, model in (("evolutionary", XGBModel()), ("replay-trace", None)):
-        ctx = context(many_tiles, kind, n=512, postprocs="llvm")
-        cost = simulated(ctx, 4)["cost"]
-        _, seen = drive(ctx, 64, 16, cost, model)  # type: ignore[arg-type]  # a function
-        found.append(min(cost(c) for c in seen))  # type: ignore[operator]
+        ctx = default_context(matmul(512), strategy=kind)
+        cost = simulated(ctx, 4)
+        _, seen = drive(ctx, 48, 16, cost, model)
+        found.append(min(cost(c) for c in seen))
     assert found[0] < 0.8 * found[1]
 
 
@@ -210,9 +209,7 @@ def test_a_first_batch_is_not_all_of_a_kind() -> None:
     assert len(batch) == 32
     texts = {tuple(i.kind.name for i in c.sch.trace.insts) for c in batch}
     assert len(texts) > 1  # several sketches
-    tiles = {
-        str(d) for c in batch for i, d in c.sch.trace.decisions.items() if isinstance(d, list)
-    }
+    tiles = {str(d) for c in batch for i, d in c.sch.trace.decisions.items() if isinstance(d, list)}
     assert len(tiles) > 25
 
 

@@ -42,6 +42,7 @@ _ENUMERATE = 2048  # spaces of at most so many rows are looked at whole
 _MATRIX = 2048  # rows of a generation on a matrix, where population_size is less
 _CROSSED, _FRESH = 0.25, 0.15  # shares of a generation
 _NEW_CLASSES = 96  # structure classes that a round may add: each costs a replay
+_ISLANDS = 9  # design spaces that a round looks at: a program of several blocks may have a hundred
 
 
 @dataclass(slots=True, eq=False)
@@ -272,21 +273,33 @@ class _Evolution:
         best = self._best_measured(3)
         pool = _Pool(np.empty(0, np.int64), [], np.empty(0), np.empty(0, bool))
         seen: list[set[bytes]] = [set() for _ in self.islands]
-        for k, island in enumerate(self.islands):
+        chosen = self._chosen(best)
+        for k in chosen:
+            island = self.islands[k]
             if island.all_rows is not None:
-                self._add(pool, k, island.all_rows, seen[k], False, None)
+                classes = None if len(chosen) == 1 else _NEW_CLASSES
+                self._add(pool, k, island.all_rows, seen[k], False, classes)
         for k, row in best:
             self._add(pool, k, self.islands[k].space.neighbours(row), seen[k], True, _NEW_CLASSES)
-        if all(i.all_rows is not None for i in self.islands):
+        if all(self.islands[k].all_rows is not None for k in chosen):
             return pool
-        share = max(1, _NEW_CLASSES // (2 * len(self.islands)))
-        for k, island in enumerate(self.islands):
-            if island.all_rows is None:
-                self._first_generation(pool, k, island, seen[k], share)
+        share = max(1, _NEW_CLASSES // (2 * len(chosen)))
+        for k in chosen:
+            if self.islands[k].all_rows is None:
+                self._first_generation(pool, k, self.islands[k], seen[k], share)
         for _ in range(self.settings.genetic_num_iters):
-            share = _NEW_CLASSES // (2 * self.settings.genetic_num_iters * len(self.islands))
-            self._next_generation(pool, seen, max(1, share))
+            share = _NEW_CLASSES // (2 * self.settings.genetic_num_iters * len(chosen))
+            self._next_generation(pool, chosen, seen, max(1, share))
         return pool
+
+    def _chosen(self, best: Sequence[tuple[int, IntArray]]) -> list[int]:
+        """The design spaces of this round: all if they are few, else those of the best measured
+        candidates and others by chance, so that all have their turn."""
+        if len(self.islands) <= _ISLANDS:
+            return list(range(len(self.islands)))
+        good = list(dict.fromkeys(k for k, _ in best))
+        others = [k for k in self.rng.permutation(len(self.islands)).tolist() if k not in good]
+        return sorted([*good, *others][:_ISLANDS])
 
     def _first_generation(
         self, pool: _Pool, k: int, island: _Island, seen: set[bytes], classes: int
@@ -302,13 +315,16 @@ class _Evolution:
             self._add(pool, k, varied, seen, False, classes)
         enough = min(s.init_min_unmeasured, size)
         got = 0
-        for _ in range(s.max_fail_count):
+        for attempt in range(s.max_fail_count):
             fresh = island.space.sample(size - got, self.rng)
-            got += self._add(pool, k, fresh, seen, False, classes)
-            if got >= enough:
+            # classes are spent once: further attempts look for rows of those that are known
+            got += self._add(pool, k, fresh, seen, False, classes if got == 0 else 0)
+            if got >= enough or (got and attempt):
                 break
 
-    def _next_generation(self, pool: _Pool, seen: list[set[bytes]], classes: int) -> None:
+    def _next_generation(
+        self, pool: _Pool, chosen: Sequence[int], seen: list[set[bytes]], classes: int
+    ) -> None:
         """Children of the best rows of all spaces: better spaces have more of them."""
         if len(pool) == 0:
             return
@@ -316,7 +332,8 @@ class _Evolution:
         top = ranking(pool.scores)[: s.population_size]
         count = max((i.space.generation for i in self.islands if i.all_rows is None), default=0)
         mothers = top[parents(pool.scores[top], count, self.rng)]
-        for k, island in enumerate(self.islands):
+        for k in chosen:
+            island = self.islands[k]
             if island.all_rows is not None:
                 continue
             mine = mothers[pool.islands[mothers] == k][: island.space.generation]

@@ -29,6 +29,7 @@ class SearchStrategy(ABC):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """A strategy; TypeError for this class itself."""
         if cls is SearchStrategy:
             raise TypeError("Cannot instantiate abstract class SearchStrategy")
         return super().__new__(cls)
