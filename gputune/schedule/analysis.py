@@ -19,6 +19,7 @@ from ..ir.iter_map import is_affine_binding
 from ..ir.nodes import (
     BinOp,
     Block,
+    BlockKey,
     Buffer,
     BufferLoad,
     BufferRegion,
@@ -42,7 +43,7 @@ from ..ir.walk import (
     uses_var,
     walk_expr,
 )
-from .tree import Link
+from .tree import Link, Tree
 
 if TYPE_CHECKING:
     from .state import State
@@ -424,6 +425,14 @@ def pipeline_fault(scope: Link) -> str:
             if fault:
                 return fault
     return ""
+
+
+@lru_cache(maxsize=256)
+def first_pipeline_fault(root: Block, scope: BlockKey) -> str | None:
+    """`pipeline_fault` of a scope in an unscheduled function; None if it is not in there. Replays
+    of many traces ask it of one function."""
+    link = Tree(root).links.get(scope)
+    return None if link is None else pipeline_fault(link)
 
 
 def _cover_fault(producer: Link, consumer: Link, read: BufferRegion, in_order: bool) -> str:

@@ -29,6 +29,9 @@ def get_block(s: State, name: str, func_name: str | None = None) -> BlockRV:
     """
     func = _function(s, func_name)
     s.resolved["func_name"] = func
+    root = s.mod.functions[func].body
+    if name == root.name:
+        return s.mint_block(root.key)
     found: list[Block] = []
     names: list[str] = []
     for link in s.tree(func).links.values():

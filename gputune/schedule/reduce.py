@@ -274,20 +274,32 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         substitute_stmt(b.init, iters),
         annotations=b.annotations,
     )
-    reads, _ = access_regions(block_with(bare, writes=()))
-    init = block_with(bare, reads=reads)
+    init = bare
+    if any(type(e) is BufferLoad for e in all_exprs(bare.body)):
+        reads, _ = access_regions(block_with(bare, writes=()))
+        init = block_with(bare, reads=reads)
     body: Stmt = init
     for f in reversed(nest):
         body = with_body(f, body)
     name = fresh_name(s, s.func_of(b.key), f"{b.name}_update")
     update = block_with(b, name=name, init=None)
-    reads, writes = access_regions(block_with(update, reads=(), writes=()))
-    # what was there explicitly stays; the block now also reads what it updates
-    update = block_with(update, reads=_merge(reads, b.reads), writes=b.writes or writes)
+    update = block_with(update, reads=_update_reads(update))
     s.replace(link, update)
     at = s.refresh(at)
     s.replace(at, build.seq(body, at.node))
     return s.mint_block(init.key)
+
+
+def _update_reads(b: Block) -> tuple[BufferRegion, ...]:
+    """The reads of a reduction without its init: what it read, and what it updates, in the order
+    in which the body meets them."""
+    if reducer_of(b) is not None:  # it reads its output just where it writes it
+        known = {r.buffer: r for r in (*b.writes, *b.reads)}
+        met = dict.fromkeys(e.buffer for e in all_exprs(b.body) if type(e) is BufferLoad)
+        if all(buffer in known for buffer in met):
+            return _merge(tuple([known[buffer] for buffer in met]), b.reads)
+    reads, _ = access_regions(block_with(b, reads=(), writes=()))
+    return _merge(reads, b.reads)
 
 
 def _merge(

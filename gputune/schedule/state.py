@@ -127,6 +127,9 @@ class State:
 
     def find(self, key: Key) -> tuple[str, Link] | None:
         """The function and link of a loop variable or block key."""
+        for name, func in self._mod.functions.items():
+            if func.body.key is key:  # notes on the root block need no index
+                return name, Link(func.body, None)
         for name in self._mod.functions:
             link = self.tree(name).links.get(key)
             if link is not None:
@@ -330,18 +333,24 @@ class State:
             self.trace.pop()
         for rv in list(self._values)[known:]:
             del self._values[rv]
-        self._pipelines.clear()
 
     # ------------------------------------------------------------------ facts kept across steps
     def pipeline_fault(self, scope: Link) -> str:
         """Why the scope is not a stage pipeline, or "". Primitives keep the property, so it is
-        found once."""
-        from .analysis import pipeline_fault
+        found once, in the program that the schedule began with: what is accepted then depends on
+        the trace alone, not on what was refused in between."""
+        from .analysis import first_pipeline_fault, pipeline_fault
 
         key = scope.block().key
         fault = self._pipelines.get(key)
         if fault is None:
-            fault = self._pipelines[key] = pipeline_fault(scope)
+            for func in self._original.functions.values():
+                fault = first_pipeline_fault(func.body, key)
+                if fault is not None:
+                    break
+            else:
+                fault = pipeline_fault(scope)
+            self._pipelines[key] = fault
         return fault
 
 
