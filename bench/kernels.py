@@ -4,8 +4,8 @@
 
 Tunes each kernel from an empty database on one core, runs the result on fresh inputs, compares with
 the NumPy reference, and times both in one process. Prints one line a kernel; exits 1 if a candidate
-was lost to infrastructure, no candidate worked, or a result is wrong. `--small` takes the odd little
-shapes of the tests. `--json` writes one raw record a line, with CPU and versions.
+was lost to infrastructure, no candidate worked, or a result is wrong. `--small` takes the odd
+little shapes of the tests. `--json` writes one raw record a line, with CPU and versions.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # NumPy on one core, like the kernels here
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-import gputune as gt  # noqa: E402
-from gputune.kernels import KERNELS  # noqa: E402
+import gputune as gt
+from gputune.kernels import KERNELS
 
 TARGET = "llvm --num-cores=1"
 

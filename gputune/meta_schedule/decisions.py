@@ -143,7 +143,7 @@ class Decisions:
         self.locations = tuple(s for s in self.sites if type(s) is Location)
         self._known: dict[tuple[int, ...], tuple[int, ...]] = {}
         self._joint = len(self.locations) > 1
-        self._where = [s.at for s in self.locations]
+        self._where = np.array([s.at for s in self.locations], np.int64)
         self._tuples: dict[tuple[int, ...], None] = {}  # legal locations of all sites together
         weights = [1.0 if type(s) is Tile else 0.5 for s in self.sites]
         self._site_weights = np.array(weights) / sum(weights) if weights else np.empty(0)
@@ -269,7 +269,7 @@ class Decisions:
             take = rng.random(len(a)) < 0.5
             if type(site) is Location and self._joint:
                 if site is self.locations[0]:  # they go together
-                    at = np.ix_(take, self._where)
+                    at = np.ix_(np.flatnonzero(take), self._where)
                     out[at] = b[at]
                 continue
             where = site.columns if type(site) is Tile else slice(site.at, site.at + 1)
@@ -322,7 +322,7 @@ class Decisions:
     def _moved(self, site: Location, row: IntArray) -> list[IntArray]:
         """The row with this location changed, the others kept, as far as that is known."""
         mine = tuple(row[self._where].tolist())
-        k = self._where.index(site.at)
+        k = self.locations.index(site)
         out = []
         for other in self._tuples:
             if other[k] != mine[k] and other[:k] == mine[:k] and other[k + 1 :] == mine[k + 1 :]:

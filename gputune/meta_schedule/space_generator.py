@@ -25,7 +25,7 @@ FromTarget: TypeAlias = Literal["from-target"]
 Rules: TypeAlias = "Sequence[ScheduleRule] | str | None"
 Postprocs: TypeAlias = "Sequence[Postproc] | str | None"
 Mutators: TypeAlias = "Mapping[Mutator, float] | str | None"
-ScheduleFnType: TypeAlias = "Callable[[Schedule], None | Schedule | list[Schedule]]"
+ScheduleFnType: TypeAlias = "Callable[[Schedule], Schedule | list[Schedule] | None]"
 _SCHEDULED = ("tir.is_scheduled", "tirx.is_scheduled")
 
 
