@@ -65,7 +65,7 @@ def is_for_cpu(mod: IRModule) -> bool:
 
 
 def check_schedule(which: int, seed: int, llvm: bool = True) -> Schedule:
-    """Draw a schedule and check everything; AssertionError, with the trace, where the law breaks."""
+    """Draw a schedule and check everything; AssertionError with the trace where the law breaks."""
     func = PROGRAMS[which % len(PROGRAMS)]()
     sch = random_schedule(func, seed)
     where = f"program {PROGRAMS[which % len(PROGRAMS)].__name__}, seed {seed}:\n{sch.trace}"
