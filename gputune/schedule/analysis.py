@@ -81,9 +81,15 @@ def loop_ranges(loops: Sequence[For]) -> Loops | None:
 
 
 # ----------------------------------------------------------------------------- one block
-def binding_is_affine(link: Link) -> bool:
-    """Are the bindings a bijective quasi-affine map of the loops above?"""
+def binding_is_affine(link: Link, s: State) -> bool:
+    """Are the bindings a bijective quasi-affine map of the loops above?
+
+    Split (without a predicate) and fuse keep the property and say so in `s.affine`; what they have
+    not said is found from the bindings themselves.
+    """
     block = link.block()
+    if block.iter_values in s.affine:
+        return True
     loops = link.loops()
     return _binding_is_affine(
         block.iter_vars,

@@ -53,29 +53,45 @@ THREAD_AXES = (
 )  # fmt: skip
 
 
-def substitute_loops(s: Stmt, table: Mapping[Var, Expr], predicate: Expr | None = None) -> Stmt:
+def substitute_loops(
+    s: Stmt,
+    table: Mapping[Var, Expr],
+    predicate: Expr | None = None,
+    affine: set[tuple[Expr, ...]] | None = None,
+) -> Stmt:
     """`s` with loop variables replaced where they may stand: loop bounds, conditions, and the
     bindings of the outermost blocks, which also get `predicate` (what no block holds, and what
-    could fail where the predicate is false, comes under a condition)."""
+    could fail where the predicate is false, comes under a condition). With `affine`, new bindings
+    of blocks whose old ones are in it are added to it."""
     t = type(s)
     if predicate is not None and _needs_condition(s):
         return IfThenElse(predicate, substitute_loops(s, table))
     if t is For:
-        body = substitute_loops(s.body, table, predicate)  # type: ignore[union-attr]  # t is the
+        body = substitute_loops(s.body, table, predicate, affine)  # type: ignore[union-attr]  # t is the
         lo = substitute(s.min, table)  # type: ignore[union-attr]  # class of s, here and below
         ext = substitute(s.extent, table)  # type: ignore[union-attr]
         if body is s.body and lo is s.min and ext is s.extent:  # type: ignore[union-attr]
             return s
         return For(s.var, lo, ext, s.kind, body, s.thread, s.annotations)  # type: ignore[union-attr]
     if t is Seq:
-        return Seq(tuple([substitute_loops(c, table, predicate) for c in s.items]))  # type: ignore[union-attr]
+        return Seq(tuple([substitute_loops(c, table, predicate, affine) for c in s.items]))  # type: ignore[union-attr]
     if t is Block:
-        return _substitute_binding(s, table, predicate)  # type: ignore[arg-type]
+        return _substitute_binding(s, table, predicate, affine)  # type: ignore[arg-type]
     out = map_stmt(
-        s, lambda e: substitute(e, table), lambda c: substitute_loops(c, table, predicate)
+        s, lambda e: substitute(e, table), lambda c: substitute_loops(c, table, predicate, affine)
     )
     assert out is not None  # substitution deletes nothing
     return out
+
+
+def _affine_below(s: State, link: Link) -> set[tuple[Expr, ...]]:
+    """The known affine bindings, with those of the blocks below a loop that is to be rewritten by a
+    bijection."""
+    for b in blocks_below(link):
+        values = b.block().iter_values
+        if values and binding_is_affine(b, s):
+            s.affine.add(values)
+    return s.affine
 
 
 def _needs_condition(s: Stmt) -> bool:
@@ -101,10 +117,17 @@ def _may_fail(e: Expr) -> bool:
 _DIVISIONS = frozenset({"/", "//", "%", "truncmod"})
 
 
-def _substitute_binding(b: Block, table: Mapping[Var, Expr], predicate: Expr | None) -> Block:
+def _substitute_binding(
+    b: Block,
+    table: Mapping[Var, Expr],
+    predicate: Expr | None,
+    affine: set[tuple[Expr, ...]] | None,
+) -> Block:
     if not b.iter_vars and b.name != "root":  # an opaque block may use the loops directly
         b = substitute_stmt(b, table)  # type: ignore[assignment]  # a block stays a block
     values = tuple([substitute(v, table) for v in b.iter_values])
+    if affine is not None and b.iter_values in affine:
+        affine.add(values)
     pred = substitute(b.predicate, table)
     if predicate is not None:
         pred = build.logical_and(pred, predicate)
@@ -235,39 +258,30 @@ def split(
         perfect = bool(known == total)
         extents = [IntImm(x, dtype) for x in sizes if x is not None]
     new = [Var(f"{f.var.name}_{k}", dtype) for k in range(len(extents))]
-    value: Expr = IntImm(0, dtype)
-    for v, e in zip(new, extents, strict=True):  # Horner, flattened by the folding of constants
-        value = build.add(_scaled(value, e), _unit(v, e, preserve_unit_iters))
+    value = _positional(new, extents, preserve_unit_iters)
     predicate = None
     if not perfect and not disable_predication:
         predicate = build.lt(value, f.extent)
-    body = substitute_loops(f.body, {f.var: value}, predicate)
+    affine = _affine_below(s, link) if perfect and preserve_unit_iters else None
+    body = substitute_loops(f.body, {f.var: value}, predicate, affine)
     for v, e in zip(reversed(new), reversed(extents), strict=True):
         body = For(v, IntImm(0, dtype), e, "serial", body)
     s.replace(link, body)
     return [s.mint_loop(v) for v in new]
 
 
-def _scaled(value: Expr, by: Expr) -> Expr:
-    """`value * by` with the product spread over the sum."""
-    if type(value) is IntImm or type(by) is not IntImm:
-        return build.mul(value, by)
-    terms: list[tuple[Expr, int]] = []
-    stack = [value]
-    while stack:
-        x = stack.pop()
-        if getattr(x, "op", "") == "+":
-            stack += [x.b, x.a]  # type: ignore[union-attr]  # a BinOp, by its op
-        elif getattr(x, "op", "") == "*" and type(x.b) is IntImm:  # type: ignore[union-attr]
-            terms.append((x.a, x.b.value))  # type: ignore[union-attr]
-        else:
-            terms.append((x, 1))
-    out: Expr | None = None
-    for e, c in terms:
-        term = build.mul(e, IntImm(c * by.value, by.dtype))
-        out = term if out is None else build.add(out, term)
-    assert out is not None
-    return out
+def _positional(digits: Sequence[Var], extents: Sequence[Expr], preserve: bool) -> Expr:
+    """The number with these digits: `d0*(e1*e2) + d1*e2 + d2`."""
+    dtype = digits[0].dtype
+    weight: Expr = IntImm(1, dtype)
+    terms: list[Expr] = []
+    for d, e in zip(reversed(digits), reversed(extents), strict=True):
+        terms.append(build.mul(_unit(d, e, preserve), weight))
+        weight = build.mul(e, weight)
+    value = terms.pop()
+    while terms:
+        value = build.add(value, terms.pop())
+    return value
 
 
 def _unit(v: Var, extent: Expr, preserve: bool) -> Expr:
@@ -332,7 +346,8 @@ def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopR
                 value = IntImm(0, dtype)
         table[x.var] = build.cast(x.var.dtype, value)
         total = build.mul(build.cast(dtype, x.extent), total)
-    body = substitute_loops(loops[-1].body, table)
+    affine = _affine_below(s, links[0]) if preserve_unit_iters else None
+    body = substitute_loops(loops[-1].body, table, affine=affine)
     s.replace(links[0], For(fused, IntImm(0, dtype), total, "serial", body))
     return s.mint_loop(fused)
 
@@ -440,7 +455,7 @@ def _check_movable(s: State, b: Link) -> None:
                 code="iter-kind",
                 at=block,
             )
-    if not binding_is_affine(b):
+    if not binding_is_affine(b, s):
         s.fail(
             f"the bindings of block {block.name} are not an affine map of its loops",
             code="not-affine",
@@ -564,7 +579,7 @@ def _check_independent(s: State, link: Link, what: str, reductions: bool = False
             )
         # a complete block that computes a point twice (the halo of a moved producer) stores the
         # same value twice; a reduction would add to it from two iterations at once
-        if kind == "reduction" and not binding_is_affine(b):
+        if kind == "reduction" and not binding_is_affine(b, s):
             s.fail(
                 f"the bindings of block {block.name} are not an affine map of its loops",
                 code="not-affine",

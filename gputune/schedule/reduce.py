@@ -220,7 +220,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
                 at=[f, b],
             )
     _check_starts(s, link)
-    if not binding_is_affine(link) and not _visits_once(b, below):
+    if not binding_is_affine(link, s) and not _visits_once(b, below):
         s.fail(
             f"the loops from {at.loop().var.name} on reach the same point of block {b.name} more "
             "than once: it would be initialised once and updated many times",
@@ -514,7 +514,7 @@ def _check_loops(s: State, link: Link, f: For) -> None:
             code="rfactor-loop",
             at=b if uneven is None else uneven,
         )
-    if not binding_is_affine(link):
+    if not binding_is_affine(link, s):
         s.fail(
             f"the bindings of block {b.name} are not an affine map of its loops",
             code="not-affine",

@@ -79,6 +79,7 @@ class Schedule(State):
         other._original = self._original
         other._trees = dict(self._trees)
         other._values = dict(self._values)
+        other.affine = set(self.affine)
         other._pipelines = dict(self._pipelines)
         other.trace = self.trace.copy()
         other.func_working_on = self.func_working_on

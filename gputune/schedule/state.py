@@ -74,6 +74,7 @@ class State:
         self._original = mod
         self._trees: dict[str, Tree] = {}
         self._values: dict[RV, Key | int] = {}
+        self.affine: set[tuple[Expr, ...]] = set()  # bindings known to be bijective and affine
         self._pipelines: dict[BlockKey, str] = {}  # scope -> why it is no stage pipeline, or ""
         self.debug_mask: DebugMask = "all" if debug_mask in ("all", -1) else "none"
         self.error_render_level: RenderLevel = error_render_level
@@ -176,6 +177,8 @@ class State:
 
     def func_of(self, key: Key) -> str:
         """The name of the function that holds a loop or block."""
+        if len(self._mod.functions) == 1:
+            return next(iter(self._mod.functions))
         found = self.find(key)
         assert found is not None
         return found[0]
