@@ -208,6 +208,7 @@ def _fits(s: Alloc, dom: _Dom, limits: CpuLimits) -> bool:
     if size > limits.tile_registers * limits.vector_bytes:
         return False
     cells: set[tuple[int, int, int]] = set()
+    sure: list[tuple[tuple[Var, ...], set[int]]] = []
     for a in collect(s.body, b):
         if any(loop.kind == "parallel" for loop in a.loops):
             return False
@@ -216,11 +217,38 @@ def _fits(s: Alloc, dom: _Dom, limits: CpuLimits) -> bool:
             return False
         if form.count() > limits.tile_registers:
             return False
-        cells |= {(at, form.lanes, form.step) for at in form.cells()}
+        here = set(form.cells())
+        if not _is_set(a, here, sure):
+            return False
+        if a.store and not a.conds and a.mask is None:
+            sure.append((_rolled(a), here))
+        cells |= {(at, form.lanes, form.step) for at in here}
         if len(cells) > limits.tile_registers:
             return False
     need = sum(_registers_for(1, lanes, b.dtype, limits) for _, lanes, _ in cells)
     return need <= limits.tile_registers and _consistent(cells)
+
+
+def _rolled(a: Access) -> tuple[Var, ...]:
+    """The loops around an access that are not written out."""
+    return tuple([loop.var for loop in a.loops if loop.kind != "unrolled"])
+
+
+def _is_set(a: Access, cells: set[int], sure: list[tuple[tuple[Var, ...], set[int]]]) -> bool:
+    """Does the access find its cells set in every iteration of the loops around it?
+
+    A register that a loop changes is carried around it only from a value it has before. So what a
+    loop reads, or sets under a condition only, must surely be set before the loop, or earlier in
+    the same iteration.
+    """
+    loops = _rolled(a)
+    if not loops or (a.store and not a.conds and a.mask is None):
+        return True
+    known: set[int] = set()
+    for around, stored in sure:
+        if loops[: len(around)] == around:
+            known |= stored
+    return cells <= known
 
 
 # ----------------------------------------------------------------------------- accumulators

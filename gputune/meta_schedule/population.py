@@ -40,7 +40,6 @@ MAX_CLASSES = 4096
 """Structure classes of one sketch, beyond which rows are replayed one by one."""
 
 _CHUNK = 1024  # rows whose features are computed at a time: the arrays stay in the cache
-_CHECKED = 8  # so many classes are compared with plain replay, then one in so many
 _MOST_PLAIN = 64  # rows of a class that are replayed where not all are wanted
 SAMPLING = frozenset({"SamplePerfectTile", "SampleCategorical", "SampleComputeLocation"})
 
@@ -418,10 +417,7 @@ class Sketch:
             left = left[~match]
 
     def _check(self, c: _Class, w: _Waiting, rows: IntArray, k: int) -> None:
-        """Does plain replay of row `k` say what the class says of it? The first classes are asked,
-        and then a share of them: it costs as much as the class itself."""
-        if c.number >= _CHECKED and c.number % _CHECKED:
-            return
+        """Does plain replay of row `k` say what the class says of it?"""
         refusal, features_, _ = self._remembered(rows[k])
         if refusal is not None or c.layout is None:
             c.trusted = refusal is not None and c.layout is None
