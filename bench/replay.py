@@ -14,9 +14,12 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.kernels import suite
@@ -41,7 +44,8 @@ def fastest(f: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def tiled_sketch(func: PrimFunc) -> tuple[Sketch, float]:
-    """The sketch with the most decisions, and the seconds that the design space took."""
+    """The sketch with the most decisions and the longest trace (of a matmul, one of those with a
+    write cache), and the seconds that the design space took."""
     ctx = TuneContext(func, target="llvm", space_generator="post-order-apply", rand_state=1)
     start = time.perf_counter()
     spaces = ctx.generate_design_space()
@@ -53,7 +57,7 @@ def tiled_sketch(func: PrimFunc) -> tuple[Sketch, float]:
     sketches = [
         Sketch(IRModule.from_expr(func), s.trace, generator.postprocs, machine) for s in spaces
     ]
-    return max(sketches, key=lambda s: s.decisions.width), seconds
+    return max(sketches, key=lambda s: (s.decisions.width, len(s.trace.insts))), seconds
 
 
 def measure(name: str, func: PrimFunc) -> dict[str, Any]:

@@ -396,6 +396,7 @@ class Sketch:
         """Replay a row of each class that is not known yet, up to `most` classes in all."""
         left, at = w.left, w.at
         bits: npt.NDArray[np.uint8] = np.empty((0, len(at)), np.uint8)
+        packed = -1
         while len(left):
             if self._count >= MAX_CLASSES:
                 self._one_by_one(rows, at[left], out)
@@ -408,7 +409,8 @@ class Sketch:
                 self._one_by_one(rows, at[left[:1]], out)
                 left = left[1:]
                 continue
-            if len(w.group.literals) > len(bits) * 8 or len(bits) == 0:
+            if len(w.group.literals) > packed:  # the class asks what none before it asked
+                packed = len(w.group.literals)
                 bits = _pack(w.values, w.group.literals, len(at))
             match = _matches(new, bits[:, left])
             match[0] = True  # it is this row's own replay

@@ -1,7 +1,7 @@
 """Is a temporary that a loop sets only under a condition carried from iteration to iteration?
 
-Found by random schedules (`ci/properties`, seeds 1004792, 1007247 and 2007325): registers that had no
-value before a loop were not carried around it.
+Found by random schedules (`ci/properties`, seeds 1004792, 1007247 and 2007325): registers that had
+no value before a loop were not carried around it.
 """
 
 from __future__ import annotations
