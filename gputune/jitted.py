@@ -49,7 +49,8 @@ class Jit:
         self.target = None if target is None else Target(target)
         self.work_dir = work_dir
         self._signature = inspect.signature(factory)
-        self._kernels: dict[Any, TunedKernel] = {}
+        # with each kernel its database, so that no later one can have the same id
+        self._kernels: dict[Any, tuple[TunedKernel, Database | None]] = {}
         self._database: JSONDatabase | None = None
         self._lock = threading.Lock()
         functools.update_wrapper(self, factory)
@@ -69,8 +70,8 @@ class Jit:
         with self._lock:
             found = self._kernels.get(key)
             if found is None:
-                found = self._kernels[key] = self._make(given, target, current)
-        return found
+                found = self._kernels[key] = (self._make(given, target, current), current)
+        return found[0]
 
     def tune(self, *sizes: Any, **budget: Any) -> TunedKernel:
         """Tune for some sizes now; later calls with them get the result.
@@ -84,7 +85,8 @@ class Jit:
         made = tune(self._program(given), target, work_dir=self.work_dir, **budget)
         current = Database.current() if self.work_dir is None else None
         with self._lock:
-            self._kernels[given, target, None if current is None else id(current)] = made
+            key = (given, target, None if current is None else id(current))
+            self._kernels[key] = (made, current)
         return made
 
     def clear(self) -> None:

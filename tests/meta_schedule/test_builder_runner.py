@@ -13,7 +13,7 @@ import pytest
 from ms_fakes import TARGET, matmul, split_j
 
 from gputune.errors import RunError, UserError
-from gputune.ir.nodes import IRModule
+from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.meta_schedule import (
     ArgInfo,
     Builder,
@@ -36,6 +36,7 @@ from gputune.meta_schedule import (
 from gputune.meta_schedule.artifact import Artifact
 from gputune.meta_schedule.runner import BestSoFar, shared_worker
 from gputune.runtime.module import build
+from gputune.script import from_source
 from gputune.script import tir as T
 from gputune.target import Target
 
@@ -95,8 +96,27 @@ def test_equal_programs_are_built_once() -> None:
     assert a != b  # another target is another program
 
 
+def slow_to_build() -> IRModule:
+    """A program that nobody has built before, and that takes the compiler a while."""
+    fresh = int.from_bytes(os.urandom(3))
+    lines = [
+        "@T.prim_func",
+        'def main(A: T.Buffer((64,), "float32"), B: T.Buffer((64,), "float32")):',
+    ]
+    for k in range(400):
+        lines += [
+            "    for i in range(64):",
+            f'        with T.block("B{k}"):',
+            "            vi = T.axis.spatial(64, i)",
+            f"            B[vi] = T.exp(A[vi] * T.float32({fresh + k}))",
+        ]
+    func = from_source("\n".join(lines))
+    assert isinstance(func, PrimFunc)
+    return IRModule({"main": func})
+
+
 def test_a_build_that_takes_too_long() -> None:
-    (result,) = LocalBuilder(1, timeout_sec=1e-4).build([BuilderInput(matmul(), LLVM)])
+    (result,) = LocalBuilder(1, timeout_sec=0.02).build([BuilderInput(slow_to_build(), LLVM)])
     assert result.failure is not None
     assert result.failure.reason == "build timeout"
     assert built()  # the worker was replaced
