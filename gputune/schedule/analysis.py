@@ -8,7 +8,7 @@ from another has been written before, in full.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -470,8 +470,3 @@ def _cover_fault(producer: Link, consumer: Link, read: BufferRegion, in_order: b
     if covers(out, need, {}):
         return ""
     return f"block {p.name} does not write all of {read.buffer.name} that block {c.name} reads"
-
-
-def domain_of(ranges: Mapping[Var, tuple[int, int]]) -> dict[Var, tuple[int, int]]:
-    """Inclusive bounds from minimum and extent."""
-    return {v: (lo, lo + n - 1) for v, (lo, n) in ranges.items()}

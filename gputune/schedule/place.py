@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ..ir import build
 from ..ir.arith import bounds
-from ..ir.boxes import covers, intersect_shape, relax, union
+from ..ir.boxes import covers, domain, intersect_shape, relax, union
 from ..ir.build import const_int
 from ..ir.nodes import (
     Block,
@@ -25,7 +25,6 @@ from ..ir.walk import stmt_children, substitute, uses_var
 from .analysis import (
     Loops,
     consumers,
-    domain_of,
     domain_uses_loops,
     fills_domain,
     guard_above,
@@ -165,7 +164,7 @@ def _inside(lo: Expr, n: int, dom_lo: int, dom_n: int, outer: Loops | None) -> t
     """Is lo, ..., lo + n - 1 within the domain for all values of the outer loops?"""
     if outer is None:
         return False, False
-    least, most = bounds(lo, domain_of(outer))
+    least, most = bounds(lo, domain(outer))
     return (
         least is not None and bool(least >= dom_lo),
         most is not None and bool(most + n <= dom_lo + dom_n),
@@ -242,7 +241,7 @@ def _needed_union(
                 code="place-region",
                 at=at.node,
             )
-        total = r if total is None else union(total, r, domain_of(outer))
+        total = r if total is None else union(total, r, domain(outer))
     assert total is not None
     return total
 
@@ -306,7 +305,7 @@ def compute_at(
                 at=me,
             )
         for v, r in solved.items():
-            needed[v] = r if v not in needed else union((needed[v],), (r,), domain_of(outer))[0]
+            needed[v] = r if v not in needed else union((needed[v],), (r,), domain(outer))[0]
     for iv in me.iter_vars:
         if iv.kind != "spatial":
             needed.pop(iv.var, None)
@@ -495,7 +494,7 @@ def _check_covered(
             tuple([Range(substitute(g.min, table), substitute(g.extent, table)) for g in r.region]),
             inner,
         )
-        if not covers(made[r.buffer], need, domain_of(outer)):
+        if not covers(made[r.buffer], need, domain(outer)):
             s.fail(
                 f"block {me.name} reads more of {r.buffer.name} under the loop "
                 f"{at.loop().var.name} than is made there",

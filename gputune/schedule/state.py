@@ -7,7 +7,7 @@ replace parts of it, refuse with a picture. `Schedule` adds the primitives as me
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from ..errors import ScheduleError
@@ -83,7 +83,7 @@ class State:
         self.func_working_on: str | None = None
         self.decision: Any = None  # what the running sampling primitive decided
         self.resolved: dict[str, Any] = {}  # arguments that it filled in, to be recorded
-        self._depth = 0
+        self._depth = 0  # of primitives running inside one another
         self.seed(seed)
 
     # ------------------------------------------------------------------ looking
@@ -382,8 +382,3 @@ def buffer_at(regions: Sequence[Any], index: int, what: str, s: State, at: objec
         )
     buffer: Buffer = regions[index].buffer
     return buffer
-
-
-def annotations_with(pairs: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Annotations from a mapping."""
-    return tuple(pairs.items())
