@@ -135,6 +135,7 @@ _INT_FOLD: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+_EXPRS = frozenset(EXPR_CLASSES)
 _DIVISIONS = frozenset({"//", "%", "/", "truncmod"})
 _SHIFTS = frozenset({"<<", ">>"})
 
@@ -143,7 +144,10 @@ def binary(op: BinaryOp, left: Any, right: Any) -> Expr:
     """`left op right`, operands converted to one dtype, folded where both are integer constants."""
     if type(left) is IntImm and type(right) is IntImm and left.dtype == right.dtype:
         return _int_binary(op, left, right, left.dtype)
-    a, b = unify(left, right)
+    a: Expr = left
+    b: Expr = right
+    if type(a) not in _EXPRS or type(b) not in _EXPRS or a.dtype != b.dtype:
+        a, b = unify(left, right)
     dtype = a.dtype
     if op in ("and", "or"):
         if dtypes.scalar(dtype) != "bool":

@@ -105,6 +105,7 @@ def from_numpy(dtype: np.dtype[Any]) -> str:
     raise ValueError(f"NumPy dtype {name!r} has no gputune dtype; known are: {', '.join(SCALARS)}")
 
 
+@cache
 def min_value(dtype: str) -> float | int:
     """The least finite value."""
     if is_bool(dtype):
@@ -116,6 +117,7 @@ def min_value(dtype: str) -> float | int:
     return float(ml_dtypes.finfo(numpy_dtype(scalar(dtype))).min)  # type: ignore[no-untyped-call]  # untyped
 
 
+@cache
 def max_value(dtype: str) -> float | int:
     """The greatest finite value."""
     if is_bool(dtype):

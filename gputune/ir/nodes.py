@@ -13,7 +13,7 @@ simplification such as `x * 1 -> x`, because anything else may differ from candi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -188,6 +188,18 @@ class BinOp(_Ops):
     a: Expr
     b: Expr
     dtype: str
+
+    def __init__(
+        self,
+        op: BinaryOp,
+        a: Expr,
+        b: Expr,
+        dtype: str,
+    ) -> None:
+        _binop_op(self, op)
+        _binop_a(self, a)
+        _binop_b(self, b)
+        _binop_dtype(self, dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -367,6 +379,24 @@ class For:
     thread: str | None = None
     annotations: Annotations = ()
 
+    def __init__(
+        self,
+        var: Var,
+        min: Expr,
+        extent: Expr,
+        kind: ForKind,
+        body: Stmt,
+        thread: str | None = None,
+        annotations: Annotations = (),
+    ) -> None:
+        _for_var(self, var)
+        _for_min(self, min)
+        _for_extent(self, extent)
+        _for_kind(self, kind)
+        _for_body(self, body)
+        _for_thread(self, thread)
+        _for_annotations(self, annotations)
+
 
 class BlockKey:
     """The identity of a block; survives rewrites and `Schedule.copy`."""
@@ -396,6 +426,34 @@ class Block:
     alloc_buffers: tuple[Buffer, ...] = ()
     match_buffers: tuple[MatchBuffer, ...] = ()
     annotations: Annotations = ()
+
+    def __init__(
+        self,
+        key: BlockKey,
+        name: str,
+        iter_vars: tuple[IterVar, ...],
+        iter_values: tuple[Expr, ...],
+        predicate: Expr,
+        reads: tuple[BufferRegion, ...],
+        writes: tuple[BufferRegion, ...],
+        body: Stmt,
+        init: Stmt | None = None,
+        alloc_buffers: tuple[Buffer, ...] = (),
+        match_buffers: tuple[MatchBuffer, ...] = (),
+        annotations: Annotations = (),
+    ) -> None:
+        _block_key(self, key)
+        _block_name(self, name)
+        _block_iter_vars(self, iter_vars)
+        _block_iter_values(self, iter_values)
+        _block_predicate(self, predicate)
+        _block_reads(self, reads)
+        _block_writes(self, writes)
+        _block_body(self, body)
+        _block_init(self, init)
+        _block_alloc_buffers(self, alloc_buffers)
+        _block_match_buffers(self, match_buffers)
+        _block_annotations(self, annotations)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -441,6 +499,33 @@ Stmt: TypeAlias = (
 )  # fmt: skip
 STMT_CLASSES = (BufferStore, For, Block, Seq, IfThenElse, LetStmt, Evaluate, Alloc)
 Node: TypeAlias = Expr | Stmt | Buffer | Range | BufferRegion | MatchBuffer | IterVar
+
+
+# ----------------------------------------------------------------------------- construction
+# A schedule replay makes hundreds of these. Filling the slots through their descriptors takes half
+# the time of the __init__ that dataclass writes for a frozen class.
+def _setters(cls: type) -> list[Callable[[Any, Any], None]]:
+    return [cls.__dict__[name].__set__ for name in cls.__slots__]  # type: ignore[attr-defined]  # slots=True made them
+
+
+(_binop_op, _binop_a, _binop_b, _binop_dtype) = _setters(BinOp)
+(_for_var, _for_min, _for_extent, _for_kind, _for_body, _for_thread, _for_annotations) = _setters(
+    For
+)
+(
+    _block_key,
+    _block_name,
+    _block_iter_vars,
+    _block_iter_values,
+    _block_predicate,
+    _block_reads,
+    _block_writes,
+    _block_body,
+    _block_init,
+    _block_alloc_buffers,
+    _block_match_buffers,
+    _block_annotations,
+) = _setters(Block)
 
 
 # ----------------------------------------------------------------------------- functions

@@ -158,12 +158,12 @@ def uses_var(e: Expr, wanted: Var | set[Var] | frozenset[Var]) -> bool:
         return False
     if t is Var:
         return e is wanted or (type(wanted) is not Var and e in wanted)  # type: ignore[operator]  # a set of variables
-    found = _mentioned(e)
+    found = mentioned(e)
     return wanted in found if type(wanted) is Var else not found.isdisjoint(wanted)  # type: ignore[arg-type]  # likewise
 
 
 @lru_cache(maxsize=4096)
-def _mentioned(e: Expr) -> frozenset[Var]:
+def mentioned(e: Expr) -> frozenset[Var]:
     """The variables that `e` mentions, bound inside it or not; asked often of the same node."""
     out: list[Var] = []
     stack = [e]

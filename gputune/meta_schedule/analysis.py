@@ -7,7 +7,7 @@ extents only where the answer decides something.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -15,7 +15,7 @@ from ..errors import ScheduleError
 from ..ir.affine import linear
 from ..ir.build import const_int
 from ..ir.nodes import Block, Buffer, BufferRegion, Call, For, IfThenElse, Var
-from ..ir.walk import all_exprs, blocks, free_vars, uses_var, walk_stmt
+from ..ir.walk import all_exprs, blocks, free_vars, mentioned, uses_var, walk_stmt
 from ..schedule.analysis import blocks_below, is_trivial_binding, kind_of
 from ..schedule.handles import BlockRV, LoopRV
 from ..schedule.tree import Link
@@ -62,24 +62,28 @@ def is_gone(sch: Schedule, rv: BlockRV | LoopRV) -> bool:
 
 
 # ----------------------------------------------------------------------------- loops
-def loop_kind(loop: Link) -> LoopKind:
-    """What the loop feeds in the blocks below it: spatial iterators only (or nothing), reduce
-    iterators only, or anything else."""
-    return loop_kind_for(loop, blocks_below(loop))
+def loop_kinds(nest: Sequence[Link], below: Iterable[Link] | None = None) -> dict[Var, LoopKind]:
+    """What each loop of a nest feeds in the blocks below it: spatial iterators only (or nothing),
+    reduce iterators only, or anything else.
 
-
-def loop_kind_for(loop: Link, below: Iterable[Link]) -> LoopKind:
-    """`loop_kind` as far as some of the blocks below it say."""
-    var = loop.loop().var
-    kinds: set[str] = set()
-    for b in below:
+    Args:
+        nest: loops, the outermost first.
+        below: the blocks to look at; None is all of them.
+    """
+    if not nest:
+        return {}
+    feeds: dict[Var, set[LoopKind]] = {x.loop().var: set() for x in nest}
+    for b in blocks_below(nest[0]) if below is None else below:
         block = b.block()
         for iv, value in zip(block.iter_vars, block.iter_values, strict=True):
-            if uses_var(value, var):
-                kinds.add(iv.kind)
-    if not kinds or kinds == {"spatial"}:
-        return "spatial"
-    return "reduce" if kinds == {"reduce"} else "mixed"
+            kind: LoopKind = iv.kind if iv.kind in ("spatial", "reduce") else "mixed"
+            for v in mentioned(value):
+                if v in feeds:
+                    feeds[v].add(kind)
+    return {
+        v: "spatial" if not kinds else next(iter(kinds)) if len(kinds) == 1 else "mixed"
+        for v, kinds in feeds.items()
+    }
 
 
 def loop_links(block: Link) -> list[Link]:
@@ -238,9 +242,11 @@ def needs_rfactor(sch: Schedule, link: Link, max_parallel_extent: int) -> bool:
     if not is_single_chain(link):
         return False
     space = reduce = 1
-    for loop in loop_links(link):
+    nest = loop_links(link)
+    kinds = loop_kinds(nest)
+    for loop in nest:
         n = const_int(loop.loop().extent)
-        kind = loop_kind(loop)
+        kind = kinds[loop.loop().var]
         if n is None or kind == "mixed":
             return False
         if kind == "spatial":

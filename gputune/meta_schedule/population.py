@@ -143,6 +143,10 @@ class Sketch:
         something else ("disagrees"), or what replay with Dims raised."""
         self._replayed: dict[bytes, tuple[str | None, Features, float]] = {}
         self._tile_extents: dict[Instruction, int] = {}
+        self._beginning: tuple[Schedule, dict[Any, Any]] | None = None
+        samples = [i.kind.samples for i in insts]
+        self._undecided = samples.index(True) if True in samples else len(insts)
+        """How many instructions come before the first decision."""
         self._read_sites()
 
     @property
@@ -261,6 +265,17 @@ class Sketch:
     def _blank(self) -> Schedule:
         return Schedule(self.mod, seed=1, error_render_level="none")
 
+    def _begun(self) -> tuple[Schedule, dict[Any, Any]]:
+        """A schedule after the instructions that come before the first decision, which do the same
+        in every row, with what their handles are in it."""
+        if self._beginning is None:
+            table: dict[Any, Any] = {}
+            sch = self._blank()
+            self.trace.continue_on(sch, table, self.trace.insts[: self._undecided])
+            self._beginning = sch, table
+        sch, table = self._beginning
+        return sch.copy(), dict(table)
+
     def _decider(
         self, row: IntArray, dims: bool = False
     ) -> Callable[[Instruction, list[Any], list[Any], Any], Any]:
@@ -316,9 +331,9 @@ class Sketch:
     def _replay(
         self, decide: Callable[[Instruction, list[Any], list[Any], Any], Any]
     ) -> tuple[Schedule, str | None]:
-        sch = self._blank()
+        sch, table = self._begun()
         try:
-            self.trace.apply_to_schedule(sch, decision_provider=decide)
+            self.trace.continue_on(sch, table, self.trace.insts[self._undecided :], decide)
         except ScheduleError as e:
             return sch, _reason(e)
         error = postprocess(sch, self.postprocs)

@@ -36,6 +36,7 @@ class InstructionKind:
         method: the name of the method on Schedule, such as "split".
         params: parameter names in order, without the state.
         inputs: which parameters are inputs, in the order of the JSON form.
+        blocks: the inputs that are blocks (or lists of them), for which names may be given.
         attrs: which are attributes, in the order of the JSON form.
         defaults: default values by parameter.
         quiet: parameters that are printed only where they differ from the default.
@@ -52,6 +53,7 @@ class InstructionKind:
     method: str
     params: tuple[str, ...]
     inputs: tuple[str, ...]
+    blocks: tuple[str, ...]
     attrs: tuple[str, ...]
     defaults: Mapping[str, Any]
     quiet: frozenset[str]
@@ -169,6 +171,11 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
 }
 
+# Inputs that are blocks, for which a name may be given.
+_BLOCK_PARAMS = frozenset({
+    "block", "block_rv", "block_or_loop", "reduction_block", "epilogue_block", "scope_block",
+    "consumer_blocks",
+})  # fmt: skip
 KINDS: dict[str, InstructionKind] = {}
 _OLD_NAMES = {"GetBlock": "GetSBlock"}
 
@@ -209,6 +216,7 @@ def primitive(
             method=method or fn.__name__,
             params=params,
             inputs=tuple(inputs),
+            blocks=tuple([p for p in inputs if p in _BLOCK_PARAMS]),
             attrs=tuple(p for p in params if p not in inputs),
             defaults={p.name: p.default for p in spec if p.default is not p.empty},
             quiet=frozenset(quiet),

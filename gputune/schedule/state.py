@@ -287,17 +287,18 @@ class State:
         known = len(self._values)
         self._depth += 1
         try:
-            for name in kind.inputs:
-                if isinstance(values[name], str) and name in _BLOCK_PARAMS:
-                    values[name] = self._block_named(values[name])
-                elif name == "consumer_blocks" and values[name]:
+            for name in kind.blocks:
+                given = values[name]
+                if isinstance(given, str):
+                    values[name] = self._block_named(given)
+                elif isinstance(given, (list, tuple)):
                     values[name] = [
-                        self._block_named(b) if isinstance(b, str) else b for b in values[name]
+                        self._block_named(b) if isinstance(b, str) else b for b in given
                     ]
             self.decision, self.resolved = None, {}
             if kind.variadic:
-                rest = {k: v for k, v in values.items() if k != kind.variadic}
-                out = kind.fn(self, *values[kind.variadic], **rest)
+                rest = values.copy()
+                out = kind.fn(self, *rest.pop(kind.variadic), **rest)
             else:
                 out = kind.fn(self, **values)
             if self.debug_mask == "all":
@@ -317,9 +318,8 @@ class State:
             raise
         finally:
             self._depth -= 1
-        if kind.samples:
-            values = {k: v for k, v in values.items() if k != "decision"}
-        values |= self.resolved
+        if self.resolved:
+            values |= self.resolved
         self.trace.append(Instruction.record(kind, values, out), self.decision)
         self.decision, self.resolved = None, {}
         return out
@@ -355,11 +355,6 @@ class State:
                 fault = pipeline_fault(scope)
             self._pipelines[key] = fault
         return fault
-
-
-_BLOCK_PARAMS = frozenset(
-    {"block", "block_rv", "block_or_loop", "reduction_block", "epilogue_block", "scope_block"}
-)
 
 
 def _describe(x: object) -> str:

@@ -163,11 +163,28 @@ class Trace:
         Raises:
             ScheduleError: an instruction refuses; what went before stays applied.
         """
-        table: dict[Any, Any] = {}
-        for inst in self._without_postproc(remove_postproc):
+        self.continue_on(sch, {}, self._without_postproc(remove_postproc), decision_provider)
+
+    def continue_on(
+        self,
+        sch: State,
+        table: dict[Any, Any],
+        insts: Sequence[Instruction],
+        decision_provider: DecisionProvider | None = None,
+    ) -> None:
+        """Do some of its instructions to a schedule to which those before them were done.
+
+        Args:
+            sch: the schedule.
+            table: what each handle of this trace is in `sch`; the new ones are added.
+            insts: the instructions, in order.
+            decision_provider: as of `apply_to_schedule`.
+        """
+        alone = len(sch.mod.functions) == 1
+        for inst in insts:
             inputs = [_translate(x, table) for x in inst.inputs]
             values = inst.arguments(inputs)
-            if len(sch.mod.functions) == 1 and values.get("func_name") is not None:
+            if alone and values.get("func_name") is not None:
                 values["func_name"] = None  # a workload is the same under another name
             if inst.kind.samples:
                 decision = self.decisions.get(inst)

@@ -9,7 +9,7 @@ from ...ir.build import const_int
 from ...ir.nodes import IRModule, PrimFunc
 from ...schedule import Instruction, Schedule, Trace
 from ...schedule.tree import Link
-from ..analysis import PARALLEL, loop_links
+from ..analysis import PARALLEL, loop_kinds, loop_links
 from ..kinds import target_of
 from ..postproc.rewrite_parallel_vectorize_unroll import count_parallel
 from .mutator import Mutator
@@ -76,7 +76,7 @@ class MutateParallel(Mutator):
 
 
 def _plan(nests: list[list[Link]], limit: int) -> tuple[int, ...]:
-    return tuple(count_parallel(nest, limit) for nest in nests)
+    return tuple(count_parallel(nest, loop_kinds(nest), limit) for nest in nests)
 
 
 def _products(nests: list[list[Link]], most: int) -> set[int]:
@@ -84,7 +84,7 @@ def _products(nests: list[list[Link]], most: int) -> set[int]:
     out = {1}
     for nest in nests:
         product = 1
-        for loop in nest[: count_parallel(nest, most)]:
+        for loop in nest[: count_parallel(nest, loop_kinds(nest), most)]:
             n = const_int(loop.loop().extent)
             assert n is not None  # count_parallel takes no other
             product *= int(n)

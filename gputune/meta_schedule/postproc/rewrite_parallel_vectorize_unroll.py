@@ -3,14 +3,14 @@ RewriteParallelVectorizeUnroll."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ScheduleError
 from ...ir.build import const_int, is_literal
-from ...ir.nodes import For
+from ...ir.nodes import For, Var
 from ...schedule.tree import Link
 from ..analysis import (
     AUTO_UNROLL_MAX_STEP,
@@ -22,7 +22,7 @@ from ..analysis import (
     LoopKind,
     annotation,
     is_spatial,
-    loop_kind,
+    loop_kinds,
     loop_links,
 )
 from ..strides import Strides, strides_of
@@ -77,7 +77,8 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
         loops = _sink_vector_loop(sch, block, loops, lanes)
     link = sch.block(block)
     nest = loop_links(link)
-    vector = plan_vector(link, nest, lanes) if lanes != -1 else NO_VECTOR
+    kinds = loop_kinds(nest)
+    vector = plan_vector(link, nest, kinds, lanes) if lanes != -1 else NO_VECTOR
     if vector.width is not None and vector.fuse == len(nest) > 1:  # one vector loop for it all
         outer, inner = sch.split(sch.fuse(*loops), [None, vector.width])
         if jobs != -1:
@@ -89,8 +90,9 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
         *head, last = loops
         loops = [*head, *sch.split(last, [None, vector.width])]
         nest = loop_links(sch.block(block))
+        kinds = loop_kinds(nest)
     if jobs != -1:
-        count = count_parallel(nest[: len(nest) - vector.fuse], jobs)
+        count = count_parallel(nest[: len(nest) - vector.fuse], kinds, jobs)
         if count:
             fused = sch.fuse(*loops[:count])
             _try(sch.parallel, fused)
@@ -109,14 +111,15 @@ def _sink_vector_loop(
     of columns), put that one, or a vector split off it, innermost. Gives the loops back."""
     link = sch.block(block)
     nest = loop_links(link)
-    if len(_chain(link, nest, "spatial")) > 0:
+    kinds = loop_kinds(nest)
+    if len(_chain(link, nest, kinds, "spatial")) > 0:
         return loops
-    reducing = len(_chain(link, nest, "reduce"))
+    reducing = len(_chain(link, nest, kinds, "reduce"))
     if not 0 < reducing < len(nest):
         return loops
     at = len(nest) - reducing - 1
     outer = nest[at]
-    around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], "spatial")
+    around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], kinds, "spatial")
     strides = strides_of(link.block())
     if not around or strides is None or not strides.is_unit(outer.loop().var):
         return loops
@@ -124,10 +127,7 @@ def _sink_vector_loop(
     assert extent is not None  # _chain takes no other
     head, vector, reduce = loops[:at], loops[at], loops[at + 1 :]
     if extent > limit:
-        width = split_width(extent, limit)
-        if width is None:
-            return loops
-        rest, vector = sch.split(vector, [None, width])
+        rest, vector = sch.split(vector, [None, split_width(extent, limit)])
         head = [*head, rest]
     if _try(sch.reorder, *reduce, vector):
         return [*head, *reduce, vector]
@@ -158,14 +158,14 @@ def _note_unroll(sch: Schedule, block: BlockRV, outermost: LoopRV, notes: dict[s
 
 
 # ----------------------------------------------------------------------------- parallel
-def count_parallel(nest: list[Link], jobs: int) -> int:
+def count_parallel(nest: list[Link], kinds: Mapping[Var, LoopKind], jobs: int) -> int:
     """How many of the loops (outermost first) fuse into one parallel loop: spatial ones, up to and
     with the first that makes the product larger than `jobs`, or that has several children."""
     count, product = 0, 1
     for loop in nest:
         f = loop.loop()
         n = const_int(f.extent)
-        if n is None or not is_plain(f) or loop_kind(loop) != "spatial":
+        if n is None or not is_plain(f) or kinds[f.var] != "spatial":
             break
         count += 1
         product = n * product
@@ -196,10 +196,12 @@ class VectorPlan:
 NO_VECTOR = VectorPlan(0)
 
 
-def plan_vector(block: Link, nest: list[Link], limit: int) -> VectorPlan:
+def plan_vector(
+    block: Link, nest: list[Link], kinds: Mapping[Var, LoopKind], limit: int
+) -> VectorPlan:
     """Choose the vector of a block: at most `limit` iterations of loops along which the block's
     stores touch neighbouring elements, and its loads neighbouring elements or a single one."""
-    usable = _chain(block, nest, "spatial")
+    usable = _chain(block, nest, kinds, "spatial")
     if not usable:
         return NO_VECTOR
     strides = strides_of(block.block())
@@ -211,8 +213,7 @@ def plan_vector(block: Link, nest: list[Link], limit: int) -> VectorPlan:
     if whole is not None:
         return whole
     if extent > limit:
-        width = split_width(extent, limit)
-        return NO_VECTOR if width is None else VectorPlan(1, width)
+        return VectorPlan(1, split_width(extent, limit))
     fuse = 1
     for inner, outer in pairwise(usable):
         n = const_int(outer.extent)
@@ -224,7 +225,9 @@ def plan_vector(block: Link, nest: list[Link], limit: int) -> VectorPlan:
     return VectorPlan(fuse)
 
 
-def _chain(block: Link, nest: list[Link], kind: LoopKind) -> list[For]:
+def _chain(
+    block: Link, nest: list[Link], kinds: Mapping[Var, LoopKind], kind: LoopKind
+) -> list[For]:
     """The innermost loops, each the only child of the next, that are plain, constant, and feed one
     kind of iterator; innermost first."""
     out: list[For] = []
@@ -233,7 +236,7 @@ def _chain(block: Link, nest: list[Link], kind: LoopKind) -> list[For]:
         f = loop.loop()
         if f.body is not node or const_int(f.extent) is None or not is_plain(f):
             break
-        if loop_kind(loop) != kind:
+        if kinds[f.var] != kind:
             break
         out.append(f)
         node = f
@@ -248,8 +251,6 @@ def _whole_nest(
     if len(usable) != len(nest) or len(nest) < 2:
         return None
     extents = [const_int(f.extent) for f in usable]
-    if any(type(n) is not int for n in extents):
-        return None  # sampled tiles are as long as sampling wanted them
     total = 1
     for n in extents:
         assert n is not None
@@ -257,7 +258,7 @@ def _whole_nest(
     inner = extents[0]
     assert inner is not None
     width = split_width(inner, limit) if inner > limit else inner
-    if total <= limit or (width and width % _LANES == 0 and inner % width == 0):
+    if total <= limit or (width % _LANES == 0 and inner % width == 0):
         return None
     run = 1
     for f, g in pairwise(usable):
@@ -266,23 +267,13 @@ def _whole_nest(
         run *= n
         if not strides.continues(g.var, usable[0].var, run):
             return None
-    width = split_width(total, limit)
-    return None if width is None else VectorPlan(len(nest), width)
+    return VectorPlan(len(nest), split_width(total, limit))
 
 
-def split_width(extent: int, limit: int) -> int | None:
+def split_width(extent: int, limit: int) -> int:
     """Into vectors of which length is a loop longer than `limit` split? The longest divisor that
     fills whole registers; else the longest one of some use; else `limit`, with a predicate on the
-    last vector. For a sampled extent only powers of two are tried, and there may be none."""
-    if type(extent) is int:
-        divisors = [d for d in range(1, limit + 1) if extent % d == 0]
-        full = [d for d in divisors if d % _LANES == 0]
-        if full:
-            return full[-1]
-        return divisors[-1] if divisors[-1] >= _LANES // 2 else limit
-    width = 1 << (limit.bit_length() - 1)
-    while width >= _LANES // 2:
-        if extent % width == 0:
-            return width
-        width //= 2
-    return None
+    last vector. (Asked one by one, longest first: of a sampled extent each question is a guard.)"""
+    whole = range(limit - limit % _LANES, 0, -_LANES)
+    some = range(limit, _LANES // 2 - 1, -1)
+    return next((d for d in (*whole, *some) if extent % d == 0), limit)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import ScheduleError
 from ...ir.nodes import Block
 from ...schedule.tree import Link
-from ..analysis import loop_kind_for, loop_links
+from ..analysis import loop_kinds, loop_links
 from .postproc import Postproc
 
 if TYPE_CHECKING:
@@ -59,8 +59,10 @@ def _decompose_point(link: Link) -> int | None:
     block run it again: it must be initialised inside them); None where there is none, or where
     threads share the reduction."""
     at: int | None = None
-    for k, loop in enumerate(loop_links(link)):
-        if loop_kind_for(loop, [link]) == "spatial":
+    nest = loop_links(link)
+    kinds = loop_kinds(nest, [link])
+    for k, loop in enumerate(nest):
+        if kinds[loop.loop().var] == "spatial":
             continue
         if loop.loop().kind == "thread_binding":
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
-from ..analysis import RANDOM_COMPUTE_PRODUCER, is_root, loop_kind, loop_links, needs_rfactor
+from ..analysis import RANDOM_COMPUTE_PRODUCER, is_root, loop_kinds, loop_links, needs_rfactor
 from ..kinds import target_of
 from .rule import ScheduleRule
 
@@ -65,7 +65,7 @@ class AddRFactor(ScheduleRule):
 
 def _fuse_reduction(sch: Schedule, block: BlockRV) -> tuple[LoopRV, int]:
     """Spatial loops outside, reduction loops inside and fused; also how many are spatial."""
-    kinds = [loop_kind(x) for x in loop_links(sch.block(block))]
+    kinds = list(loop_kinds(loop_links(sch.block(block))).values())
     loops = sch.get_loops(block)
     spatial = [x for x, k in zip(loops, kinds, strict=True) if k == "spatial"]
     reduce = [x for x, k in zip(loops, kinds, strict=True) if k == "reduce"]

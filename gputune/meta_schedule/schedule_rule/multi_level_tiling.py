@@ -20,7 +20,7 @@ from ..analysis import (
     annotation,
     is_root,
     is_write_cache,
-    loop_kind,
+    loop_kinds,
     loop_links,
     needs_multi_level_tiling,
 )
@@ -147,7 +147,7 @@ class MultiLevelTiling(ScheduleRule):
     def _tile(self, sch: Schedule, block: BlockRV) -> _Tiled:
         levels = {c: [k for k, x in enumerate(self.structure) if x == c] for c in "SR"}
         nest = loop_links(sch.block(block))
-        kinds = [loop_kind(x) for x in nest]
+        kinds = list(loop_kinds(nest).values())
         extents = [const_int(x.loop().extent) for x in nest]
         tiles: list[list[LoopRV]] = [[] for _ in self.structure]
         points = 1

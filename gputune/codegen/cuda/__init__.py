@@ -1,0 +1,1 @@
+"""How does a scheduled program become CUDA C++, and that a cubin?"""
