@@ -1,8 +1,8 @@
 """How is a program scheduled when nothing was tuned? Cheaply, and better than not at all.
 
-Each block gets the arrangement that helps most on a CPU: the axis along which it writes goes
-innermost and is vectorised, and the outer ones run in parallel where there is enough to do. A step
-that a block does not allow is left out.
+For a GPU see `default_gpu_schedule`; here is the CPU. Each block gets the arrangement that helps
+most: the axis along which it writes goes innermost and is vectorised, and the outer ones run in
+parallel where there is enough to do. A step that a block does not allow is left out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 
+from .default_gpu_schedule import default_gpu_schedule
 from .errors import BuildError, LowerError, ScheduleError
 from .ir import dtypes
 from .ir.build import const_int
@@ -27,6 +28,8 @@ _WORTH_THREADS = 200_000
 
 def default_schedule(func: PrimFunc | IRModule, target: Target) -> Schedule:
     """A schedule of a one-function program, made without a search in milliseconds."""
+    if target.kind == "cuda":
+        return default_gpu_schedule(func, target)
     sch = Schedule(func, seed=1, error_render_level="none")
     name = next(iter(sch.mod.functions))
     threads = target.num_cores if estimate_flops(sch.mod) >= _WORTH_THREADS else 1
@@ -42,6 +45,8 @@ def build_default(func: PrimFunc | IRModule, target: Target) -> tuple[Schedule, 
     try:
         return sch, build(sch.mod, target)
     except (LowerError, BuildError):
+        if target.kind == "cuda":
+            raise  # what is not bound to threads cannot run at all
         sch = Schedule(func, seed=1)
         return sch, build(sch.mod, target)
 

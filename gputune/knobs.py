@@ -27,4 +27,12 @@ WORKER_MEMORY_MB = Knob(
     "GPUTUNE_WORKER_MEMORY_MB", "", "address space of a worker process in MiB; empty: no limit"
 )
 
-ALL = (DUMP, WORKER_MEMORY_MB)
+NVRTC = Knob(
+    "GPUTUNE_NVRTC", "", 'full path of the NVRTC library; "none": do without; empty: look for it'
+)
+
+CUBIN_CACHE_MB = Knob(
+    "GPUTUNE_CUBIN_CACHE_MB", "256", "MiB of compiled kernels kept in the cache folder; 0: none"
+)
+
+ALL = (DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB)

@@ -107,6 +107,26 @@ def test_nvidia_wheels_only_through_the_cuda_extras(
     assert "nvidia-thing 1.0 (through cuda12, plain gputune)" in capsys.readouterr().err
 
 
+def test_tests_may_use_some_nvidia_wheels_by_name(
+    licences: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("nvidia-cuda-nvrtc", "nvidia-cublas"):
+        _installed(tmp_path, name, "License: LicenseRef-NVIDIA-Proprietary")
+    monkeypatch.setattr(licences, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "pyproject.toml").write_text(
+        "[project]\ndependencies = []\n[project.optional-dependencies]\n"
+        'cuda13 = ["nvidia-cuda-nvrtc"]\ntest = ["nvidia-cuda-nvrtc", "nvidia-cublas"]\n'
+    )
+    assert licences.main() == 1
+    said = capsys.readouterr().err
+    assert "nvidia-cublas 1.0 (through test)" in said
+    assert "nvidia-cuda-nvrtc" not in said
+
+
 def test_a_missing_dependency_is_named(
     licences: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

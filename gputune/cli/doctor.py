@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -189,7 +191,6 @@ def _nvml() -> Finding:
 # ----------------------------------------------------------------------------- CUDA
 def _gpu() -> Iterator[Finding]:
     from gputune.target import host
-    from gputune.target.target import BUILDABLE, NO_CUDA_CODE
 
     cupys = [
         (d.metadata["Name"], d.version)
@@ -202,16 +203,72 @@ def _gpu() -> Iterator[Finding]:
     elif cupys:
         yield Finding("cupy", "ok", " ".join(cupys[0]))
     else:
-        text = 'not installed (optional: for NVIDIA GPUs; pip install "gputune[cuda12]")'
+        text = 'not installed (optional: for NVIDIA GPUs; pip install "gputune[cuda13]")'
         yield Finding("cupy", "note", text)
+    yield _nvrtc()
+    yield _nvcc()
+    yield _host_compiler()
+    yield _driver()
     problem = host.cuda_problem()
     if problem is not None:
         yield Finding("cuda", "note", f"not available: {problem}")
-    elif "cuda" not in BUILDABLE:
-        yield Finding("cuda", "note", f"driver, CuPy and NVRTC work ({host.cuda_arch()}), but "
-                      f"{NO_CUDA_CODE}")  # fmt: skip
     else:
         yield Finding("cuda", "ok", host.cuda_arch())
+
+
+def _nvrtc() -> Finding:
+    from gputune.codegen.cuda import nvrtc
+    from gputune.errors import BuildError
+
+    try:
+        found = nvrtc.load()
+    except BuildError as e:
+        return Finding("nvrtc", "note", str(e))
+    if found is None and knobs.NVRTC.get() == "none":
+        return Finding("nvrtc", "note", f"not used: {knobs.NVRTC.name} is 'none'")
+    if found is None:
+        text = 'not found (optional: compiles CUDA kernels; pip install "gputune[cuda13]")'
+        return Finding("nvrtc", "note", text)
+    oldest, newest = min(found.archs), max(found.archs)
+    headers = "" if found.include_dirs else "; without CUDA's headers"
+    text = f"{found.name}, sm_{oldest} to sm_{newest}, {found.path}{headers}"
+    return Finding("nvrtc", "ok", text)
+
+
+def _nvcc() -> Finding:
+    from gputune.codegen.cuda import nvcc
+
+    found = nvcc.load()
+    if found is None:
+        text = "not found (optional: compiles CUDA kernels where NVRTC is missing; CUDA toolkit)"
+        return Finding("nvcc", "note", text)
+    return Finding("nvcc", "ok", f"{found.name}, {found.path}")
+
+
+def _host_compiler() -> Finding:
+    """What runs CUDA kernels on the processor: any one of three will do."""
+    for name in ("g++", "clang++"):
+        path = shutil.which(name)
+        if path is not None:
+            return Finding("c++", "ok", f"{name}, {path}")
+    zig = _version("ziglang")
+    if zig is not None:
+        return Finding("c++", "ok", f"ziglang {zig}")
+    text = 'none found (optional: checks CUDA kernels without a GPU; pip install "gputune[check]")'
+    return Finding("c++", "note", text)
+
+
+def _driver() -> Finding:
+    try:
+        library = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        text = "no libcuda.so.1: it comes with NVIDIA's driver, which the system installs"
+        return Finding("driver", "note", text)
+    number = ctypes.c_int()
+    if library.cuDriverGetVersion(ctypes.byref(number)) != 0:
+        return Finding("driver", "note", "libcuda.so.1 does not tell its version")
+    major, minor = number.value // 1000, number.value % 1000 // 10
+    return Finding("driver", "ok", f"for CUDA {major}.{minor} and earlier")
 
 
 # ----------------------------------------------------------------------------- settings, folders
@@ -235,8 +292,9 @@ def _folder(what: str, path: Path) -> Finding:
 
 
 def _cache() -> Finding:
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return _folder("cache folder", Path(home) / "gputune")
+    from gputune.target import host
+
+    return _folder("cache folder", host.cache_root())
 
 
 def _attempt(action: Callable[[], None]) -> str:

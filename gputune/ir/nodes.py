@@ -14,7 +14,7 @@ simplification such as `x * 1 -> x`, because anything else may differ from candi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from . import dtypes
@@ -150,6 +150,10 @@ class Var(_Ops):
     name: str
     dtype: str = "int32"
 
+    def __init__(self, name: str, dtype: str = "int32") -> None:
+        _var_name(self, name)
+        _var_dtype(self, dtype)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class IntImm(_Ops):
@@ -157,6 +161,10 @@ class IntImm(_Ops):
 
     value: int
     dtype: str = "int32"
+
+    def __init__(self, value: int, dtype: str = "int32") -> None:
+        _int_value(self, value)
+        _int_dtype(self, dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -333,6 +341,10 @@ class Range:
     min: Expr
     extent: Expr
 
+    def __init__(self, min: Expr, extent: Expr) -> None:
+        _range_min(self, min)
+        _range_extent(self, extent)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BufferRegion:
@@ -508,7 +520,10 @@ def _setters(cls: type) -> list[Callable[[Any, Any], None]]:
     return [cls.__dict__[name].__set__ for name in cls.__slots__]  # type: ignore[attr-defined]  # slots=True made them
 
 
+(_var_name, _var_dtype) = _setters(Var)
+(_int_value, _int_dtype) = _setters(IntImm)
 (_binop_op, _binop_a, _binop_b, _binop_dtype) = _setters(BinOp)
+(_range_min, _range_extent) = _setters(Range)
 (_for_var, _for_min, _for_extent, _for_kind, _for_body, _for_thread, _for_annotations) = _setters(
     For
 )
@@ -566,6 +581,18 @@ class PrimFunc(_Scripted):
     body: Block
     attrs: Annotations = ()
 
+    def __init__(
+        self,
+        params: tuple[Var, ...],
+        buffer_map: tuple[tuple[Var, Buffer], ...],
+        body: Block,
+        attrs: Annotations = (),
+    ) -> None:
+        _func_params(self, params)
+        _func_buffer_map(self, buffer_map)
+        _func_body(self, body)
+        _func_attrs(self, attrs)
+
     @property
     def buffers(self) -> tuple[Buffer, ...]:
         """The parameter buffers, in parameter order."""
@@ -587,8 +614,14 @@ class PrimFunc(_Scripted):
 class IRModule(_Scripted):
     """Functions by name."""
 
-    functions: Mapping[str, PrimFunc] = field(default_factory=dict)
+    functions: Mapping[str, PrimFunc]
     attrs: Annotations = ()
+
+    def __init__(
+        self, functions: Mapping[str, PrimFunc] | None = None, attrs: Annotations = ()
+    ) -> None:
+        _module_functions(self, {} if functions is None else functions)
+        _module_attrs(self, attrs)
 
     def __getitem__(self, name: str) -> PrimFunc:
         try:
@@ -608,6 +641,9 @@ class IRModule(_Scripted):
         """A module of one function, under its global symbol (or "main")."""
         return IRModule({func.name: func})
 
+
+(_func_params, _func_buffer_map, _func_body, _func_attrs) = _setters(PrimFunc)
+(_module_functions, _module_attrs) = _setters(IRModule)
 
 # Operators on expressions fold through `build`, which needs every class above: hence down here.
 from . import build  # noqa: E402

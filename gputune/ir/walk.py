@@ -255,8 +255,17 @@ def substitute(e: Expr, table: Mapping[Var, Expr]) -> Expr:
         b = substitute(e.b, table)  # type: ignore[union-attr]
         if a is e.a and b is e.b:  # type: ignore[union-attr]
             return e
-        return build.binary(e.op, a, b)  # type: ignore[union-attr,arg-type]
+        return _rebuilt(e, a, b)  # type: ignore[arg-type]
     return map_expr(e, lambda x: substitute(x, table))
+
+
+def _rebuilt(e: BinOp, a: Expr, b: Expr) -> Expr:
+    """`e` with other operands: `build.binary`, where most often nothing folds."""
+    dtype = a.dtype
+    if type(a) is not IntImm and dtype == e.a.dtype and dtype == b.dtype:
+        if type(b) is not IntImm or type(b.value) is not int or b.value > 1:
+            return BinOp(e.op, a, b, e.dtype)
+    return build.binary(e.op, a, b)
 
 
 def map_range(r: Range, f: ExprFn) -> Range:
@@ -374,6 +383,8 @@ def replace_buffers(s: Stmt, table: Mapping[Buffer, Buffer]) -> Stmt:
     """`s` with accesses, regions, allocations and views of buffers redirected (same indices)."""
 
     def on_expr(e: Expr) -> Expr:
+        if type(e) is Var or type(e) is IntImm:
+            return e
         out = map_expr(e, on_expr)
         if type(out) is BufferLoad and out.buffer in table:
             return BufferLoad(table[out.buffer], out.indices, out.predicate)

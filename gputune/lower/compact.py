@@ -32,45 +32,53 @@ def compact_buffers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     aligns: _Aligns = {}
     for buffer, axis, factor, offset in dict(func.attrs).get(ALIGN_ATTR, ()):
         aligns.setdefault(buffer, []).append((axis, factor, offset))
-    out = as_block(func, _go(func.body, {}, aligns))
+    out = as_block(func, _go(func.body, {}, aligns, frozenset()))
     attrs = tuple((k, v) for k, v in out.attrs if k != ALIGN_ATTR)
     return PrimFunc(out.params, out.buffer_map, out.body, attrs) if aligns else out
 
 
-def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns) -> Stmt:
+def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset[Var]) -> Stmt:
+    """`threads`: the thread axes around `s`."""
     match s:
         case For():
             bounds = loop_bounds(s)
             inner = dom if bounds is None else {**dom, s.var: bounds}
-            body = _go(s.body, inner, aligns)
+            if s.thread is not None and s.thread.startswith("threadIdx"):
+                threads = threads | {s.var}
+            body = _go(s.body, inner, aligns, threads)
             return s if body is s.body else For(
                 s.var, s.min, s.extent, s.kind, body, s.thread, s.annotations
             )  # fmt: skip
         case Alloc():
-            return _alloc(s, dom, aligns)
+            return _alloc(s, dom, aligns, threads)
         case _:
-            out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, aligns))
+            out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, aligns, threads))
             assert out is not None  # _go never deletes
             return out
 
 
-def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns) -> Stmt:
+def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset[Var]) -> Stmt:
     old = s.buffer
     found = collect(s.body, old)
-    boxes = [_dimension(k, old.shape[k], found, dom) for k in range(len(old.shape))]
+    inside = threads if old.scope.startswith("shared") else frozenset[Var]()
+    boxes = [_dimension(k, old.shape[k], found, dom, inside) for k in range(len(old.shape))]
     shape = tuple(n if box is None else IntImm(box[1]) for n, box in zip(old.shape, boxes))
     strides = _padded(shape, aligns.get(old, []))
     body = s.body
     if strides is not None or any(box is not None for box in boxes):
         new = Buffer(old.name, shape, old.dtype, old.scope, strides, None, old.align)
         body = _rebase(body, old, new, [None if x is None else x[0] for x in boxes])
-        return Alloc(new, _go(body, dom, aligns))
-    body = _go(body, dom, aligns)
+        return Alloc(new, _go(body, dom, aligns, threads))
+    body = _go(body, dom, aligns, threads)
     return s if body is s.body else Alloc(old, body)
 
 
 def _dimension(
-    k: int, size: Expr, found: list[Access], dom: dict[Var, lin.Bounds]
+    k: int,
+    size: Expr,
+    found: list[Access],
+    dom: dict[Var, lin.Bounds],
+    inside: frozenset[Var],
 ) -> tuple[Expr, int] | None:
     """(first index, extent) of what is touched of dimension `k`; None to keep it as it is."""
     if type(size) is not IntImm:
@@ -79,7 +87,7 @@ def _dimension(
     at: Hashable = None
     lo = hi = 0
     for a in found:
-        box = _reach(a, k, dom)
+        box = _reach(a, k, dom, inside)
         if box is None:
             return None
         if outer is None:
@@ -94,8 +102,11 @@ def _dimension(
     return lin.to_expr(lin.Linear(outer.terms, lo), a.indices[k].dtype), hi - lo + 1
 
 
-def _reach(a: Access, k: int, dom: dict[Var, lin.Bounds]) -> tuple[lin.Linear, int, int] | None:
-    """The index of dimension `k`, as (part fixed outside, least, greatest of the rest)."""
+def _reach(
+    a: Access, k: int, dom: dict[Var, lin.Bounds], inside: frozenset[Var]
+) -> tuple[lin.Linear, int, int] | None:
+    """The index of dimension `k`, as (part fixed outside, least, greatest of the rest). Variables
+    of `inside` count as inside: the threads of a block share the buffer."""
     index = a.indices[k]
     spread = 0
     if type(index) is Ramp:
@@ -104,7 +115,7 @@ def _reach(a: Access, k: int, dom: dict[Var, lin.Bounds]) -> tuple[lin.Linear, i
         spread = (index.lanes - 1) * int(index.stride.value)
         index = index.base
     inner = dict(dom)
-    names: set[Var] = set(a.lets)
+    names: set[Var] = set(a.lets) | inside
     for loop in a.loops:
         names.add(loop.var)
         bounds = loop_bounds(loop)

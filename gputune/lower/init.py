@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from ..ir import build, walk
 from ..ir.nodes import (
+    Alloc,
     Block,
     BlockKey,
     BufferLoad,
@@ -86,6 +87,8 @@ def _chains(loop: For) -> list[tuple[list[For], Block]]:
             case Seq():
                 for x in s.items:
                     go(x, path)
+            case Alloc():
+                go(s.body, path)
             case Block() if s.init is not None:
                 out.append((path, s))
             case _:

@@ -206,10 +206,25 @@ def _floordiv(a: Linear, c: int, dtype: str, dom: Dom) -> Linear:
     lo, hi = interval_of(rest, dom)
     if lo // c == hi // c:
         return Linear(whole.terms, whole.const + lo // c)
+    rest, _ = _peel(rest, c, dom)
     g = gcd(c, *(n for _, n in rest.terms.values()))
     inner = Linear({k: (x, n // g) for k, (x, n) in rest.terms.items()}, rest.const // g)
     folded = _fold_div(inner, c // g, dtype)
     return plus(whole, folded)
+
+
+def _peel(a: Linear, c: int, dom: Dom) -> tuple[Linear, Linear]:
+    """(b, r) with a = b + r and a // c = b // c: all of b is a multiple of some divisor of c, and r
+    is less than that. Example: of `(4 * t + lane) // 16` with lane < 4, r is the lane."""
+    for g in sorted({gcd(n, c) for _, n in a.terms.values()}, reverse=True):
+        small = Linear({k: t for k, t in a.terms.items() if t[1] % g}, a.const % g)
+        if g == 1 or not small.terms:
+            continue
+        lo, hi = interval_of(small, dom)
+        if lo >= 0 and hi < g:
+            big = {k: t for k, t in a.terms.items() if t[1] % g == 0}
+            return Linear(big, a.const - a.const % g), small
+    return a, Linear({}, 0)
 
 
 def _fold_div(inner: Linear, c: int, dtype: str) -> Linear:
@@ -228,6 +243,9 @@ def _mod(a: Linear, c: int, dtype: str, dom: Dom) -> Linear:
     lo, hi = interval_of(rest, dom)
     if lo // c == hi // c:
         return Linear(rest.terms, rest.const - lo // c * c)
+    rest, small = _peel(rest, c, dom)
+    if small.terms:
+        return plus(_mod(rest, c, dtype, dom), small)
     g = gcd(c, *(n for _, n in rest.terms.values()))
     inner = Linear({k: (x, n // g) for k, (x, n) in rest.terms.items()}, rest.const // g)
     atom = BinOp("%", to_expr(inner, dtype), IntImm(c // g, dtype), dtype)

@@ -54,7 +54,7 @@ def lower(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """
     folder = knobs.DUMP.get()
     if folder:
-        _dump(Path(folder), 0, "start", func)
+        dump(Path(folder), 0, "start", func)
     for k, step in enumerate(LLVM, 1):
         try:
             func = step(func, limits)
@@ -62,12 +62,24 @@ def lower(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
             raise LowerError(
                 f"{func.name}: pass {step.__name__}: {e.message}", hint=e.hint, code=e.code
             ) from None
+        except RecursionError:
+            raise too_deep(func.name) from None
         if folder:
-            _dump(Path(folder), k, step.__name__, func)
+            dump(Path(folder), k, step.__name__, func)
     return func
 
 
-def _dump(folder: Path, number: int, name: str, func: PrimFunc) -> None:
+def too_deep(name: str) -> LowerError:
+    """The error for a function whose loops or expressions Python cannot follow to their ends."""
+    return LowerError(
+        f"{name}: the program is nested too deeply to be compiled",
+        hint="use fewer loops inside each other",
+        code="too-deep",
+    )
+
+
+def dump(folder: Path, number: int, name: str, func: PrimFunc) -> None:
+    """Write the program after a pass to a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     attrs = tuple((k, v) for k, v in func.attrs if k != ALIGN_ATTR)
     shown = PrimFunc(func.params, func.buffer_map, func.body, attrs)

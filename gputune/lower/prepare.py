@@ -21,6 +21,11 @@ def prepare(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
                 hint="use sch.parallel and sch.vectorize for llvm, or build for a cuda target",
                 code="thread-binding",
             )
+    return settle(func, limits)
+
+
+def settle(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`func` with plain integers in place of sampled ones."""
     if not any(_sampled(e) for e in walk.all_exprs(func.body)):
         return func
     body = walk.rewrite_exprs(func.body, _settle)

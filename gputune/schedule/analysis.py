@@ -59,9 +59,9 @@ def blocks_below(link: Link) -> list[Link]:
     while stack:
         node, up = stack.pop()
         while type(node) is For:
-            up = Link(node, up)
+            up = up.down(node)
             node = node.body
-        here = Link(node, up)
+        here = up.down(node)
         if type(node) is Block:
             out.append(here)
         else:
@@ -311,20 +311,27 @@ def bound_region(block: Block, region: BufferRegion) -> BufferRegion:
 
 
 def region_under(
-    link: Link, top: Link, region: BufferRegion, *, exact: bool = False
+    link: Link, top: Link, region: BufferRegion, *, exact: bool = False, threads: bool = False
 ) -> tuple[Range, ...] | None:
     """The box that the block touches while the loops below `top` run; None if a bound is not
-    constant, or with `exact` if the block leaves gaps in the box."""
+    constant, or with `exact` if the block leaves gaps in the box. With `threads` it is what all
+    threads of a GPU block touch: thread loops from `top` upwards run too."""
     inner: list[For] = []
+    below = True
     for x in link.above():
-        if x.node is top.node:
-            break
-        if type(x.node) is For:
+        below = below and x.node is not top.node
+        if type(x.node) is For and (below or (threads and _is_thread(x.node))):
             inner.append(x.node)
+        elif not below and (not threads or type(x.node) is Block):
+            break
     ranges = loop_ranges(inner)
     if ranges is None:
         return None
     return (relax_exact if exact else relax)(bound_region(link.block(), region).region, ranges)
+
+
+def _is_thread(f: For) -> bool:
+    return f.thread is not None and f.thread.startswith(("threadIdx", "vthread"))
 
 
 def common_ancestor(a: Link, b: Link) -> Link:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from ..errors import ScheduleError
 from ..ir import build
 from ..ir.affine import same
 from ..ir.build import const_int, is_literal
@@ -27,12 +28,15 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import (
+    all_exprs,
     map_stmt,
+    mentioned,
     stmt_exprs,
     substitute,
     substitute_stmt,
     uses_var,
     walk_expr,
+    walk_stmt,
 )
 from .analysis import (
     binding_is_affine,
@@ -68,8 +72,9 @@ def substitute_loops(
         return IfThenElse(predicate, substitute_loops(s, table))
     if t is For:
         body = substitute_loops(s.body, table, predicate, affine)  # type: ignore[union-attr]  # t is the
-        lo = substitute(s.min, table)  # type: ignore[union-attr]  # class of s, here and below
-        ext = substitute(s.extent, table)  # type: ignore[union-attr]
+        lo, ext = s.min, s.extent  # type: ignore[union-attr]  # class of s, here and below
+        if type(lo) is not IntImm or type(ext) is not IntImm:
+            lo, ext = substitute(lo, table), substitute(ext, table)
         if body is s.body and lo is s.min and ext is s.extent:  # type: ignore[union-attr]
             return s
         return For(s.var, lo, ext, s.kind, body, s.thread, s.annotations)  # type: ignore[union-attr]
@@ -183,14 +188,17 @@ def split(
         factors: extents of the new loops, outermost first; one may be None, which is inferred.
             If the product is larger than the extent, the blocks inside get a predicate.
         preserve_unit_iters: keep loops of extent 1 in the block bindings.
-        disable_predication: leave that predicate out; the caller knows it is not needed.
+        disable_predication: leave that predicate out, which is refused where it is needed: where
+            the product is not known to be the extent. A schedule with `enable_check=False` takes
+            the caller's word for it; what replays its trace does not.
 
     Returns:
         The new loops.
 
     Raises:
         ScheduleError: the loop is not plain; more than one None; a factor is not positive; the
-            product is smaller than the extent.
+            product is smaller than the extent; `disable_predication` where the product may be
+            larger.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -262,6 +270,8 @@ def split(
     predicate = None
     if not perfect and not disable_predication:
         predicate = build.lt(value, f.extent)
+    elif not perfect and s.enable_check:
+        _check_exact(s, f, sizes, known)
     affine = _affine_below(s, link) if perfect and preserve_unit_iters else None
     body = substitute_loops(f.body, {f.var: value}, predicate, affine)
     for v, e in zip(reversed(new), reversed(extents), strict=True):
@@ -270,18 +280,53 @@ def split(
     return [s.mint_loop(v) for v in new]
 
 
+def _check_exact(s: State, f: For, sizes: Sequence[int | None], known: int) -> None:
+    """Refuses to leave out the predicate of a split that may run past the extent."""
+    total = const_int(f.extent)
+    if total is None and is_literal(build.floormod(f.extent, IntImm(known, f.var.dtype)), 0):
+        return
+    what = (
+        f"the factors {_show(sizes)} may not divide the extent {f.extent}"
+        if total is None
+        else f"the product of factors {_show(sizes)} is {int(known)}, the extent {int(total)}"
+    )
+    s.fail(
+        f"{what}: without a predicate the loop {f.var.name} would run past its end",
+        hint="leave disable_predication out, or use factors whose product is the extent",
+        code="split-predicate",
+        at=f,
+    )
+
+
 def _positional(digits: Sequence[Var], extents: Sequence[Expr], preserve: bool) -> Expr:
     """The number with these digits: `d0*(e1*e2) + d1*e2 + d2`."""
     dtype = digits[0].dtype
     weight: Expr = IntImm(1, dtype)
     terms: list[Expr] = []
     for d, e in zip(reversed(digits), reversed(extents), strict=True):
-        terms.append(build.mul(_unit(d, e, preserve), weight))
-        weight = build.mul(e, weight)
+        if preserve and type(weight) is IntImm and not is_literal(weight, 1):
+            terms.append(BinOp("*", d, weight, dtype))  # there is nothing to fold
+        else:
+            terms.append(build.mul(_unit(d, e, preserve), weight))
+        if len(terms) < len(digits):
+            weight = _product(e, weight)
     value = terms.pop()
+    if preserve:
+        while terms:
+            value = BinOp("+", value, terms.pop(), dtype)
+        return value
     while terms:
         value = build.add(value, terms.pop())
     return value
+
+
+def _product(a: Expr, b: Expr) -> Expr:
+    """`build.mul` of two extents."""
+    if type(a) is IntImm and type(b) is IntImm and a.dtype == b.dtype == "int32":
+        n = a.value * b.value
+        if type(n) is not int or n < 2**31:
+            return IntImm(n, "int32")
+    return build.mul(a, b)
 
 
 def _unit(v: Var, extent: Expr, preserve: bool) -> Expr:
@@ -323,7 +368,7 @@ def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopR
     for outer, inner in pairwise(loops):
         if outer.body is not inner:
             _explain_gap(s, links, outer, inner)
-        if uses_var(inner.extent, {x.var for x in loops}):
+        if type(inner.extent) is not IntImm and uses_var(inner.extent, {x.var for x in loops}):
             s.fail(
                 f"the extent {inner.extent} of loop {inner.var.name} depends on another loop",
                 code="fuse-dependent",
@@ -337,15 +382,16 @@ def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopR
     total: Expr = IntImm(1, dtype)
     for k in range(len(loops) - 1, -1, -1):
         x = loops[k]
+        extent = build.cast(dtype, x.extent)
         value = build.floordiv(fused, total)
         if k > 0:
-            value = build.floormod(value, build.cast(dtype, x.extent))
+            value = build.floormod(value, extent)
         if not preserve_unit_iters:
             n = const_int(x.extent)
             if n is not None and n == 1:
                 value = IntImm(0, dtype)
         table[x.var] = build.cast(x.var.dtype, value)
-        total = build.mul(build.cast(dtype, x.extent), total)
+        total = _product(extent, total)
     affine = _affine_below(s, links[0]) if preserve_unit_iters else None
     body = substitute_loops(loops[-1].body, table, affine=affine)
     s.replace(links[0], For(fused, IntImm(0, dtype), total, "serial", body))
@@ -397,7 +443,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     if len(names) != len(wanted):
         twice = next(x for k, x in enumerate(wanted) if x in wanted[:k])
         s.fail(f"the loop {twice.var.name} appears multiple times", code="reorder-twice", at=twice)
-    deepest = max(links, key=lambda x: sum(1 for _ in x.above()))
+    deepest = max(links, key=Link.depth)
     chain: list[Link] = []
     left = set(names)
     link: Link | None = deepest
@@ -422,7 +468,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     seen: set[Var] = set()
     for x in nest:
         for e in (x.min, x.extent):
-            if uses_var(e, moved - seen):
+            if type(e) is not IntImm and uses_var(e, moved - seen):
                 s.fail(
                     f"the bounds of loop {x.var.name} depend on a loop that would be inside it",
                     code="reorder-dependent",
@@ -477,7 +523,7 @@ def _check_order(s: State, b: Link, old: Sequence[Var], new: Sequence[Var]) -> N
     ]
     if not values:
         return
-    drive = {v for v in old if any(uses_var(e, v) for e in values)}
+    drive = frozenset().union(*map(mentioned, values)).intersection(old)
     if [v for v in old if v in drive] == [v for v in new if v in drive]:
         return
     spatial = [
@@ -530,7 +576,7 @@ def add_unit_loop(s: State, block_or_loop: BlockRV | LoopRV) -> LoopRV:
     """Put a loop of extent 1 around a block or loop.
 
     Raises:
-        ScheduleError: the block is the root block.
+        ScheduleError: the block is the root block, or there are many loops around it already.
 
     Example:
         >>> sch = demo_schedule()
@@ -540,6 +586,13 @@ def add_unit_loop(s: State, block_or_loop: BlockRV | LoopRV) -> LoopRV:
     link = s.block_or_loop(block_or_loop)
     if link.up is None:
         s.fail("the root block has no loop around it", code="root-block", at=link.node)
+    depth = sum(type(x.node) is For for x in link.above())
+    if depth >= MOST_FACTORS:
+        s.fail(
+            f"{depth} loops are around it already, at most {MOST_FACTORS} are taken",
+            code="too-deep",
+            at=link.node,
+        )
     u = Var("u")
     s.replace(link, For(u, IntImm(0), IntImm(1), "serial", link.node))
     return s.mint_loop(u)
@@ -563,8 +616,18 @@ def _check_independent(s: State, link: Link, what: str, reductions: bool = False
         )
     if not s.enable_check:
         return
-    scope = link.scope()
-    fault = s.pipeline_fault(scope)
+    try:
+        _check_blocks(s, link, reductions)
+    except ScheduleError:
+        n = const_int(f.extent)
+        if n is None or n != 1:
+            raise  # a loop that runs once may run anywhere
+
+
+def _check_blocks(s: State, link: Link, reductions: bool) -> None:
+    """May the blocks below a loop run for its iterations in any order, at once?"""
+    f = link.loop()
+    fault = s.pipeline_fault(link.scope())
     if fault:
         s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=f)
     for b in blocks_below(link):
@@ -676,7 +739,11 @@ def bind(s: State, loop: LoopRV, thread_axis: str) -> None:
 
     Raises:
         ScheduleError: the axis is unknown, or as `parallel`; a loop bound to threadIdx may feed
-            reduce iterators (a cross-thread reduction).
+            reduce iterators (a cross-thread reduction). A loop inside (or around) it is bound to
+            the same axis, with another extent or used together with this one; two such loops of
+            threadIdx, of one extent, are the way in which threads fetch together what each of
+            them needs. Loops beside each other may have different extents: the launch has the
+            largest, and the threads past the end of a shorter loop sit it out.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -695,4 +762,27 @@ def bind(s: State, loop: LoopRV, thread_axis: str) -> None:
     if f.thread is not None and f.thread != thread_axis:
         s.fail(f"the loop {f.var.name} is already bound to {f.thread}", code="loop-kind", at=f)
     _check_independent(s, link, "thread_binding", thread_axis.startswith("threadIdx"))
+    if s.enable_check and not thread_axis.startswith("vthread"):
+        for x in link.above():
+            if type(x.node) is For and x.node.thread == thread_axis:
+                _check_one_axis(s, x.node, f, thread_axis)
+        for y in walk_stmt(f.body):
+            if type(y) is For and y.thread == thread_axis:
+                _check_one_axis(s, f, y, thread_axis)
     _mark(s, link, "thread_binding", thread_axis)
+
+
+def _check_one_axis(s: State, outer: For, inner: For, axis: str) -> None:
+    """May two loops, one inside the other, run on one axis? A thread has one place on it, so it
+    does the steps of both with that number alone."""
+    loops = f"the loops {outer.var.name} and {inner.var.name}, one inside the other, on {axis}"
+    m, n = const_int(outer.extent), const_int(inner.extent)
+    if axis.startswith("blockIdx"):
+        why = f"{loops}, which blocks of threads do not share"
+    elif m is None or n is None or m != n:
+        why = f"{loops} need one constant extent, they have {outer.extent} and {inner.extent}"
+    elif any(uses_var(e, outer.var) for e in all_exprs(inner.body)):
+        why = f"{loops} are used together, so that most of their iterations would run nowhere"
+    else:
+        return
+    s.fail(why, hint="bind one of them to another axis", code="axis-twice", at=[outer, inner])

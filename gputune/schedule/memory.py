@@ -34,7 +34,7 @@ from .analysis import (
 from .handles import BlockRV
 from .primitive import primitive
 from .state import State, buffer_at
-from .tree import Link, block_with
+from .tree import Link, block_with, graft_below
 
 BufferIndex: TypeAlias = int | str | Buffer
 
@@ -126,7 +126,7 @@ def _top_statement(link: Link, scope: Link) -> Stmt:
 
 def fresh_name(s: State, func: str, name: str) -> str:
     """A block name that the function does not have yet."""
-    taken = {b.node.name for b in s.tree(func).links.values() if type(b.node) is Block}
+    taken = s.tree(func).names()
     return name if name not in taken else next(
         f"{name}_{k}" for k in range(1, len(taken) + 2) if f"{name}_{k}" not in taken
     )  # fmt: skip
@@ -350,8 +350,8 @@ def cache_write(
     nest, key = _copy_nest(fresh_name(s, func, cache.name), cache, buffer)
     scope_block = scope.block()
     items = _statements(scope_block)
-    at = _index(items, _top_statement(link, scope)) + 1
-    mine = items[at - 1]
+    mine = _top_statement(link, scope)
+    at = _index(items, mine) + 1
     inside = [
         x for x in below
         if x.block().key is not b.key
@@ -365,11 +365,14 @@ def cache_write(
             code="cache-place",
             at=[x.node for x in inside],
         )
+    body = graft_below(scope, link, _with_buffer(b, buffer, cache))
+    assert body is not None
+    items = list(body.items) if type(body) is Seq else [body]
     items.insert(at, nest)
     new_scope = block_with(
         scope_block, body=build.seq(*items), alloc_buffers=(*scope_block.alloc_buffers, cache)
     )
-    keys = [b.key, *(x.block().key for x in moved)]
+    keys = [x.block().key for x in moved]
     s.replace(scope, new_scope)
     for k in keys:
         found = s.find(k)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..ir.nodes import Annotations, Block, Expr, FloatImm, For, IntImm, StringImm, Var
+import numpy as np
+
+from ..ir.nodes import EXPR_CLASSES, Annotations, Block, FloatImm, For, IntImm, StringImm, Var
+from .dim import Dim
 from .handles import BlockRV, LoopRV
 from .primitive import primitive
 from .state import State
@@ -29,31 +32,54 @@ def set_annotations(s: State, link: Link, notes: Annotations) -> None:
         s.replace(link, For(f.var, f.min, f.extent, f.kind, f.body, f.thread, notes))
 
 
-def _value(s: State, x: Any, key: str, link: Link) -> Any:
-    """An annotation value: sampled values become ints."""
-    if x is None or isinstance(x, (bool, str, float)):
+def _plain(s: State, x: Any, key: str, link: Link) -> Any:
+    """The value as the trace keeps it: Python's own types (with NumPy's numbers as those) and
+    sampled values, in new lists and dicts, so that nobody changes it afterwards."""
+    if type(x) in _AS_IS:
         return x
-    if isinstance(x, int):
+    if isinstance(x, np.generic):
+        x = x.item()
+    match x:
+        case None | bool():
+            return x
+        case int():
+            return int(x)
+        case float():
+            return float(x)
+        case str():
+            return str.__str__(x)
+        case list() | tuple():
+            return [_plain(s, y, key, link) for y in x]
+        case Mapping():
+            if not all(isinstance(k, str) for k in x):
+                s.fail(
+                    f"annotation {key!r}: the keys of a dict must be strings",
+                    code="annotation-value",
+                    at=link.node,
+                )
+            return {str.__str__(k): _plain(s, v, key, link) for k, v in x.items()}
+        case FloatImm() | StringImm() | IntImm():
+            return x.value
+    if isinstance(x, EXPR_CLASSES):
         return x
-    if isinstance(x, (list, tuple)):
-        return tuple(_value(s, y, key, link) for y in x)
-    if isinstance(x, Mapping):
-        if not all(isinstance(k, str) for k in x):
-            s.fail(
-                f"annotation {key!r}: the keys of a dict must be strings", code="annotation-value"
-            )
-        return {k: _value(s, v, key, link) for k, v in x.items()}
-    if isinstance(x, (FloatImm, StringImm, IntImm)):
-        return x.value
-    if isinstance(x, Var) or hasattr(x, "dtype"):
-        e: Expr = x
-        return s.integer(e)
     s.fail(
         f"annotation {key!r}: a value of type {type(x).__name__} cannot be stored",
         hint="use str, int, float, bool, None, a list, a dict or a sampled value",
         code="annotation-value",
         at=link.node,
     )
+
+
+_AS_IS = frozenset({type(None), bool, int, float, str, Dim, Var})
+
+
+def _kept(s: State, x: Any) -> Any:
+    """A plain value as the program keeps it: sampled values become ints, lists tuples."""
+    if isinstance(x, list):
+        return tuple([_kept(s, y) for y in x])
+    if isinstance(x, dict):
+        return {k: _kept(s, v) for k, v in x.items()}
+    return s.integer(x) if isinstance(x, EXPR_CLASSES) else x
 
 
 @primitive("Annotate", inputs=("block_or_loop", "ann_val"))
@@ -63,7 +89,8 @@ def annotate(s: State, block_or_loop: BlockRV | LoopRV, ann_key: str, ann_val: A
     Args:
         block_or_loop: where.
         ann_key: the key.
-        ann_val: str, int, float, bool, None, list, dict or a sampled value.
+        ann_val: str, int, float, bool, None or a sampled value (or arithmetic over them), and
+            lists and dicts of such values, in any depth; NumPy's numbers count as Python's.
 
     Raises:
         ScheduleError: the key is there already (unannotate it first); the value cannot be kept.
@@ -83,7 +110,10 @@ def annotate(s: State, block_or_loop: BlockRV | LoopRV, ann_key: str, ann_val: A
                 code="annotation-exists",
                 at=link.node,
             )
-    set_annotations(s, link, (*notes, (ann_key, _value(s, ann_val, ann_key, link))))
+    plain = _plain(s, ann_val, ann_key, link)
+    if plain is not ann_val:
+        s.resolved["ann_val"] = plain
+    set_annotations(s, link, (*notes, (ann_key, _kept(s, plain))))
 
 
 @primitive("Unannotate", inputs=("block_or_loop",))

@@ -21,7 +21,7 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.regions import solve_iters
-from ..ir.walk import stmt_children, substitute, uses_var
+from ..ir.walk import substitute, uses_var
 from .analysis import (
     Loops,
     consumers,
@@ -40,7 +40,7 @@ from .inline import inline_block
 from .primitive import primitive
 from .sampling import INLINE_MARK, location_mark
 from .state import State
-from .tree import Link, block_with, with_body
+from .tree import Link, block_with, graft_two, with_body
 
 
 def _check_movable(s: State, b: Link, at: Link) -> None:
@@ -198,24 +198,10 @@ def _nest(
 
 def _move(s: State, b: Link, at: Link, nest: Stmt, place: int) -> None:
     """Take the block away from where it is, and put the nest among the loop's children."""
+    func = s.func_of(b.block().key)
     items = _children(at)
     items.insert(place, nest)
-    s.replace(at, with_body(at.loop(), build.seq(*items)))
-    # the key is now in the tree twice: the old one is the one outside the loop
-    func = s.func_of(b.block().key)
-    s.replace(_outside(s.tree(func).root, b.block()), None)
-
-
-def _outside(root: Block, old: Block) -> Link:
-    """The link of a node, found by the object itself."""
-    stack = [Link(root, None)]
-    while stack:
-        x = stack.pop()
-        if x.node is old:
-            return x
-        node = x.node
-        stack.extend(Link(c, x) for c in stmt_children(node))
-    raise AssertionError("the block is in the tree")
+    s.set_root(func, graft_two(at, with_body(at.loop(), build.seq(*items)), b, None))
 
 
 def _indices(s: State, block: Block, region: BufferRegion, what: str) -> tuple[Expr, ...]:
@@ -291,8 +277,12 @@ def compute_at(
     outer = loop_ranges([*at.loops(), at.loop()]) or {}
     needed: dict[Var, Range] = {}
     for w in me.writes:
+        shared = w.buffer.scope.startswith("shared")  # one copy for all threads of a block
         regions = [
-            region_under(u, at, r) for u in users for r in u.block().reads if r.buffer is w.buffer
+            region_under(u, at, r, threads=shared)
+            for u in users
+            for r in u.block().reads
+            if r.buffer is w.buffer
         ]
         if not regions:
             continue

@@ -32,6 +32,7 @@ from ..ir.walk import (
     all_exprs,
     free_vars,
     map_region,
+    mentioned,
     substitute,
     substitute_stmt,
     uses_var,
@@ -51,7 +52,7 @@ from .handles import BlockRV, LoopRV
 from .memory import fresh_name
 from .primitive import primitive
 from .state import State
-from .tree import Link, block_with, with_body
+from .tree import Link, block_with, graft_below, with_body
 
 
 def _require_reduction(s: State, link: Link) -> Block:
@@ -198,11 +199,12 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         )
     above, below = _outermost_loops(link, at)
     _check_init_movable(s, link, at, below)
-    reduce_values = [
-        v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
-    ]
+    driving: set[Var] = set()  # the reduction
+    placing: set[Var] = set()  # what is initialised
+    for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
+        (driving if iv.kind == "reduce" else placing).update(mentioned(v))
     for f in above:
-        if any(uses_var(v, f.var) for v in reduce_values):
+        if f.var in driving:
             s.fail(
                 f"the loop {f.var.name} above {at.loop().var.name} drives the reduction",
                 hint=f"decompose at {f.var.name} or above it",
@@ -210,8 +212,10 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
                 at=[b, at.node],
             )
     for f in below:
+        if f.var in driving or f.var in placing:
+            continue
         n = const_int(f.extent)
-        if not any(uses_var(v, f.var) for v in b.iter_values) and not (n is not None and n == 1):
+        if n is None or n != 1:
             s.fail(
                 f"the loop {f.var.name} repeats the whole reduction: it would be initialised once "
                 "and updated many times",
@@ -234,7 +238,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
     loops: dict[Var, Expr] = {}
     nest: list[For] = []
     for f in below:
-        if any(uses_var(v, f.var) for _, v in kept):
+        if f.var in placing:
             new = Var(f"{f.var.name}_init", f.var.dtype)
             nest.append(
                 For(new, substitute(f.min, loops), substitute(f.extent, loops), f.kind, f, f.thread)
@@ -282,23 +286,20 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
     for f in reversed(nest):
         body = with_body(f, body)
     name = fresh_name(s, s.func_of(b.key), f"{b.name}_update")
-    update = block_with(b, name=name, init=None)
-    update = block_with(update, reads=_update_reads(update))
-    s.replace(link, update)
-    at = s.refresh(at)
-    s.replace(at, build.seq(body, at.node))
+    update = block_with(b, name=name, init=None, reads=_update_reads(b))
+    s.replace(at, build.seq(body, graft_below(at.up, link, update)))
     return s.mint_block(init.key)
 
 
 def _update_reads(b: Block) -> tuple[BufferRegion, ...]:
-    """The reads of a reduction without its init: what it read, and what it updates, in the order
+    """The reads of a reduction once its init is gone: what it read, and what it updates, in the order
     in which the body meets them."""
     if reducer_of(b) is not None:  # it reads its output just where it writes it
         known = {r.buffer: r for r in (*b.writes, *b.reads)}
         met = dict.fromkeys(e.buffer for e in all_exprs(b.body) if type(e) is BufferLoad)
         if all(buffer in known for buffer in met):
             return _merge(tuple([known[buffer] for buffer in met]), b.reads)
-    reads, _ = access_regions(block_with(b, reads=(), writes=()))
+    reads, _ = access_regions(block_with(b, init=None, reads=(), writes=()))
     return _merge(reads, b.reads)
 
 

@@ -82,8 +82,9 @@ def sample_perfect_tile(
     """Draw factors whose product is the extent of a loop, uniformly.
 
     Args:
-        loop: the loop that will be split. Where its extent is not constant the factors are None
-            (to be inferred) and ones.
+        loop: the loop that will be split. Its extent is constant: a sampled value is an integer,
+            and a factor of an extent that is known when the program runs is none. Split such a
+            loop by `[None, factor]`.
         n: how many factors.
         max_innermost_factor: the last factor is at most this.
         decision: the factors to take instead of drawing.
@@ -92,7 +93,8 @@ def sample_perfect_tile(
         n sampled values, outermost first.
 
     Raises:
-        ScheduleError: n or max_innermost_factor is below 1, or the decision is not such a list.
+        ScheduleError: the extent is not constant; n or max_innermost_factor is below 1; the
+            decision is not such a list.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))

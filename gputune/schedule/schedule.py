@@ -7,6 +7,7 @@ import difflib
 from ..ir.nodes import IRModule
 from . import getters, inline, loops, memory, note, place, reduce, sampling
 from .state import State
+from .trace import show_python
 
 
 class Schedule(State):
@@ -95,10 +96,15 @@ class Schedule(State):
             )
         self.func_working_on = func_name
 
-    def show(self) -> None:
-        """Print the program and the trace."""
-        print(self.mod.script())
-        print(self.trace)
+    def show(self, style: str | None = None, black_format: bool = False) -> None:
+        """Print the program and the trace; highlighted on a terminal that can.
+
+        Args:
+            style: the name of a Pygments style; None suits dark terminals.
+            black_format: accepted and without effect: programs and traces print in one form.
+        """
+        show_python(self.mod.script(), style)
+        self.trace.show(style, black_format)
 
     def diff(self, other: Schedule | IRModule | None = None) -> str:
         """A unified diff of two programs' text.

@@ -6,6 +6,7 @@ replace parts of it, refuse with a picture. `Schedule` adds the primitives as me
 
 from __future__ import annotations
 
+import operator
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -15,6 +16,7 @@ from ..ir import build
 from ..ir.check import check
 from ..ir.nodes import (
     EXPR_CLASSES,
+    BinOp,
     Block,
     BlockKey,
     Buffer,
@@ -96,6 +98,12 @@ class State:
         """Restart sampling from `seed` (1 to 2**31 - 1; None or -1: a new one is drawn)."""
         if seed is None or seed == -1:
             seed = random.SystemRandom().randint(1, 2**31 - 1)
+        try:
+            seed = operator.index(seed)
+        except TypeError:
+            raise ScheduleError(
+                f"a seed is an integer in [1, 2**31 - 1], got {_describe(seed)}", code="seed"
+            ) from None
         if not 0 <= seed < 2**31:
             raise ScheduleError(f"seed {seed} is not in [1, 2**31 - 1]", code="seed")
         self.rng = random.Random(seed)
@@ -105,11 +113,18 @@ class State:
         return self.rng.randint(1, 2**31 - 1)
 
     def get(self, rv: RV | int | Expr) -> Any:
-        """What a handle stands for: a `Block`, a `For`, or an int for a sampled value."""
+        """What a handle stands for: a `Block`, a `For`, or an int for a sampled value (also for
+        arithmetic over sampled values; a plain int is refused)."""
         if isinstance(rv, BlockRV):
             return self.block(rv).node
         if isinstance(rv, LoopRV):
             return self.loop(rv).node
+        if not isinstance(rv, EXPR_CLASSES):
+            self.fail(
+                f"expected a block, a loop or a sampled value, got {_describe(rv)}",
+                hint="the handles are what primitives return; get_block gives that of a name",
+                code="not-a-handle",
+            )
         return self.integer(rv)
 
     def remove_rv(self, rv: RV) -> None:
@@ -131,8 +146,11 @@ class State:
         for name, func in self._mod.functions.items():
             if func.body.key is key:  # notes on the root block need no index
                 return name, Link(func.body, None)
-        for name in self._mod.functions:
-            link = self.tree(name).links.get(key)
+        for name, func in self._mod.functions.items():
+            tree = self._trees.get(name)
+            if tree is None or tree.root is not func.body:
+                tree = self.tree(name)
+            link = tree.links.get(key)
             if link is not None:
                 return name, link
         return None
@@ -177,8 +195,9 @@ class State:
 
     def func_of(self, key: Key) -> str:
         """The name of the function that holds a loop or block."""
-        if len(self._mod.functions) == 1:
-            return next(iter(self._mod.functions))
+        functions = self._mod.functions
+        if len(functions) == 1:
+            return next(iter(functions))
         found = self.find(key)
         assert found is not None
         return found[0]
@@ -198,6 +217,12 @@ class State:
             )
         if isinstance(x, int):
             return x
+        if not _is_arithmetic(x):
+            self.fail(
+                f"{x} is no arithmetic over sampled values",
+                hint="a trace keeps +, -, *, //, %, min and max of them",
+                code="not-an-int",
+            )
         table: dict[Var, Expr] = {
             v: IntImm(n, v.dtype)
             for v, n in self._values.items()
@@ -236,11 +261,8 @@ class State:
 
     def replace(self, link: Link, new: Stmt | None) -> None:
         """Put `new` where the node of `link` is (None: remove it)."""
-        top = link
-        while top.up is not None:
-            top = top.up
-        assert type(top.node) is Block
-        self.set_root(self.func_of(top.node.key), graft(link, new))
+        root = graft(link, new)
+        self.set_root(self.func_of(root.key), root)
 
     def refresh(self, link: Link) -> Link:
         """The link, after a change, of the loop or block that `link` was."""
@@ -365,6 +387,16 @@ def _describe(x: object) -> str:
     if type(x) is Var:
         return "a sampled value"
     return f"{type(x).__name__} {x!r}"
+
+
+_ARITHMETIC = frozenset({"+", "-", "*", "//", "%", "min", "max"})
+
+
+def _is_arithmetic(x: Expr) -> bool:
+    """Is it made of integers and variables by what a trace can write?"""
+    if type(x) is BinOp:
+        return x.op in _ARITHMETIC and _is_arithmetic(x.a) and _is_arithmetic(x.b)
+    return type(x) is IntImm or type(x) is Var
 
 
 def buffer_at(regions: Sequence[Any], index: int, what: str, s: State, at: object) -> Buffer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -208,10 +209,24 @@ class Trace:
     def with_decision(
         self, inst: Instruction, decision: Decision, remove_postproc: bool = True
     ) -> Trace:
-        """A copy with one decision changed."""
+        """A copy with one decision changed.
+
+        Raises:
+            ScheduleError: it is not an instruction of this trace, or one that takes no decision.
+        """
         insts = self._without_postproc(remove_postproc)
-        if inst not in insts:
-            raise ScheduleError(f"{inst!r} is not in this trace", code="not-in-trace")
+        if not isinstance(inst, Instruction) or inst not in insts:
+            what = inst if isinstance(inst, Instruction) else f"a {type(inst).__name__}"
+            raise ScheduleError(
+                f"with_decision: {what} is not in this trace",
+                hint="take one of trace.insts; those after enter_postproc are there only with "
+                "remove_postproc=False",
+                code="not-in-trace",
+            )
+        if not inst.kind.samples:
+            raise ScheduleError(
+                f"with_decision: {inst.kind.method} takes no decision", code="no-decision"
+            )
         kept = {i: d for i, d in self.decisions.items() if i in set(insts)}
         kept[inst] = decision
         return Trace(insts, kept)
@@ -276,20 +291,30 @@ class Trace:
     __repr__ = __str__
 
     def show(self, style: str | None = None, black_format: bool = False) -> None:
-        """Print the trace; highlighted on a terminal that can."""
-        from rich.console import Console
-        from rich.syntax import Syntax
+        """Print the trace; highlighted on a terminal that can.
 
-        console = Console()
-        if console.is_terminal:
-            console.print(Syntax(str(self), "python", theme=style or "ansi_dark", word_wrap=True))
-        else:
-            print(self)
+        Args:
+            style: the name of a Pygments style; None suits dark terminals.
+            black_format: accepted and without effect: the printed lines have one form.
+        """
+        show_python(str(self), style)
 
     def _repr_html_(self) -> str:
         from ..ir.show import html
 
         return html(str(self))
+
+
+def show_python(text: str, style: str | None = None) -> None:
+    """Print Python text, highlighted on a terminal that can."""
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    console = Console()
+    if console.is_terminal:
+        console.print(Syntax(text, "python", theme=style or "ansi_dark", word_wrap=True))
+    else:
+        print(text)
 
 
 # ----------------------------------------------------------------------------- handles in values
@@ -305,6 +330,8 @@ def _translate(x: Any, table: Mapping[Any, Any]) -> Any:
         return table[x]
     if t is list or t is tuple:
         return [_translate(y, table) for y in x]
+    if t is dict:
+        return {k: _translate(y, table) for k, y in x.items()}
     if isinstance(x, EXPR_CLASSES):
         return substitute(x, table)
     return x
@@ -315,6 +342,8 @@ def _handles(x: Any) -> list[Any]:
         return [x]
     if isinstance(x, (list, tuple)):
         return [h for y in x for h in _handles(y)]
+    if isinstance(x, dict):
+        return [h for y in x.values() for h in _handles(y)]
     if isinstance(x, BinOp):
         return _handles(x.a) + _handles(x.b)
     return []
@@ -353,7 +382,7 @@ def _encode(x: Any, names: Mapping[Any, str]) -> Json:
         return [_encode(y, names) for y in x]
     if isinstance(x, dict):
         return {k: _encode(v, names) for k, v in x.items()}
-    if isinstance(x, BinOp):
+    if isinstance(x, BinOp) or (isinstance(x, float) and not math.isfinite(x)):
         return _text(x, names)
     return _plain(x)
 
@@ -363,11 +392,11 @@ def _text(x: Any, names: Mapping[Any, str]) -> str:
     if isinstance(x, (BlockRV, LoopRV, Var)):
         return names.get(x, "_")
     if isinstance(x, str):
-        return json.dumps(x)
+        return _quoted(x)
     if isinstance(x, (list, tuple)):
         return "[" + ", ".join(_text(y, names) for y in x) + "]"
     if isinstance(x, dict):
-        return "{" + ", ".join(f"{json.dumps(k)}: {_text(v, names)}" for k, v in x.items()) + "}"
+        return "{" + ", ".join(f"{_quoted(k)}: {_text(v, names)}" for k, v in x.items()) + "}"
     if isinstance(x, BinOp):
         if x.op in ("min", "max"):
             return f"{x.op}({_text(x.a, names)}, {_text(x.b, names)})"
@@ -376,7 +405,18 @@ def _text(x: Any, names: Mapping[Any, str]) -> str:
         return _text(x.value, names)
     if isinstance(x, int) and not isinstance(x, bool):
         return str(int(x))
+    if isinstance(x, float):
+        return repr(float(x)) if math.isfinite(x) else f'float("{float(x)}")'
     return repr(x)
+
+
+def _quoted(x: str) -> str:
+    """A string literal that Python reads (JSON would write two surrogates for an emoji)."""
+    if x.isascii() or max(x) <= "\uffff":
+        return json.dumps(x)
+    return (
+        '"' + "".join(json.dumps(c)[1:-1] if c <= "\uffff" else f"\\U{ord(c):08x}" for c in x) + '"'
+    )
 
 
 def _line(inst: Instruction, decision: Decision, names: dict[Any, str]) -> str:
@@ -417,6 +457,15 @@ def _new_handle(name: object, where: str) -> Any:
     return BlockRV() if letter == "b" else LoopRV() if letter == "l" else Var("v")
 
 
+MOST_INSTRUCTIONS = 10_000
+"""No schedule takes so many; a file that says otherwise would keep us busy for nothing."""
+
+
+def _check_length(n: int) -> None:
+    if n > MOST_INSTRUCTIONS:
+        raise RecordError(f"trace: {n} instructions, at most {MOST_INSTRUCTIONS} are taken")
+
+
 def _from_json(obj: Json) -> Trace:
     try:
         return _read_json(obj)
@@ -432,6 +481,7 @@ def _read_json(obj: Json) -> Trace:
             raise RecordError(f"trace: not JSON: {e}") from None
     if not (isinstance(obj, list) and len(obj) == 2 and all(isinstance(x, list) for x in obj)):
         raise RecordError("trace: expected [[instruction, ...], [[index, decision], ...]]")
+    _check_length(len(obj[0]))
     table: dict[str, Any] = {}
     insts: list[Instruction] = []
     for k, item in enumerate(obj[0]):
@@ -574,6 +624,12 @@ def _value(node: ast.expr, table: Mapping[str, Any], where: str) -> Any:
             if isinstance(op, (ast.FloorDiv, ast.Mod)) and const_int(b) == 0:
                 raise RecordError(f"{where}: division by zero")
             return build.binary(_AST_OPS[type(op)], a, b)
+        case ast.Call(
+            func=ast.Name(id="float"),
+            args=[ast.Constant(value="inf" | "-inf" | "nan" as text)],
+            keywords=[],
+        ):
+            return float(text)
         case ast.Call(func=ast.Name(id="min" | "max" as f), args=[a, b], keywords=[]):
             return build.binary(
                 "min" if f == "min" else "max", _number(a, table, where), _number(b, table, where)
@@ -604,6 +660,7 @@ def _read_python(text: str) -> Trace:
     body: Sequence[ast.stmt] = module.body
     if len(body) == 1 and isinstance(body[0], ast.FunctionDef):
         body = body[0].body  # the form that has `def apply_trace(sch):` around it
+    _check_length(len(body))
     methods = {k.method: k for k in KINDS.values()} | {"get_sblock": KINDS["GetSBlock"]}
     table: dict[str, Any] = {}
     trace = Trace()

@@ -33,6 +33,10 @@ class Link(NamedTuple):
     node: Stmt
     up: Link | None
 
+    def down(self, node: Stmt) -> Link:
+        """The link of a node directly inside: `Link(node, self)`, at half the price."""
+        return _new(Link, (node, self))
+
     def above(self) -> Iterator[Link]:
         """The links above, innermost first."""
         x = self.up
@@ -52,33 +56,49 @@ class Link(NamedTuple):
 
     def scope(self) -> Link:
         """The link of the nearest block above (of the root block: itself)."""
-        for x in self.above():
+        x = self.up
+        while x is not None:
             if type(x.node) is Block:
                 return x
+            x = x.up
         return self
+
+    def depth(self) -> int:
+        """How many nodes are above?"""
+        n, x = 0, self.up
+        while x is not None:
+            n += 1
+            x = x.up
+        return n
 
     def loops(self) -> list[For]:
         """The loops above, up to the scope block, outermost first."""
         out: list[For] = []
-        for x in self.above():
-            if type(x.node) is For:
-                out.append(x.node)
-            elif type(x.node) is Block:
+        x = self.up
+        while x is not None:
+            node, x = x
+            if type(node) is For:
+                out.append(node)
+            elif type(node) is Block:
                 break
         out.reverse()
         return out
 
 
+_new = tuple.__new__
+
+
 class Tree:
     """The index of one function body."""
 
-    __slots__ = ("blocks", "links", "root")
+    __slots__ = ("_names", "blocks", "links", "root")
 
     def __init__(self, root: Block) -> None:
         self.root = root
         self.links: dict[Key, Link] = {}
         self.blocks: dict[BlockKey, list[Link]] = {}
         """The blocks whose nearest block above has this key, in program order."""
+        self._names: frozenset[str] | None = None
         stack: list[tuple[Stmt, Link | None, BlockKey]] = [(root, None, root.key)]
         links, blocks, new = self.links, self.blocks, tuple.__new__
         while stack:
@@ -104,17 +124,54 @@ class Tree:
                     break
 
 
+    def names(self) -> frozenset[str]:
+        """The names of all blocks."""
+        if self._names is None:
+            links = [self.links[key] for key in self.blocks]
+            self._names = frozenset([x.node.name for x in links])  # type: ignore[union-attr]  # blocks
+        return self._names
+
+
 def graft(link: Link, new: Stmt | None) -> Block:
     """The root block with the node of `link` replaced by `new` (None: removed, together with
     loops and branches that are left empty). What is not on the way up is shared."""
-    old = link.node
-    up = link.up
+    root = graft_below(None, link, new)
+    assert type(root) is Block, "the root block stays"
+    return root
+
+
+def graft_below(top: Link | None, link: Link, new: Stmt | None) -> Stmt | None:
+    """The node just below `top` on the way to `link` (None: the root block), with the node of
+    `link` replaced by `new`; None where nothing is left of it."""
+    stop = None if top is None else top.node
+    old, up = link
     while up is not None:
-        node = up.node
-        new = _with_child(node, old, new)
-        old, up = node, up.up
-    assert type(new) is Block, "the root block stays"
+        node, up = up
+        if node is stop:
+            break
+        if type(node) is For and new is not None:
+            new = with_body(node, new)
+        else:
+            new = _with_child(node, old, new)
+        old = node
     return new
+
+
+def graft_two(a: Link, new_a: Stmt, b: Link, new_b: Stmt | None) -> Block:
+    """`graft` in two places at once, neither of them inside the other."""
+    below = {id(a.node): a}
+    x = a
+    while x.up is not None:
+        below[id(x.up.node)] = x
+        x = x.up
+    y = b
+    while y.up is not None and id(y.up.node) not in below:
+        y = y.up
+    top = y.up
+    assert top is not None, "links of one tree have a common ancestor"
+    half = _with_child(top.node, below[id(top.node)].node, graft_below(top, a, new_a))
+    assert half is not None
+    return graft(top, _with_child(half, y.node, graft_below(top, b, new_b)))
 
 
 def _with_child(p: Stmt, old: Stmt, new: Stmt | None) -> Stmt | None:

@@ -5,6 +5,7 @@ llvmlite is imported only when a question needs it; answers are cached.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -85,10 +86,17 @@ def device_key() -> str:
 @cache
 def usable_cores() -> int:
     """Physical cores that this process may use: affinity, hyper-threads and cgroup quota count."""
-    cpus = _allowed_cpus()
-    cores = {_siblings(cpu) for cpu in cpus}
+    cores = len(allowed_cores())
     quota = _cgroup_cpus()
-    return max(1, min(len(cores), int(quota) if quota is not None else len(cores)))
+    return max(1, min(cores, int(quota) if quota is not None else cores))
+
+
+def allowed_cores() -> list[frozenset[int]]:
+    """The logical processors that the calling thread may use, by physical core."""
+    cores: dict[str, set[int]] = {}
+    for cpu in sorted(_allowed_cpus()):
+        cores.setdefault(_siblings(cpu), set()).add(cpu)
+    return [frozenset(cpus) for cpus in cores.values()]
 
 
 def _allowed_cpus() -> set[int]:
@@ -120,6 +128,32 @@ def _cgroup_cpus() -> float | None:
     except (OSError, ValueError):
         return None
     return limit / span if limit > 0 and span > 0 else None
+
+
+# ----------------------------------------------------------------------------- folders
+def cache_root() -> Path:
+    """Where gputune keeps what can be made anew: `gputune` in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(home) / "gputune"
+
+
+def cache_folder(*inside: str) -> Path | None:
+    """A folder of gputune's cache, made if needed; None unless it is this user's alone.
+
+    Nobody else may have put files there: compiled code is loaded from it.
+    """
+    root = cache_root()
+    folders = [root.joinpath(*inside[:depth]) for depth in range(len(inside) + 1)]
+    return folders[-1] if all(map(_private, folders)) else None
+
+
+def _private(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        facts = folder.lstat()
+        own = facts.st_uid == os.getuid() and not facts.st_mode & 0o022
+        return own and not folder.is_symlink() and os.access(folder, os.W_OK)
+    return False
 
 
 # ----------------------------------------------------------------------------- what LLVM knows
@@ -185,11 +219,11 @@ def cuda_problem() -> str | None:
     if count.value == 0:
         return "the NVIDIA driver sees no device"
     try:
-        import cupy
+        cupy_cuda: Any = importlib.import_module("cupy.cuda")
     except ImportError as e:
         return f"CuPy cannot be imported ({e})"
     try:
-        cupy.cuda.nvrtc.getVersion()
+        cupy_cuda.nvrtc.getVersion()
     except (RuntimeError, ImportError, OSError) as e:
         return f"NVRTC does not load ({e})"
     return None

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -15,6 +16,7 @@ from typing import Any, TypeAlias
 from gputune.errors import TargetError
 
 from . import host
+from .gpu import GpuLimits, limits_of
 
 TargetLike: TypeAlias = "str | Mapping[str, Any] | Target"
 
@@ -28,8 +30,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 IGNORED = ("host", "keys", "libs", "tag")
 # The kinds that this version generates code for; "auto" chooses among them.
-BUILDABLE = frozenset({"llvm"})
-NO_CUDA_CODE = "cuda code generation is not part of this version"
+BUILDABLE = frozenset({"llvm", "cuda"})
 
 _stack: ContextVar[tuple[Target, ...]] = ContextVar("gputune_targets", default=())
 
@@ -132,6 +133,31 @@ class Target:
         if self.kind != "llvm":
             raise TargetError(f"vector registers are a property of llvm targets, not of {self}")
         return host.vector_unit(self.mcpu, self.mattr)
+
+    @property
+    def limits(self) -> GpuLimits:
+        """What the GPU offers, as the architecture says and this target's options change it.
+
+        Raises:
+            TargetError: not a cuda target; an architecture, or a warp size, that is not known.
+        """
+        if self.kind != "cuda":
+            raise TargetError(f"limits of a GPU are a property of cuda targets, not of {self}")
+        limits = limits_of(self.arch)
+        chosen = dict(self._limits)
+        warp = chosen.get("thread-warp-size", limits.warp)
+        if warp != limits.warp:
+            raise TargetError(
+                f"target option 'thread-warp-size' is {warp}, and warps of {self.arch} have "
+                f"{limits.warp} threads"
+            )
+        shared = chosen.get("max-shared-memory-per-block", limits.shared_per_block)
+        return replace(
+            limits,
+            shared_per_block=shared,
+            shared_static=min(shared, limits.shared_static),
+            threads_per_block=chosen.get("max-threads-per-block", limits.threads_per_block),
+        )
 
     @property
     def device_key(self) -> str:
@@ -366,9 +392,7 @@ def _arch(value: Any) -> str:
 @cache
 def _choose() -> str:
     """The kind that "auto" stands for; prints why, once a process."""
-    problem = None if "cuda" in BUILDABLE else NO_CUDA_CODE
-    if problem is None:
-        problem = host.cuda_problem()
+    problem = host.cuda_problem()
     if problem is None:
         print("gputune: target auto is cuda: driver, CuPy and NVRTC work", file=sys.stderr)
         return "cuda"

@@ -7,6 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gputune.ir import build
 from gputune.ir.nodes import BinOp, Cast, Expr, IntImm, Var
 from gputune.lower import linear as lin
 
@@ -93,3 +94,16 @@ def test_what_split_and_fuse_wrote_comes_back_as_a_sum() -> None:
     assert lin.linear(again, DOM).key() == lin.linear(I, DOM).key()
     assert lin.decide(BinOp("<", fused, IntImm(52), "bool"), DOM) is True
     assert lin.decide(BinOp("<", fused, IntImm(51), "bool"), DOM) is None
+
+
+def test_what_is_too_small_to_carry_leaves_a_division() -> None:
+    """(4 t + lane) // 16 does not depend on a lane below 4, and the remainder is a plain sum."""
+    t, lane = Var("t", "int32"), Var("lane", "int32")
+    e = build.add(build.mul(t, 4), lane)
+    dom = {t: (0, 7), lane: (0, 3)}
+    quotient = lin.linear(build.floordiv(e, 16), dom)
+    assert lin.key(lin.to_expr(quotient, "int32")) == lin.key(build.floordiv(t, IntImm(4)))
+    rest = lin.linear(build.floormod(e, 16), dom)
+    assert rest.coef(lane) == 1
+    wide = {t: (0, 7), lane: (0, 4)}  # a lane of 4 carries
+    assert lane not in lin.linear(build.floormod(e, 16), wide).terms

@@ -54,7 +54,7 @@ def step(sch: Schedule, rng: random.Random) -> str:
 
 def _split(s: Schedule, r: random.Random) -> None:
     loop = _loop(s, r)
-    s.split(loop, _factors(s, loop, r), preserve_unit_iters=r.random() < 0.8)
+    s.split(loop, _factors(s, loop, r), r.random() < 0.8, disable_predication=r.random() < 0.2)
 
 
 def _fuse(s: Schedule, r: random.Random) -> None:

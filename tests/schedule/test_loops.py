@@ -10,11 +10,11 @@ import pytest
 
 from gputune.errors import ScheduleError
 from gputune.ir.nodes import PrimFunc
-from gputune.schedule import Schedule
+from gputune.schedule import Schedule, Trace
 from gputune.script import tir as T
 
 from . import schedule_programs as programs
-from .schedule_helpers import keeps, loops, prints, refuses, scheduled
+from .schedule_helpers import keeps, loops, prints, refuses, replays, scheduled
 
 
 # ----------------------------------------------------------------------------- split
@@ -64,6 +64,44 @@ def test_split_without_predication_prints_the_keyword() -> None:
         lambda s: s.split(loops(s, "Y")[0], [2, 2], disable_predication=True),
     )
     assert "preserve_unit_iters=True, disable_predication=True)" in str(sch.trace)
+
+
+@pytest.mark.parametrize("factors", [[4, None], [None, 4], [2, 4]])
+def test_split_without_predication_is_refused_where_it_is_needed(factors: list[Any]) -> None:
+    sch = scheduled(programs.copy2d())
+    j = loops(sch, "Y")[1]
+    e = refuses(
+        sch,
+        "split-predicate",
+        lambda: sch.split(j, factors, disable_predication=True),
+        names="is 8, the extent 6",
+    )
+    assert "leave disable_predication out" in e.hint
+
+
+def test_split_without_predication_of_symbolic_extents() -> None:
+    sch = scheduled(programs.triangle())
+    j = loops(sch, "Y")[1]
+    refuses(
+        sch,
+        "split-predicate",
+        lambda: sch.split(j, [None, 2], disable_predication=True),
+        names="[None, 2] may not divide the extent i + 1",
+    )
+    keeps(
+        programs.triangle(),
+        lambda s: s.split(loops(s, "Y")[1], [None, 1], disable_predication=True),
+    )
+
+
+def test_a_trusted_split_without_predication_does_not_replay_unchecked() -> None:
+    sch = scheduled(programs.copy2d(), enable_check=False)
+    sch.split(loops(sch, "Y")[1], [2, 4], disable_predication=True)
+    assert "T.where" not in sch.mod.script()
+    sch.trace.apply_to_schedule(scheduled(programs.copy2d(), enable_check=False))
+    for trace in (Trace.from_python(str(sch.trace)), Trace.from_json(sch.trace.as_json())):
+        with pytest.raises(ScheduleError, match="would run past its end"):
+            trace.apply_to_schedule(scheduled(programs.copy2d()))
 
 
 @pytest.mark.parametrize("program", [programs.triangle, programs.triangle_sum, programs.guarded])
@@ -459,3 +497,49 @@ def test_bind_allows_cross_thread_reductions_only() -> None:
     refuses(sch, "feeds-reduce", lambda: sch.bind(k, "blockIdx.x"), names="vk")
     refuses(sch, "thread-axis", lambda: sch.bind(k, "threadIdx.w"), names="'threadIdx.w'")
     refuses(sch, "argument", lambda: sch.bind(k, 3), names="thread_axis")  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("inner_first", [False, True])
+@pytest.mark.parametrize(
+    ("axis", "extent", "names"),
+    [
+        ("threadIdx.x", 2, "loops i and j_0, one inside the other, on threadIdx.x need one"),
+        ("threadIdx.x", 4, "loops i and j_0, one inside the other, on threadIdx.x are used"),
+        ("blockIdx.y", 4, "which blocks of threads do not share"),
+    ],
+)
+def test_bind_refuses_nested_loops_on_one_axis(
+    axis: str, extent: int, names: str, inner_first: bool
+) -> None:
+    sch = scheduled(programs.copy2d(4, 8))
+    i, j = loops(sch, "Y")
+    j, _ = sch.split(j, [extent, None])
+    first, second = (j, i) if inner_first else (i, j)
+    sch.bind(first, axis)
+    e = refuses(sch, "axis-twice", lambda: sch.bind(second, axis), names=names)
+    assert "another axis" in e.hint
+    sch.bind(second, "threadIdx.z")
+
+
+@pytest.mark.parametrize("inner_first", [False, True])
+def test_bind_lets_threads_fetch_together(inner_first: bool) -> None:
+    sch = scheduled(programs.tutorial())
+    i, j, _ = loops(sch, "C")
+    shared = sch.cache_read("C", 0, "shared")
+    sch.bind(i, "blockIdx.x")
+    sch.compute_at(shared, j)
+    fetch = sch.get_loops(shared)[-1]
+    for x in (fetch, j) if inner_first else (j, fetch):
+        sch.bind(x, "threadIdx.x")
+    replays(programs.tutorial(), sch)
+    threads = [x for x in sch.get_loops(shared) if sch.get(x).thread == "threadIdx.x"]
+    assert len(threads) == 2
+
+
+def test_bind_of_loops_beside_each_other_and_of_virtual_threads() -> None:
+    def do(s: Schedule) -> None:
+        s.bind(loops(s, "B")[1], "threadIdx.x")
+        s.bind(loops(s, "Y")[0], "threadIdx.x")
+
+    keeps(programs.chain(), do)
+    keeps(programs.copy2d(), lambda s: [s.bind(x, "vthread") for x in loops(s, "Y")])

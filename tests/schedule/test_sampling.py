@@ -92,7 +92,8 @@ def test_sample_perfect_tile_refuses_arguments() -> None:
     refuses(sch, "argument", lambda: tile(i, 2.5), names="n must be an integer")  # type: ignore[arg-type]  # wrong on purpose
     sch = scheduled(programs.triangle())
     j = loops(sch, "Y")[1]
-    refuses(sch, "sample-dynamic", lambda: sch.sample_perfect_tile(j, 2), names="i + 1")
+    e = refuses(sch, "sample-dynamic", lambda: sch.sample_perfect_tile(j, 2), names="i + 1")
+    assert "one None" in e.hint
 
 
 def test_sample_categorical() -> None:

@@ -19,7 +19,14 @@ from .schedule_helpers import loops, refuses, replays, scheduled
 
 @pytest.mark.parametrize(
     "options",
-    [{"debug_mask": "some"}, {"error_render_level": "loud"}, {"seed": -5}, {"seed": 2**31}],
+    [
+        {"debug_mask": "some"},
+        {"error_render_level": "loud"},
+        {"seed": -5},
+        {"seed": 2**31},
+        {"seed": "a"},
+        {"seed": 1.5},
+    ],
 )
 def test_options_are_checked(options: dict[str, Any]) -> None:
     with pytest.raises(ScheduleError) as caught:
@@ -147,6 +154,16 @@ def test_show_and_diff(capsys: pytest.CaptureFixture[str]) -> None:
     assert "T.unroll(4)" in out
     assert "sch.unroll(loop=l1)" in out
     assert "T.unroll" in sch._repr_html_()
+    sch.show("monokai", black_format=False)
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize("what", [3, 2.5, "Y", None, True])
+def test_get_takes_handles_only(what: Any) -> None:
+    sch = scheduled(programs.copy2d())
+    v = sch.sample_categorical([4], [1.0])
+    assert sch.get(v * 2 + 1) == 9
+    refuses(sch, "not-a-handle", lambda: sch.get(what), names=repr(what))
 
 
 def test_argument_mistakes_are_named() -> None:

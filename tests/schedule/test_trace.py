@@ -281,6 +281,10 @@ def test_with_decision_is_a_copy() -> None:
     assert sch.trace.get_decision(sample) == [8, 16]
     with pytest.raises(ScheduleError, match="not in this trace"):
         other.with_decision(Instruction(InstructionKind.get("EnterPostproc"), (), (), ()), 1)
+    with pytest.raises(ScheduleError, match="a Trace is not in this trace"):
+        sch.trace.with_decision(Trace(), 1)  # type: ignore[arg-type]  # wrong on purpose
+    with pytest.raises(ScheduleError, match="get_block takes no decision"):
+        sch.trace.with_decision(sch.trace.insts[0], 1)
     bad = sch.trace.with_decision(sample, [3, 5])
     with pytest.raises(ScheduleError, match="product is 15"):
         bad.apply_to_schedule(Schedule(programs.tutorial()))

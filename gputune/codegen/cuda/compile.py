@@ -151,8 +151,9 @@ def prelude() -> str:
 
 # ----------------------------------------------------------------------------- text and options
 def _whole_text(source: CudaSource, file_name: str) -> str:
-    head = f'{prelude()}\n#line 1 "{file_name}"\n' if source.prelude else ""
-    return f"{head}{source.text}\n"
+    if not source.prelude:
+        return f"{source.text}\n"
+    return f'#line 1 "prelude.cuh"\n{prelude()}\n#line 1 "{file_name}"\n{source.text}\n'
 
 
 def _file_name(program: str) -> str:
@@ -181,7 +182,7 @@ def _check_launches(source: CudaSource, facts: dict[str, KernelFacts]) -> None:
         if launch.kernel in facts:
             continue
         defined = ", ".join(facts) or "no kernel"
-        mangled = any(launch.kernel in name for name in facts)
+        mangled = any(f.startswith(f"_Z{len(launch.kernel)}{launch.kernel}") for f in facts)
         raise BuildError(
             f"{source.host.name} launches the kernel {launch.kernel!r}, and its source defines "
             f"{defined}",
@@ -228,7 +229,7 @@ def _header_facts(name: str, folders: tuple[str, ...]) -> str | None:
 
 # ----------------------------------------------------------------------------- what went wrong
 _HINTS = (
-    (r"cannot open source file",
+    (r"cannot open source file|No such file or directory",
      "CUDA's own headers come with pip install gputune[cuda13]; a folder of yours is named by the "
      "option -IFOLDER"),
     (r"uses too much shared data",
@@ -236,7 +237,8 @@ _HINTS = (
      "extern __shared__, and the launch's shared_bytes"),
     (r"requires \.target sm_|not supported on \.target|requires .*sm_\d+ or higher",
      "the kernel uses instructions that this architecture does not have"),
-    (r"unrecognized option|[Uu]nknown option", "the options are passed to the compiler as they are"),
+    (r"unrecognized option|[Uu]nknown option",
+     "the program's options are passed to the compiler as they are"),
 )  # fmt: skip
 
 
@@ -244,7 +246,7 @@ def _refusal(source: CudaSource, arch: str, compiler: Compiler, log: str) -> Bui
     """The error for a program that does not compile, with the first things its compiler said."""
     errors = first_errors(log)
     text = "\n  ".join(errors) if errors else "the compiler does not say why"
-    hint = next((h for pattern, h in _HINTS if re.search(pattern, log)), "")
+    hint = next((h for pattern, h in _HINTS if re.search(pattern, text)), "")
     return BuildError(
         f"{source.host.name} does not compile for {arch} ({compiler.name}): {text}",
         hint=hint,
@@ -266,8 +268,9 @@ def first_errors(log: str) -> list[str]:
         if re.match(r"\S+\(\d+\)", line) and lines[at + 1 : at + 2] != [below] and below:
             line += f" in `{below}`"
         out.append(line)
-    # "aborted due to errors" and the like say nothing that the lines before did not
-    telling = [e for e in out if "aborted due to" not in e] or out or lines[:1]
+    # some only sum up the lines before them
+    telling = [e for e in out if not re.search("aborted due to|errors? detected in", e)]
+    telling = telling or out or lines[:1]
     if len(telling) > _ERRORS_SHOWN:
         rest = len(telling) - _ERRORS_SHOWN
         telling = [*telling[:_ERRORS_SHOWN], f"and {rest} more error{'s' * (rest > 1)}"]

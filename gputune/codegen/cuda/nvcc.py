@@ -75,7 +75,8 @@ class Nvcc:
             if not _allowed(word):
                 raise BuildError(
                     f"option {word!r} is not passed to nvcc",
-                    hint="known are: " + " ".join(_OPTIONS),
+                    hint="nvcc is given options of the language and of code generation only; NVRTC "
+                    "takes its own: pip install gputune[cuda13]",
                     code="option",
                 )
         with tempfile.TemporaryDirectory(prefix="gputune-nvcc-") as folder:  # mode 0700

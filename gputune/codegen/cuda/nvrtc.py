@@ -1,7 +1,7 @@
 """Where is NVRTC on this machine, and how is it asked for a cubin? No driver and no CuPy needed.
 
-NVRTC may be used from several threads at once: ctypes gives the GIL away during a compile. Its front
-end holds a lock of its own, though, so that compiling in parallel takes several processes.
+NVRTC may be used from several threads at once: ctypes gives the GIL away during a compile. Its
+front end holds a lock of its own, though, so that compiling in parallel takes several processes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ... import knobs
 from ...errors import BuildError
@@ -124,7 +125,9 @@ class Nvrtc:
 
     def _bytes(self, program: ctypes.c_void_p, what: str) -> bytes:
         size = ctypes.c_size_t()
-        self._demand(getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what)
+        self._demand(
+            getattr(self._library, f"nvrtcGet{what}Size")(program, ctypes.byref(size)), what
+        )
         buffer = ctypes.create_string_buffer(size.value)
         self._demand(getattr(self._library, f"nvrtcGet{what}")(program, buffer), what)
         return buffer.raw
@@ -157,7 +160,8 @@ def load() -> Nvrtc | None:
 
     Looked for in this order: the file that the environment variable GPUTUNE_NVRTC names, what
     cuda-pathfinder finds, NVIDIA's wheels in site-packages, CUDA_HOME and CUDA_PATH, the system's
-    loader, /usr/local/cuda. GPUTUNE_NVRTC=none does without.
+    loader, /usr/local/cuda. GPUTUNE_NVRTC=none does without. Where there is a driver, the first one
+    is taken that is not of a later major version than the driver, which would not load its cubins.
 
     Raises:
         BuildError: the file that GPUTUNE_NVRTC names is not an NVRTC library.
@@ -181,26 +185,45 @@ def load() -> Nvrtc | None:
 
 
 def _first(paths: Iterator[str]) -> Nvrtc | None:
+    """The first that suits the driver; the first of all if none does."""
+    driver = _driver_major()
+    best = None
     for path in paths:
         found = _open(path)
-        if found is not None:
+        if found is not None and (driver is None or found.version[0] <= driver):
             return found
+        best = best or found
+    return best
+
+
+def _driver_major() -> int | None:
+    """The CUDA major version that this machine's driver is for; None without a driver."""
+    number = ctypes.c_int()
+    with contextlib.suppress(OSError):
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number)) == 0:
+            return number.value // 1000
     return None
 
 
 def _candidates() -> Iterator[str]:
     """Paths and bare names under which NVRTC may lie, the best guess first."""
-    # The path finder's errors are its own classes below RuntimeError; an old CUDA-less
-    # installation may raise others, and the wheels' folders are looked through anyway.
-    with contextlib.suppress(ImportError, RuntimeError, OSError, ValueError):
-        finder = importlib.import_module("cuda.pathfinder")
-        yield str(finder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    if (found := _path_finder()) is not None:
+        yield found
     for place in sys.path:
         yield from _in_folders(Path(place) / "nvidia", "*/lib")
     for home in _homes():
         yield from _in_folders(home, "lib64", "lib", "targets/*/lib")
     yield from ("libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so")
     yield from _in_folders(Path("/usr/local/cuda"), "lib64", "lib", "targets/*/lib")
+
+
+def _path_finder() -> str | None:
+    """What NVIDIA's own package for finding libraries finds; it is not needed."""
+    # its errors are classes of its own below RuntimeError
+    with contextlib.suppress(ImportError, RuntimeError, OSError, ValueError):
+        finder: Any = importlib.import_module("cuda.pathfinder")
+        return str(finder.load_nvidia_dynamic_lib("nvrtc").abs_path)
+    return None
 
 
 def _homes() -> list[Path]:

@@ -22,12 +22,14 @@ class Param:
         dtype: of the number, or of the elements that the pointer points to.
         elements: how many elements lie there; None: it is a number, passed by value.
         written: may kernels store to it?
+        align: the pointer is a multiple of this many bytes.
     """
 
     name: str
     dtype: str
     elements: int | None = None
     written: bool = False
+    align: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class HostProgram:
         """All of it as JSON-able values."""
         return {
             "name": self.name,
-            "params": [[p.name, p.dtype, p.elements, p.written] for p in self.params],
+            "params": [[p.name, p.dtype, p.elements, p.written, p.align] for p in self.params],
             "workspaces": [[w.name, w.dtype, w.elements] for w in self.workspaces],
             "steps": [
                 ["memset", s.name, s.byte]
@@ -123,8 +125,8 @@ class HostProgram:
         return HostProgram(
             str(value["name"]),
             tuple([
-                Param(str(n), str(d), None if e is None else int(e), bool(w))
-                for n, d, e, w in value["params"]
+                Param(str(n), str(d), None if e is None else int(e), bool(w), int(a))
+                for n, d, e, w, a in value["params"]
             ]),
             tuple(steps),
             tuple([Workspace(str(n), str(d), int(e)) for n, d, e in value["workspaces"]]),
@@ -151,3 +153,19 @@ class CudaSource:
     host: HostProgram
     options: tuple[str, ...] = ()
     prelude: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON-able values."""
+        return {
+            "text": self.text,
+            "host": self.host.as_json(),
+            "options": list(self.options),
+            "prelude": self.prelude,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> CudaSource:
+        """The source that `as_json` wrote; KeyError, TypeError or ValueError if it is none."""
+        host = HostProgram.from_json(value["host"])
+        options = tuple(map(str, value["options"]))
+        return CudaSource(str(value["text"]), host, options, bool(value["prelude"]))

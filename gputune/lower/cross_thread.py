@@ -1,0 +1,294 @@
+"""What becomes of a reduction whose loop is bound to threads? Each thread reduces its share in a
+register; then the threads of a block combine their shares in shared memory.
+
+The tree needs as many rounds as the number of threads has bits; between the rounds `barriers` puts
+a barrier. Sums therefore round in another order than a serial loop's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ..errors import LowerError
+from ..ir import build, walk
+from ..ir.build import const_int
+from ..ir.nodes import (
+    Alloc,
+    Block,
+    BlockKey,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Expr,
+    For,
+    IfThenElse,
+    IntImm,
+    IterVar,
+    PrimFunc,
+    Stmt,
+    Var,
+)
+from ..schedule.reduce import Reducer, reducer_of
+from ..schedule.tree import Link, Tree, block_with, graft
+from .kernels import BLOCK, inner, with_inner
+from .limits import CpuLimits
+from .linear import conjuncts
+
+
+def lower_cross_thread(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """The kernel with no reduce iterator bound to threads.
+
+    Raises:
+        LowerError: the reduction is none of +, *, min, max into one element.
+    """
+    while True:
+        axes, body = inner(kernel)
+        threads = {a.var: a for a in axes if a.thread in BLOCK}
+        found = _find(kernel, threads)
+        if found is None:
+            return kernel
+        kernel = with_inner(kernel, _combine(kernel, body, found, threads))
+
+
+def _find(kernel: PrimFunc, threads: dict[Var, For]) -> Link | None:
+    """A block with a reduce iterator that depends on a thread axis."""
+    for link in Tree(kernel.body).links.values():
+        if type(link.node) is Block and any(
+            iv.kind == "reduce" and walk.uses_var(v, set(threads))
+            for iv, v in zip(link.node.iter_vars, link.node.iter_values, strict=True)
+        ):
+            return link
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one reduction is shared out.
+
+    axes: the thread axes that reduce, outermost first; others: the other thread axes;
+    serial: the loops inside the outermost serial reduction loop that drive only spatial iterators.
+    """
+
+    block: Block
+    reducer: Reducer
+    rest: Expr
+    axes: tuple[For, ...]
+    others: tuple[For, ...]
+    serial: tuple[For, ...]
+    reducing: frozenset[Var]
+
+
+def _combine(kernel: PrimFunc, body: Stmt, link: Link, threads: dict[Var, For]) -> Stmt:
+    b = link.block()
+    found = reducer_of(b)
+    if found is None:
+        raise LowerError(
+            f"the reduction of block {b.name} is bound to threads, but is none of +, *, min and "
+            "max into one element",
+            hint="bind its spatial loops to threads instead",
+            code="cross-thread",
+        )
+    loops = [f for f in link.loops() if f.var not in threads and f.kind != "thread_binding"]
+    reduce_values = [
+        v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
+    ]
+    reducing = {f.var for f in loops if any(walk.uses_var(v, f.var) for v in reduce_values)}
+    first = next((k for k, f in enumerate(loops) if f.var in reducing), len(loops))
+    axes = tuple([
+        a for a in threads.values() if any(walk.uses_var(v, a.var) for v in reduce_values)
+    ])  # fmt: skip
+    plan = _Plan(
+        b,
+        *found,
+        axes,
+        tuple([a for a in threads.values() if a not in axes]),
+        tuple([f for f in loops[first:] if f.var not in reducing]),
+        frozenset(reducing | {a.var for a in axes}),
+    )
+    _check(plan)
+    new = _Writer(plan)
+    top = next((x for x in link.above() if first < len(loops) and x.node is loops[first]), link)
+    inside = graft_within(top, link, new.share())
+    stmt = new.around(inside)
+    root = graft(top, stmt)
+    axes_now, out = inner(build.replace_body(kernel, root))
+    assert len(axes_now) == len(threads) + sum(a.thread not in BLOCK for a in inner(kernel)[0])
+    return out
+
+
+def graft_within(top: Link, link: Link, new: Stmt) -> Stmt:
+    """The statement of `top` with that of `link` (at or below it) replaced."""
+    if link.node is top.node:
+        return new
+    old = link.node
+
+    def go(s: Stmt) -> Stmt:
+        if s is old:
+            return new
+        out = walk.map_stmt(s, lambda e: e, go)
+        assert out is not None  # nothing is deleted
+        return out
+
+    return go(top.node)
+
+
+def _check(p: _Plan) -> None:
+    b = p.block
+    for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
+        if iv.kind == "reduce":
+            continue
+        tied = next((x for x in p.reducing if walk.uses_var(v, x)), None)
+        if tied is not None:
+            raise LowerError(
+                f"block {b.name}: {tied.name} drives both the reduction and iterator {iv.var.name}",
+                hint="split or reorder the loops, so that threads reduce or compute elements",
+                code="cross-thread",
+            )
+    if any(walk.uses_var(e, p.reducing) for f in p.serial for e in (f.min, f.extent)):
+        raise LowerError(
+            f"block {b.name}: the length of a loop depends on the reduction that threads share",
+            code="cross-thread",
+        )
+    if any(const_int(f.extent) is None or const_int(f.min) is None for f in p.serial):
+        raise LowerError(
+            f"block {b.name}: a loop inside the reduction that threads share is not constant",
+            code="cross-thread",
+        )
+
+
+class _Writer:
+    """The statements of a shared-out reduction."""
+
+    def __init__(self, p: _Plan) -> None:
+        self.p = p
+        store = p.block.body
+        assert type(store) is BufferStore  # what reducer_of accepts
+        self.store = store
+        dtype = store.buffer.dtype
+        name = store.buffer.name
+        sizes = [f.extent for f in p.serial] or [IntImm(1)]
+        self.share_of = Buffer(f"{name}_thread", tuple(sizes), dtype, "local")
+        self.width = prod(_length(a) for a in p.axes)
+        rows = prod(_length(a) for a in p.others)
+        self.scratch = Buffer(f"{name}_shares", (IntImm(rows * self.width),), dtype, "shared")
+
+    def share(self) -> Stmt:
+        """The block, reducing into the thread's own share."""
+        p = self.p
+        at = self._at({})
+        value = build.binary(p.reducer.op, BufferLoad(self.share_of, at), p.rest)
+        iters = tuple([
+            IterVar(iv.var, iv.dom, "opaque") if iv.kind == "reduce" else iv
+            for iv in p.block.iter_vars
+        ])  # fmt: skip
+        body = BufferStore(self.share_of, value, at)
+        return block_with(p.block, iter_vars=iters, init=None, writes=(), body=body)
+
+    def around(self, inside: Stmt) -> Stmt:
+        """Everything: the shares' beginning, `inside`, and the combination."""
+        dtype = self.store.buffer.dtype
+        start = self._nest(
+            lambda loops: BufferStore(
+                self.share_of, self.p.reducer.identity(dtype), self._at(loops)
+            ),
+            "_start",
+        )
+        whole = build.seq(start, inside, self._nest(self._tree, "_end"))
+        return Alloc(self.scratch, Alloc(self.share_of, whole))
+
+    def _at(self, loops: dict[Var, Expr]) -> tuple[Expr, ...]:
+        """The element of the share that belongs to the serial loops (or what they became)."""
+        if not self.p.serial:
+            return (IntImm(0),)
+        return tuple([build.sub(loops.get(f.var, f.var), f.min) for f in self.p.serial])
+
+    def _nest(self, body_of: object, suffix: str) -> Stmt:
+        assert callable(body_of)
+        loops: dict[Var, Expr] = {
+            f.var: Var(f.var.name + suffix, f.var.dtype) for f in self.p.serial
+        }
+        body: Stmt = body_of(loops)
+        for f in reversed(self.p.serial):
+            v = loops[f.var]
+            assert type(v) is Var
+            body = For(v, f.min, f.extent, f.kind, body, None, f.annotations)
+        return body
+
+    def _tree(self, loops: dict[Var, Expr]) -> Stmt:
+        """Combine the shares of the threads of a row, and store the result."""
+        p, width = self.p, self.width
+        rank = _number(p.axes)
+        row = build.mul(_number(p.others), IntImm(width))
+        mine = build.add(row, rank)
+        steps: list[Stmt] = [
+            BufferStore(self.scratch, BufferLoad(self.share_of, self._at(loops)), (mine,))
+        ]
+        half = 1 << max(width - 1, 0).bit_length() >> 1
+        while half:
+            other = build.add(mine, IntImm(half))
+            value = build.binary(
+                p.reducer.op,
+                BufferLoad(self.scratch, (mine,)),
+                BufferLoad(self.scratch, (other,)),
+            )
+            cond = build.lt(rank, IntImm(min(half, width - half)))
+            steps.append(IfThenElse(cond, BufferStore(self.scratch, value, (mine,))))
+            half //= 2
+        steps.append(self._result(loops, row, rank))
+        return build.seq(*steps)
+
+    def _result(self, loops: dict[Var, Expr], row: Expr, rank: Expr) -> Stmt:
+        """The store of the combined value, in a block that has only spatial iterators."""
+        p, b, store = self.p, self.p.block, self.store
+        total: Expr = BufferLoad(self.scratch, (row,))
+        if b.init is None:
+            start: Expr = BufferLoad(store.buffer, store.indices)
+        else:
+            first = b.init
+            if type(first) is not BufferStore or first.predicate is not None:
+                raise LowerError(
+                    f"block {b.name}: its init is more than one store, and its reduction is bound "
+                    "to threads",
+                    code="cross-thread",
+                )
+            start = first.value
+        value = build.binary(p.reducer.op, start, total)
+        keep = [k for k, iv in enumerate(b.iter_vars) if iv.kind != "reduce"]
+        condition: Expr = build.TRUE
+        for c in conjuncts(walk.substitute(b.predicate, _bindings(b))):
+            if not walk.uses_var(c, p.reducing):
+                condition = build.logical_and(condition, walk.substitute(c, loops))
+            elif walk.free_vars(c) - p.reducing:
+                raise LowerError(
+                    f"block {b.name}: the condition {c} ties the reduction that threads share to "
+                    "the element",
+                    hint="split the spatial and the reduction loops by factors that divide",
+                    code="cross-thread",
+                )
+        if store.buffer.scope != "local":
+            condition = build.logical_and(condition, build.eq(rank, IntImm(0)))
+        return Block(
+            BlockKey(), f"{b.name}_result",
+            tuple([b.iter_vars[k] for k in keep]),
+            tuple([walk.substitute(b.iter_values[k], loops) for k in keep]),
+            condition, (), (), BufferStore(store.buffer, value, store.indices),
+        )  # fmt: skip
+
+
+def _bindings(b: Block) -> dict[Var, Expr]:
+    return {iv.var: v for iv, v in zip(b.iter_vars, b.iter_values, strict=True)}
+
+
+def _length(axis: For) -> int:
+    n = const_int(axis.extent)
+    assert n is not None  # launches have constant sizes
+    return int(n)
+
+
+def _number(axes: tuple[For, ...]) -> Expr:
+    """The number of a thread among those of some axes."""
+    out: Expr = IntImm(0)
+    for a in axes:
+        out = build.add(build.mul(out, IntImm(_length(a))), a.var)
+    return out

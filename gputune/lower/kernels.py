@@ -1,0 +1,293 @@
+"""Which kernels does a scheduled GPU program launch, and what does one thread of each do?
+
+Each statement of the root block is a kernel, launched in order. In a kernel, loops bound to
+`blockIdx` and `threadIdx` are not loops: every thread has its own values. So a kernel becomes one
+nest of a loop for each axis, as long as the grid or block, around what a single thread does; a
+loop that is shorter than its axis becomes a condition on the blocks below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..errors import LowerError
+from ..ir import build, walk
+from ..ir.build import const_int
+from ..ir.nodes import (
+    Block,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Expr,
+    For,
+    IntImm,
+    PrimFunc,
+    Seq,
+    Stmt,
+    Var,
+)
+from ..schedule.tree import block_with
+
+Triple: TypeAlias = tuple[int, int, int]
+
+GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
+BLOCK = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
+AXES = (*GRID, *BLOCK)
+_MOST = {
+    "blockIdx.x": 2**31 - 1, "blockIdx.y": 65535, "blockIdx.z": 65535,
+    "threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64,
+}  # fmt: skip
+MOST_THREADS = 1024
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuKernel:
+    """One launch.
+
+    Attributes:
+        name: of the kernel.
+        func: its parameters are the buffers and numbers that it uses; its body is a nest of the
+            axes (thread-bound loops) around what one thread does.
+        grid: blocks along x, y, z.
+        block: threads of a block along x, y, z.
+    """
+
+    name: str
+    func: PrimFunc
+    grid: Triple
+    block: Triple
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block."""
+        return self.block[0] * self.block[1] * self.block[2]
+
+
+def split_kernels(func: PrimFunc) -> tuple[list[GpuKernel], tuple[Buffer, ...]]:
+    """The kernels of `func` in order, and the buffers in global memory that they share.
+
+    Raises:
+        LowerError: a statement is not bound to threads; a block or grid is too large; a loop around
+            kernels; on-chip memory that two kernels use.
+    """
+    root = func.body
+    items = list(root.body.items) if type(root.body) is Seq else [root.body]
+    kept = [b for b in root.alloc_buffers if b.scope != "global"]
+    if kept:
+        raise LowerError(
+            f"buffer {kept[0].name} is in {kept[0].scope} memory, which does not outlast a kernel, "
+            "but several kernels use it",
+            hint='compute_at its writer under a thread loop, or set_scope(..., "global")',
+            code="scope-kernels",
+        )
+    workspaces = tuple(root.alloc_buffers)
+    names = [func.name] if len(items) == 1 else [f"{func.name}_{k}" for k in range(len(items))]
+    return [_kernel(func, f"{n}_kernel", s, workspaces) for n, s in zip(names, items)], workspaces
+
+
+def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) -> GpuKernel:
+    extents = _extents(func, s)
+    _check_size(name, extents)
+    axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
+    body = _Spmd(func.name, extents, axes).go(s, {}, {})
+    for axis in reversed([a for a in AXES if a in extents]):
+        body = For(axes[axis], IntImm(0), IntImm(extents[axis]), "thread_binding", body, axis)
+    params, table = _params(func, body, workspaces)
+    root = build.root_block(body)
+    attrs = tuple((k, v) for k, v in func.attrs if k != "global_symbol")
+    kernel = PrimFunc(params, table, root, (*attrs, ("global_symbol", name)))
+    x, y, z = (extents.get(a, 1) for a in GRID)
+    p, q, r = (extents.get(a, 1) for a in BLOCK)
+    return GpuKernel(name, kernel, (x, y, z), (p, q, r))
+
+
+def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
+    """Each axis of the kernel with its length: that of the longest loop bound to it."""
+    out: dict[str, int] = {}
+    for x in walk.walk_stmt(s):
+        if type(x) is For and x.kind == "thread_binding":
+            assert x.thread is not None
+            if x.thread.startswith("vthread"):
+                continue
+            n = const_int(x.extent)
+            if n is None or not build.is_literal(x.min, 0):
+                raise LowerError(
+                    f"loop {x.var.name} over {x.thread} runs from {x.min} for {x.extent}: the "
+                    "sizes of a launch must be known",
+                    hint="bind loops of constant extent from 0",
+                    code="thread-extent",
+                )
+            if x.thread in GRID and x.thread in out:
+                raise LowerError(
+                    f"loop {x.var.name} is the second one over {x.thread} in one kernel: blocks do "
+                    "not wait for each other",
+                    hint="give each its own statement of the root block",
+                    code="grid-twice",
+                )
+            out[x.thread] = max(out.get(x.thread, 1), int(n))
+    if not out:
+        what = next((b.name for b in walk.blocks(s)), "a statement")
+        raise LowerError(
+            f"block {what} is not bound to threads of the GPU",
+            hint="bind its loops to blockIdx.x and threadIdx.x, or begin with "
+            "gputune.default_gpu_schedule",
+            code="unbound-block",
+        )
+    return out
+
+
+def _check_size(name: str, extents: Mapping[str, int]) -> None:
+    for axis, n in extents.items():
+        if n > _MOST[axis]:
+            raise LowerError(
+                f"{name}: {axis} has {n} steps, the most is {_MOST[axis]}", code="launch-size"
+            )
+    threads = 1
+    for axis in BLOCK:
+        threads *= extents.get(axis, 1)
+    if threads > MOST_THREADS:
+        raise LowerError(
+            f"{name}: a block of {threads} threads, the most is {MOST_THREADS}",
+            hint="split the loops further, or bind fewer of them to threadIdx",
+            code="launch-size",
+        )
+
+
+class _Spmd:
+    """Replaces thread-bound loops of one kernel by the axes."""
+
+    def __init__(self, func: str, extents: Mapping[str, int], axes: Mapping[str, Var]) -> None:
+        self.func = func
+        self.extents = extents
+        self.axes = axes
+
+    def go(self, s: Stmt, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
+        """`s` for one thread. `table`: what thread loop variables are; `bound`: the innermost loop
+        variable of each axis around `s`."""
+        match s:
+            case For(kind="thread_binding"):
+                return self._axis(s, table, bound)
+            case For(kind="parallel"):
+                plain = For(s.var, s.min, s.extent, "serial", s.body, None, s.annotations)
+                return self.go(plain, table, bound)
+            case For() if not bound and _binds_grid(s.body) and const_int(s.extent) != 1:
+                raise LowerError(
+                    f"loop {s.var.name} stands around loops that are bound to blocks: its "
+                    "iterations would need a launch each",
+                    hint="reorder it inside, or bind it too",
+                    code="host-loop",
+                )
+            case _:
+                out = walk.map_stmt(
+                    s, lambda e: walk.substitute(e, table), lambda x: self.go(x, table, bound)
+                )
+                assert out is not None  # go never deletes
+                return out
+
+    def _axis(self, s: For, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
+        assert s.thread is not None
+        if s.thread.startswith("vthread"):
+            plain = For(s.var, s.min, s.extent, "serial", s.body, None, s.annotations)
+            return self.go(plain, table, bound)
+        outer = bound.get(s.thread)
+        if outer is not None and _mentions(s.body, outer):
+            raise LowerError(
+                f"{self.func}: inside loop {s.var.name} over {s.thread} the variable "
+                f"{outer.name} of another loop over the same axis is used",
+                hint="what threads fetch together must not depend on the single thread: bind the "
+                "outer loops before compute_at",
+                code="axis-twice",
+            )
+        axis = self.axes[s.thread]
+        value = build.cast(s.var.dtype, axis)
+        body = self.go(s.body, {**table, s.var: value}, {**bound, s.thread: s.var})
+        n = const_int(s.extent)
+        assert n is not None  # `_extents` refused others
+        return body if n == self.extents[s.thread] else _guarded(body, build.lt(axis, int(n)))
+
+
+def _binds_grid(s: Stmt) -> bool:
+    return any(
+        type(x) is For and x.thread is not None and x.thread in GRID for x in walk.walk_stmt(s)
+    )
+
+
+def _mentions(s: Stmt, v: Var) -> bool:
+    return any(walk.uses_var(e, v) for e in walk.all_exprs(s))
+
+
+def _guarded(s: Stmt, cond: Expr) -> Stmt:
+    """`s` with `cond` in the predicates of its outermost blocks."""
+    if type(s) is Block:
+        return block_with(s, predicate=build.logical_and(s.predicate, cond))
+    out = walk.map_stmt(s, lambda e: e, lambda x: _guarded(x, cond))
+    assert out is not None  # nothing is deleted
+    return out
+
+
+# ----------------------------------------------------------------------------- parameters
+def _params(
+    func: PrimFunc, body: Stmt, workspaces: tuple[Buffer, ...]
+) -> tuple[tuple[Var, ...], tuple[tuple[Var, Buffer], ...]]:
+    """The parameters of a kernel: those of the function that it uses, then workspaces."""
+    used = _used_buffers(body)
+    numbers = {v for e in walk.all_exprs(body) for v in walk.free_vars(e)}
+    table = dict(func.buffer_map)
+    params: list[Var] = []
+    buffers: list[tuple[Var, Buffer]] = []
+    for p in func.params:
+        b = table.get(p)
+        if b is None:
+            if p in numbers:
+                params.append(p)
+        elif b in used:
+            params.append(p)
+            buffers.append((p, b))
+    for b in workspaces:
+        if b in used:
+            v = Var(b.name, "handle")
+            params.append(v)
+            buffers.append((v, b))
+    return tuple(params), tuple(buffers)
+
+
+def _used_buffers(body: Stmt) -> set[Buffer]:
+    out: set[Buffer] = set()
+    for s in walk.walk_stmt(body):
+        if type(s) is BufferStore:
+            out.add(s.buffer)
+        elif type(s) is Block:
+            out.update(r.buffer for r in (*s.reads, *s.writes))
+            out.update(m.source.buffer for m in s.match_buffers)
+        out.update(e.buffer for e in _loads(s))
+    return out
+
+
+def _loads(s: Stmt) -> Iterator[BufferLoad]:
+    for e in walk.stmt_exprs(s):
+        for x in walk.walk_expr(e):
+            if type(x) is BufferLoad:
+                yield x
+
+
+def inner(kernel: PrimFunc) -> tuple[list[For], Stmt]:
+    """The axes of a kernel (outermost first) and what one thread does."""
+    axes: list[For] = []
+    s = kernel.body.body
+    while type(s) is For and s.kind == "thread_binding":
+        axes.append(s)
+        s = s.body
+    return axes, s
+
+
+def with_inner(kernel: PrimFunc, body: Stmt) -> PrimFunc:
+    """The kernel with something else for a thread to do."""
+    axes, _ = inner(kernel)
+    for a in reversed(axes):
+        body = For(a.var, a.min, a.extent, a.kind, body, a.thread, a.annotations)
+    return build.replace_body(kernel, build.root_block(body))
+
+
+__all__ = ["AXES", "BLOCK", "GRID", "GpuKernel", "inner", "split_kernels", "with_inner"]

@@ -1,0 +1,69 @@
+"""Does every thread find in its registers what it wrote there? What one thread keeps no other can
+read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import LowerError
+from ..ir import walk
+from ..ir.nodes import Alloc, For, PrimFunc, Stmt, Var
+from . import linear as lin
+from .accesses import collect, loop_bounds
+from .kernels import inner
+from .limits import CpuLimits
+from .touches import Points, Threads, Touch, length, reach
+
+
+def check_private(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """The kernel, as it is.
+
+    Raises:
+        LowerError: a thread reads an element of a local buffer that only others wrote.
+    """
+    axes, body = inner(kernel)
+    threads = Threads(axes)
+    if threads.count > 1:
+        _go(body, {a.var: (0, length(a) - 1) for a in axes}, threads)
+    return kernel
+
+
+def _go(s: Stmt, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
+    if type(s) is Alloc and s.buffer.scope == "local":
+        _check(s, dom, threads)
+    if type(s) is For:
+        dom = {**dom, s.var: loop_bounds(s) or reach(s, dom)}
+    for x in walk.stmt_children(s):
+        _go(x, dom, threads)
+
+
+def _check(s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
+    found: dict[bool, list[Points]] = {True: [], False: []}
+    for a in collect(s.body, s.buffer):
+        mine = dict(dom)
+        for loop in a.loops:
+            mine[loop.var] = loop_bounds(loop) or reach(loop, mine)
+        points = threads.points(Touch(a, mine), dom)
+        if points is None:
+            return  # not known
+        found[a.store].append(points)
+    for load in found[False]:
+        same = [p for p in found[True] if p.symbolic == load.symbolic]
+        if len(same) != len(found[True]):
+            return  # not comparable
+        wrote = np.unique(np.concatenate([_keys(p, threads) for p in same] or [_NONE]))
+        if not np.isin(_keys(load, threads), wrote).all():
+            raise LowerError(
+                f"local buffer {s.buffer.name}: a thread reads an element that another thread "
+                "wrote, but each thread has registers of its own",
+                hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
+                code="not-private",
+            )
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _keys(p: Points, threads: Threads) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """One number for each pair of element and thread."""
+    return p.at * threads.count + p.who
