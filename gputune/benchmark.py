@@ -1,13 +1,17 @@
 """Which of several ways to compute the same thing is faster, and do they agree?
 
 Everything is measured in one process in turns: a round gives each entry one repetition, the first
-one changing from round to round, so that drift of the machine falls on all alike. A repetition
-during which the operating system took the processor away is dropped (unless hardly any is left).
-Medians are compared.
+one changing from round to round, so that drift of the machine falls on all alike. A turn begins
+when the threads of the one before have stopped spinning. Before a repetition the entry runs untimed
+until it is about as fast as it ever was, for a bounded time: threads that were asleep first have to
+come back to processors of their own. A repetition during
+which the operating system took the processor away is dropped (unless hardly any is left). Medians
+are compared.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +29,7 @@ from .ir.nodes import IRModule, PrimFunc
 from .runtime.compare import compare, tolerance
 from .runtime.evaluator import TimerConfig, measure
 from .runtime.function import BoundCall, Function
-from .runtime.module import Module, build
+from .runtime.module import AnyFunction, Module, build
 from .runtime.ndarray import host_view
 from .runtime.signature import TensorParam
 from .schedule import Schedule
@@ -33,12 +37,17 @@ from .target.target import TargetLike
 from .tuned_kernel import TunedKernel
 
 _BATCH_SECONDS = 2e-3  # a repetition: long beside the clock's grain, short beside a time slice
-# After a turn its threads go on spinning, at the cost of the next one, until they fall asleep:
-# those of a kernel for less than a millisecond, those of OpenBLAS behind a NumPy call for 26.
-_PAUSE_KERNEL, _PAUSE_CALLABLE = 0.5e-3, 30e-3
+# After a turn its threads may go on spinning, at the cost of the next one: those of a kernel for
+# less than a millisecond, those of OpenBLAS behind a NumPy call for about a hundred. The next turn
+# begins when the process used at most this share of a processor in a pause, or after so many.
+_PAUSE_SECONDS, _IDLE, _PAUSES = 10e-3, 0.2, 30
+# Untimed repetitions come before, the same for all: two or more, until one is at most this much
+# slower than the fastest so far, for at most so long (the first time: for so long, to learn what is
+# fast). A system takes some 20 ms to part threads that it woke on one processor.
+_STEADY, _WARM_SECONDS = 1.1, 40e-3
 _ROUNDS = 3  # at least, and
 _MOST_ROUNDS = 2000  # at most
-_ENOUGH = 0.2  # of the repetitions must be undisturbed: then the others are dropped
+_ENOUGH = 0.2  # of the repetitions, or _ROUNDS, must be undisturbed: then the others are dropped
 _OVERTIME = 5  # fewer than _ROUNDS rounds only if they took this many times the given seconds
 
 
@@ -50,7 +59,7 @@ class Timing:
         name: of the entry.
         results: seconds a call, one for each repetition that counts.
         calls: in a repetition.
-        dropped: repetitions left out because the thread was pre-empted.
+        dropped: repetitions left out because a thread was pre-empted.
         disturbed: pre-empted repetitions that count, since hardly any was not.
     """
 
@@ -187,9 +196,19 @@ def bench(
     Example:
         >>> bench({"mine": sch, "numpy": np.matmul}, (a, b)).show()
     """
+    if not isinstance(entries, Mapping):
+        raise UserError(
+            f"bench: entries is a dict of what to measure by name, found {type(entries).__name__}",
+            hint='{"mine": schedule, ...}',
+        )
     if not entries:
         raise UserError("bench: there is nothing to measure", hint='{"mine": schedule, ...}')
-    if not seconds > 0:
+    if not isinstance(args, list | tuple):
+        raise UserError(
+            f"bench: args is a list or tuple of arrays, found {type(args).__name__}",
+            hint="(a, b)",
+        )
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise UserError(f"bench: seconds is a time above 0, found {seconds!r}")
     kernels = {n: k for n, x in entries.items() if (k := _kernel(n, x, target)) is not None}
     plan = _Plan(kernels, tuple(args))
@@ -215,7 +234,7 @@ class _Kernel:
 def _kernel(name: str, x: Any, target: TargetLike | None) -> _Kernel | None:
     """A compiled kernel of an entry; None for a plain callable."""
     if isinstance(x, TunedKernel):
-        return _Kernel(x.function, x.convention)
+        return _Kernel(_on_cpu(name, x.function), x.convention)
     if isinstance(x, Module):
         if len(x.functions) != 1:
             raise UserError(
@@ -223,7 +242,9 @@ def _kernel(name: str, x: Any, target: TargetLike | None) -> _Kernel | None:
                 hint=f'give one of them: lib["{next(iter(x.functions), "main")}"]',
             )
         key, function = next(iter(x.functions.items()))
-        return _Kernel(function, Convention(function.sig, roles(x.kernels[key].lowered)))
+        return _Kernel(
+            _on_cpu(name, function), Convention(function.sig, roles(x.kernels[key].lowered))
+        )
     if isinstance(x, Schedule | PrimFunc | IRModule):
         mod = x.mod if isinstance(x, Schedule) else x
         return _kernel(name, build(mod, target), target)
@@ -238,6 +259,16 @@ def _kernel(name: str, x: Any, target: TargetLike | None) -> _Kernel | None:
             hint="give a Schedule, TunedKernel, PrimFunc, Module or a function of the inputs",
         )
     return None
+
+
+def _on_cpu(name: str, function: AnyFunction) -> Function:
+    if not isinstance(function, Function):
+        raise UserError(
+            f"bench: {name!r} is a kernel for a GPU, and bench measures on the processor",
+            hint="lib.time_evaluator(name, gputune.cuda())(*args) times it on the GPU",
+            code="device",
+        )
+    return function
 
 
 def _flops(entries: Any) -> float | None:
@@ -256,12 +287,11 @@ def _flops(entries: Any) -> float | None:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     """`run` computes once and gives the outputs; `time` gives seconds for some calls, and whether
-    the thread was held up. `pause` are the seconds until its threads are asleep."""
+    a thread was held up."""
 
     name: str
     run: Callable[[], list[np.ndarray[Any, Any]]]
     time: Callable[[int], tuple[float, bool]]
-    pause: float = 0.0
 
 
 class _Plan:
@@ -318,7 +348,7 @@ class _Plan:
             found = measure(call, TimerConfig(number=calls, retries=0))
             return found.results[0] * calls, _switches() > before
 
-        return _Entry(name, run, timed, _PAUSE_KERNEL)
+        return _Entry(name, run, timed)
 
     def _placed(self, conv: Convention) -> list[tuple[int, Any]]:
         return list(zip(conv.inputs, self.inputs))
@@ -340,7 +370,7 @@ class _Plan:
                 function(*inputs)
             return time.perf_counter() - start, _switches() > before
 
-        return _Entry(name, run, timed, _PAUSE_CALLABLE)
+        return _Entry(name, run, timed)
 
     def _numbered(self) -> list[tuple[int, Any]]:
         if self.convention is None:
@@ -396,11 +426,12 @@ def _poison(x: np.ndarray[Any, Any]) -> None:
 
 
 def _switches() -> int:
-    """How often this thread was pre-empted so far; 0 where the system does not say."""
+    """How often threads of this process were pre-empted so far, those of a pool among them; 0
+    where the system does not say."""
     try:
         import resource
 
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     except (ImportError, AttributeError):
         return 0
 
@@ -449,9 +480,14 @@ def _difference(
 
 # ----------------------------------------------------------------------------- measuring
 def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
-    calls = [_calls(e) for e in entries]
+    calls = []
+    for e in entries:
+        if len(entries) > 1:
+            _rest()
+        calls.append(_calls(e))
     kept: list[list[float]] = [[] for _ in entries]
     lost: list[list[float]] = [[] for _ in entries]
+    fastest = [math.inf] * len(entries)  # repetition, the untimed ones included
     start = time.perf_counter()
     for round_ in range(_MOST_ROUNDS):
         elapsed = time.perf_counter() - start
@@ -459,16 +495,40 @@ def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
             break
         for turn in range(len(entries)):
             at = (turn + round_) % len(entries)
-            total, held_up = entries[at].time(calls[at])
-            (lost if held_up else kept)[at].append(total / calls[at])
             if len(entries) > 1:
-                time.sleep(entries[at].pause)
+                _rest()
+            fastest[at] = _warm(entries[at], calls[at], fastest[at])
+            total, held_up = entries[at].time(calls[at])
+            fastest[at] = min(fastest[at], total)
+            (lost if held_up else kept)[at].append(total / calls[at])
     return [_timing(e.name, n, *runs) for e, n, *runs in zip(entries, calls, kept, lost)]
+
+
+def _rest() -> None:
+    """Wait until the threads of this process are asleep, within bounds."""
+    for _ in range(_PAUSES):
+        used, start = time.process_time(), time.perf_counter()
+        time.sleep(_PAUSE_SECONDS)
+        if time.process_time() - used <= _IDLE * (time.perf_counter() - start):
+            return
+
+
+def _warm(entry: _Entry, calls: int, fastest: float) -> float:
+    """Run it until its threads are where they stay; the fastest repetition so far, seconds."""
+    first, spent = fastest == math.inf, 0.0
+    while spent < _WARM_SECONDS and (first or fastest < _WARM_SECONDS):
+        total, _ = entry.time(calls)
+        spent += total
+        steady = total <= fastest * _STEADY and spent > total and not first
+        fastest = min(fastest, total)
+        if steady:
+            break
+    return fastest
 
 
 def _timing(name: str, calls: int, kept: list[float], lost: list[float]) -> Timing:
     """The repetitions that count: the undisturbed ones, unless hardly any was."""
-    if len(kept) >= _ENOUGH * (len(kept) + len(lost)):
+    if len(kept) >= min(_ROUNDS, _ENOUGH * (len(kept) + len(lost))):
         return Timing(name, tuple(kept), calls, len(lost))
     return Timing(name, (*kept, *lost), calls, disturbed=len(lost))
 

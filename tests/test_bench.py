@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -159,10 +162,70 @@ def test_turns_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(benchmark, "_MOST_ROUNDS", 6)
     found = benchmark._measure([entry("a"), entry("b"), entry("c")], 60.0)
-    turns = "".join(order)[6:]
-    assert turns == "abcbcacab" * 2
-    assert sum(t.dropped for t in found) == sum(1 for i in range(7, 25) if i % 5 == 0)
+    turns = [(name, len(list(run))) for name, run in itertools.groupby(order[6:])]
+    assert "".join(name for name, _ in turns) == "abcbcacab" * 2
+    assert all(length >= 10 for _, length in turns[:3])  # to learn what is fast
+    assert all(length == 3 for _, length in turns[3:])  # two untimed, one that counts
+    counted = itertools.accumulate((length for _, length in turns), initial=6)
+    assert sum(t.dropped for t in found) == sum(1 for i in [*counted][1:] if i % 5 == 0) > 0
     assert all(t.median == pytest.approx(2e-3) for t in found)
+
+
+def test_threads_that_share_a_processor_at_first_are_waited_for() -> None:
+    """The first repetitions of a turn are slow, for every entry: none of them counts."""
+    last, slow = "", 0
+
+    def entry(name: str, seconds: float) -> benchmark._Entry:
+        def timed(calls: int) -> tuple[float, bool]:
+            nonlocal last, slow
+            slow = slow - 1 if last == name else 4
+            last = name
+            return seconds * calls * (4 if slow > 0 else 1), False
+
+        return benchmark._Entry(name, list, timed)
+
+    found = benchmark._measure([entry("a", 1e-3), entry("b", 2e-3)], 0.02)
+    assert [t.median for t in found] == pytest.approx([1e-3, 2e-3])
+    assert all(max(t.results) == pytest.approx(t.median) for t in found)
+
+
+@pytest.mark.parametrize(("busy", "pauses"), [(0.0, 1), (0.095, 11), (math.inf, 30)])
+def test_a_turn_begins_when_the_threads_before_are_asleep(
+    monkeypatch: pytest.MonkeyPatch, busy: float, pauses: int
+) -> None:
+    """Threads that spin for some seconds are waited for, those that never stop are not."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    clock = SimpleNamespace(
+        sleep=sleep, perf_counter=lambda: now, process_time=lambda: min(now, busy)
+    )
+    monkeypatch.setattr(benchmark, "time", clock)
+    benchmark._rest()
+    assert now == pytest.approx(pauses * benchmark._PAUSE_SECONDS)
+
+
+def test_a_few_undisturbed_repetitions_are_enough() -> None:
+    found = benchmark._timing("a", 1, [1e-3] * 3, [5e-3] * 97)
+    assert (found.median, found.dropped, found.disturbed) == (1e-3, 97, 0)
+    found = benchmark._timing("a", 1, [1e-3] * 2, [5e-3] * 98)
+    assert (found.dropped, found.disturbed, len(found.results)) == (0, 98, 100)
+
+
+def test_a_long_call_is_not_warmed_again_and_again() -> None:
+    runs: list[int] = []
+
+    def timed(calls: int) -> tuple[float, bool]:
+        runs.append(calls)
+        return 0.2, False
+
+    entry = benchmark._Entry("long", list, timed)
+    (found,) = benchmark._measure([entry], 1e-9)
+    assert found.calls == 1
+    assert len(runs) == 2 + 1 + len(found.results)  # sizing, one untimed, the measured ones
 
 
 def test_repetitions_are_kept_where_all_were_pre_empted() -> None:
@@ -196,8 +259,13 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         gt.bench({"p": matmul()}, (a,))
     with pytest.raises(gt.RunError, match="'B'"):
         gt.bench({"p": matmul()}, (a, a))
-    with pytest.raises(gt.UserError, match="seconds is a time above 0"):
-        gt.bench({"p": matmul()}, inputs(), seconds=0)
+    for seconds in (0, "a", True, None):
+        with pytest.raises(gt.UserError, match="seconds is a time above 0"):
+            gt.bench({"p": matmul()}, inputs(), seconds=seconds)  # type: ignore[arg-type]  # wrong
+    with pytest.raises(gt.UserError, match="entries is a dict of what to measure by name, found"):
+        gt.bench([matmul()], inputs())  # type: ignore[arg-type]  # wrong
+    with pytest.raises(gt.UserError, match="args is a list or tuple of arrays, found ndarray"):
+        gt.bench({"p": matmul()}, a)  # type: ignore[arg-type]  # wrong
 
 
 # ----------------------------------------------------------------------------- figures

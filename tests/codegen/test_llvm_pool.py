@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import subprocess
@@ -15,10 +16,12 @@ import pytest
 from llvm_programs import SOFTMAX, tiled_matmul
 from llvm_running import call, compiled, host, interpreted, parse
 
-from gputune.codegen.llvm import compile, load
+from gputune.codegen.llvm import compile, load, seats
 from gputune.codegen.llvm.jit import emit_object, host_features
 from gputune.codegen.llvm.pool import Pool
+from gputune.codegen.llvm.pool import _code as pool_code
 from gputune.errors import BuildError
+from gputune.target import host as machine
 
 COUNT = """
 define void @count(i64 %i, ptr %ctx) {
@@ -136,6 +139,166 @@ def test_a_forked_child_runs_serially(code: tuple[Run, Run]) -> None:
             os.waitpid(pid, 0)
         assert done, "the child hangs"
         assert status == 0
+
+
+# ----------------------------------------------------------------------------- affinity
+affine = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system does not place threads"
+)
+
+
+def allowed() -> set[int]:
+    return os.sched_getaffinity(0)
+
+
+def workers(pool: Pool) -> list[set[int]]:
+    """Where each worker may run."""
+    return [os.sched_getaffinity(t.native_id or -1) for t in pool._threads]
+
+
+@contextlib.contextmanager
+def only_on(cpus: set[int]) -> Iterator[None]:
+    """This thread is confined to some processors meanwhile."""
+    before = allowed()
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@affine
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_seats_are_apart_and_within_the_mask(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
+    cores = [frozenset({3, 7}), frozenset({4, 8}), frozenset({5, 9}), frozenset({6, 10})]
+    monkeypatch.setattr(machine, "allowed_cores", lambda: cores)
+    found = seats.deal(threads)
+    assert len(found) == threads
+    assert set().union(*found) == set(range(3, 11))
+    assert sum(map(len, found)) == 8
+    assert all(core <= seat or not core & seat for core in cores for seat in found)
+
+
+@affine
+def test_more_threads_than_cores_share_them_and_more_than_processors_roam(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "allowed_cores", lambda: [frozenset({0, 2}), frozenset({1, 3})])
+    assert sorted(map(sorted, seats.deal(4))) == [[0], [1], [2], [3]]
+    assert seats.deal(5) == []
+    monkeypatch.setattr(machine, "allowed_cores", lambda: [frozenset({0}), frozenset({5000})])
+    assert seats.deal(2) == []
+
+
+@affine
+@pytest.mark.skipif(
+    hasattr(os, "sched_getaffinity") and len(os.sched_getaffinity(0)) < 2,
+    reason="needs two processors",
+)
+class TestAffinity:
+    """Of real threads."""
+
+    def test_workers_make_room_for_the_launcher(self, code: tuple[Run, Run]) -> None:
+        counts = np.zeros(4, np.int32)
+        before, times = allowed(), 0
+        with Pool(2) as pool:
+            for cpu in sorted(before)[:2] * 3:
+                with only_on({cpu}):
+                    code[0](pool.address, counts.ctypes.data, 4, 5)
+                    times += 5
+                    assert allowed() == {cpu}
+                    (where,) = workers(pool)
+                    assert cpu not in where
+                    assert where < before
+            assert allowed() == before
+        np.testing.assert_array_equal(counts, times)
+
+    def test_every_worker_keeps_a_seat(self, code: tuple[Run, Run]) -> None:
+        """However the launcher moves, seats change hands and none is held twice."""
+        cpus, counts = sorted(allowed()), np.zeros(4, np.int32)
+        with Pool(len(cpus)) as pool:
+            for cpu in [*cpus, *reversed(cpus)]:
+                with only_on({cpu}):
+                    code[0](pool.address, counts.ctypes.data, 4, 1)
+                held = workers(pool)
+                assert sum(map(len, held)) == len(set().union(*held))
+                assert cpu not in set().union(*held)
+
+    def test_a_mask_of_one_processor_is_respected(self, code: tuple[Run, Run]) -> None:
+        cpu, counts = min(allowed()), np.zeros(4, np.int32)
+        with only_on({cpu}), Pool(3) as pool:
+            code[0](pool.address, counts.ctypes.data, 4, 5)
+            assert workers(pool) == [{cpu}] * 2
+        np.testing.assert_array_equal(counts, 5)
+
+    def test_workers_that_somebody_else_placed_stay_there(self, code: tuple[Run, Run]) -> None:
+        cpus, counts = sorted(allowed())[:2], np.zeros(4, np.int32)
+        with Pool(2) as pool:
+            os.sched_setaffinity(pool._threads[0].native_id or -1, cpus)
+            for cpu in cpus * 2:
+                with only_on({cpu}):
+                    code[0](pool.address, counts.ctypes.data, 4, 5)
+                assert workers(pool) == [set(cpus)]
+        np.testing.assert_array_equal(counts, 20)
+
+    def test_a_system_that_refuses(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(tid: int, mask: object) -> None:
+            raise PermissionError(tid)
+
+        counts, before = np.zeros(4, np.int32), allowed()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "sched_setaffinity", refuse)
+            pool = Pool(2)
+        with pool:
+            code[0](pool.address, counts.ctypes.data, 4, 5)
+            assert workers(pool) == [before]
+        np.testing.assert_array_equal(counts, 5)
+
+    def test_a_child_places_its_own(self, code: tuple[Run, Run]) -> None:
+        """The launcher's mask, and so that of a forked child and its pool, is the user's."""
+        counts = np.zeros(4, np.int32)
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 4, 1)
+            before = workers(pool), allowed()
+            pid = os.fork()
+            if pid == 0:
+                code[0](pool.address, counts.ctypes.data, 4, 1)
+                same = allowed() == before[1]
+                with Pool(2) as mine:
+                    code[0](mine.address, counts.ctypes.data, 4, 1)
+                    apart = len(workers(mine)[0]) < len(before[1])
+                os._exit(0 if same and apart and (counts == 3).all() else 1)
+            assert os.waitpid(pid, 0)[1] == 0
+            assert (workers(pool), allowed()) == before
+
+
+def test_a_system_that_places_no_threads(
+    code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "_KNOWN", False)
+    pool_code.cache_clear()
+    counts = np.zeros(4, np.int32)
+    try:
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 4, 5)
+            assert pool._seats is None
+    finally:
+        pool_code.cache_clear()
+    np.testing.assert_array_equal(counts, 5)
+
+
+def test_closing_waits_for_a_region_of_another_thread(code: tuple[Run, Run]) -> None:
+    counts = np.zeros(64, np.int32)
+    pool = Pool(2)
+    t = threading.Thread(target=code[0], args=(pool.address, counts.ctypes.data, 64, 20_000))
+    t.start()
+    time.sleep(2e-3)
+    pool.close()
+    t.join(60)
+    assert not t.is_alive()
+    np.testing.assert_array_equal(counts, 20_000)
 
 
 def test_the_interpreter_exits_with_threads_asleep_and_awake() -> None:

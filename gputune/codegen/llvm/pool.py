@@ -4,7 +4,8 @@ Its threads are Python threads that enter `worker` once, through ctypes, and sta
 interpreter lock: they spin for a while, then sleep in the kernel. A region is opened by publishing
 (function, context, number of chunks) and raising the epoch word; launcher and workers take chunks
 from an atomic counter. When the counter has run out the launcher closes the region and waits until
-no worker is active in it: workers that never woke up are not waited for.
+no worker is active in it: workers that never woke up are not waited for. Workers run on other
+processors than the launcher (`seats`), whose own affinity nobody touches.
 
 A launch while the pool is in use (from another thread, or from inside a chunk) runs its chunks in
 the calling thread; so does every launch in a forked child, which has no workers.
@@ -23,10 +24,10 @@ from functools import cache
 import numpy as np
 
 from ...errors import BuildError
-from . import jit
+from . import jit, seats
 
 # Byte offsets of the state; what different threads write lies in different cache lines.
-_LAUNCH, _WORKERS = 0, 8
+_LAUNCH, _WORKERS, _SEATS = 0, 8, 16
 _EPOCH = 64
 _FN, _CTX, _N, _OPEN = 128, 136, 144, 152
 _NEXT = 192
@@ -81,12 +82,12 @@ def _text() -> str:
         field("epoch", _EPOCH), field("pfn", _FN), field("pctx", _CTX), field("pn", _N),
         field("popen", _OPEN), field("pnext", _NEXT), field("pactive", _ACTIVE),
         field("psleep", _SLEEPERS), field("plock", _LOCK), field("pstop", _STOP),
-        field("pworkers", _WORKERS),
+        field("pworkers", _WORKERS), field("pseats", _SEATS),
     ])  # fmt: skip
     return f"""
 {pause_decl}
 {rest_decl}
-
+{seats.text()}
 define void @gputune_pool_worker(ptr %s) {{
 entry:
 {fields}
@@ -153,7 +154,10 @@ entry:
 try:
   %got = cmpxchg ptr %plock, i32 0, i32 1 acquire monotonic
   %mine = extractvalue {{ i32, i1 }} %got, 1
-  br i1 %mine, label %publish, label %serial
+  br i1 %mine, label %room, label %serial
+room:
+  call void @gputune_pool_make_room(ptr %pseats)
+  br label %publish
 publish:
   store ptr %fn, ptr %pfn
   store ptr %ctx, ptr %pctx
@@ -210,10 +214,23 @@ end:
 }}
 
 define void @gputune_pool_stop(ptr %s) {{
+entry:
 {fields}
+  br label %try
+try:
+  %got = cmpxchg ptr %plock, i32 0, i32 1 acquire monotonic
+  %mine = extractvalue {{ i32, i1 }} %got, 1
+  br i1 %mine, label %stop, label %wait
+wait:
+  {give_way}
+  br label %try
+stop:
+  store i32 0, ptr %pworkers
+  store ptr null, ptr %pseats
   store atomic i32 1, ptr %pstop seq_cst, align 4
   %e = atomicrmw add ptr %epoch, i32 1 seq_cst
   {wake}
+  store atomic i32 0, ptr %plock release, align 4
   ret void
 }}
 """
@@ -248,7 +265,7 @@ class Pool:
     def __init__(self, num_threads: int) -> None:
         if num_threads < 1:
             raise BuildError(f"a pool of {num_threads} threads cannot run anything")
-        code = _code()
+        self._code = code = _code()  # machine code lives as long as its loader
         raw = np.zeros(_STATE_BYTES + 64, np.uint8)
         at = -raw.ctypes.data % 64
         self._state = raw[at : at + _STATE_BYTES]
@@ -266,12 +283,23 @@ class Pool:
         ]  # fmt: skip
         for t in self._threads:
             t.start()
+        self._seats = self._confine()
+        if self._seats is not None:
+            self._state[_SEATS : _SEATS + 8].view(np.uint64)[0] = self._seats.ctypes.data
         self._workers[0] = len(self._threads)
         self._pid = os.getpid()
         _pools.add(self)
 
+    def _confine(self) -> np.ndarray | None:
+        """Give each worker its processors, if there are enough for all."""
+        found = seats.deal(self.num_threads) if self._threads else []
+        ids = [t.native_id for t in self._threads]
+        known = [i for i in ids if i is not None]
+        return seats.confine(found, known) if found and len(known) == len(ids) else None
+
     def close(self) -> None:
-        """Stop the threads and wait for them; launches after this run in the calling thread."""
+        """Stop the threads and wait for them, and for a region that another thread is in;
+        launches after this run in the calling thread."""
         self._workers[0] = 0
         if self._threads and self._pid == os.getpid():
             self._stop(self.address)
