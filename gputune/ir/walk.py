@@ -146,6 +146,28 @@ def all_exprs(s: Stmt) -> Iterator[Expr]:
             yield from walk_expr(e)
 
 
+def loads(e: Expr) -> list[BufferLoad]:
+    """Every load in `e`, outer before inner, from left to right."""
+    out: list[BufferLoad] = []
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        t = type(x)
+        if t is BinOp:
+            stack.append(x.b)  # type: ignore[union-attr]  # t is the class of x
+            stack.append(x.a)  # type: ignore[union-attr]
+        elif t is not Var and t is not IntImm:
+            if t is BufferLoad:
+                out.append(x)  # type: ignore[arg-type]
+            stack.extend(reversed(expr_children(x)))
+    return out
+
+
+def all_loads(s: Stmt) -> list[BufferLoad]:
+    """Every load anywhere inside `s`, in the order of `all_exprs`."""
+    return [x for y in walk_stmt(s) for e in stmt_exprs(y) for x in loads(e)]
+
+
 def blocks(s: Stmt) -> list[Block]:
     """Every block in `s`, outer before inner, in program order."""
     return [x for x in walk_stmt(s) if type(x) is Block]

@@ -15,7 +15,7 @@ from ..errors import ScheduleError
 from ..ir.affine import linear
 from ..ir.build import const_int
 from ..ir.nodes import Block, Buffer, BufferRegion, Call, For, IfThenElse, Var
-from ..ir.walk import all_exprs, blocks, free_vars, mentioned, uses_var, walk_stmt
+from ..ir.walk import all_exprs, blocks, free_vars, mentioned, walk_stmt
 from ..schedule.analysis import blocks_below, is_trivial_binding, kind_of
 from ..schedule.handles import BlockRV, LoopRV
 from ..schedule.tree import Link
@@ -69,21 +69,22 @@ def loop_kinds(nest: Sequence[Link], below: Iterable[Link] | None = None) -> dic
     Args:
         nest: loops, the outermost first.
         below: the blocks to look at; None is all of them.
+
+    Returns:
+        The kinds by loop variable, in the order of `nest`.
     """
     if not nest:
         return {}
-    feeds: dict[Var, set[LoopKind]] = {x.loop().var: set() for x in nest}
+    feeds: dict[Var, LoopKind | None] = {x.loop().var: None for x in nest}
     for b in blocks_below(nest[0]) if below is None else below:
         block = b.block()
         for iv, value in zip(block.iter_vars, block.iter_values, strict=True):
             kind: LoopKind = iv.kind if iv.kind in ("spatial", "reduce") else "mixed"
             for v in mentioned(value):
                 if v in feeds:
-                    feeds[v].add(kind)
-    return {
-        v: "spatial" if not kinds else next(iter(kinds)) if len(kinds) == 1 else "mixed"
-        for v, kinds in feeds.items()
-    }
+                    old = feeds[v]
+                    feeds[v] = kind if old is None or old == kind else "mixed"
+    return {v: k or "spatial" for v, k in feeds.items()}
 
 
 def loop_links(block: Link) -> list[Link]:

@@ -31,7 +31,14 @@ from ..schedule.trace import Instruction, Trace
 from .decisions import Category, Decisions, IntArray, Location, Site, Tile
 from .polynomials import Literal, Polynomials, Values
 from .postproc import Postproc, postprocess
-from .sketch_feature import FEATURE_COUNT, Features, Floats, Machine, columns, features
+from .sketch_feature import (
+    FEATURE_COUNT,
+    Features,
+    Floats,
+    Machine,
+    features,
+    features_of,
+)
 from .sketch_layout import Layout, describe
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -546,9 +553,7 @@ class Sketch:
         try:
             sch, refusal = self.schedule(row)
             if refusal is None:
-                layout, facts = describe(sch.mod)
-                x, score = features(layout, columns(facts), self.machine)
-                return None, x[0], float(score[0])
+                return None, *features_of(sch.mod, self.machine)
         except Exception as e:  # a candidate can fail, the search cannot; the reason is counted
             refusal = f"{type(e).__name__}: {e}"
         return refusal, np.zeros(FEATURE_COUNT, np.float32), -np.inf

@@ -2,42 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from ..ir.affine import add_term, linear, recombine
+from ..ir.affine import Terms, add_term, linear, recombine
 from ..ir.build import const_int
 from ..ir.nodes import Block, Buffer, BufferLoad, BufferStore, Expr, Var
 from ..ir.walk import expr_children, free_vars, stmt_children, stmt_exprs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Access:
-    """One access of a block as a sum over its loops.
+    """One access of a block.
 
     Attributes:
-        factors: elements that the address moves when a loop advances by one.
-        irregular: the loops along which it does not move evenly.
+        address: the elements from the start of the buffer, as a sum over block iterators.
         is_store: is it written?
     """
 
-    factors: dict[Var, int]
-    irregular: frozenset[Var]
+    address: Terms
     is_store: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Strides:
-    """The accesses of a block."""
+    """The accesses of a block.
+
+    Attributes:
+        accesses: all of them.
+        binding: what each block iterator is bound to, as a sum over loops.
+    """
 
     accesses: tuple[Access, ...]
+    binding: Mapping[Var, Terms]
+
+    def step(self, a: Access, loop: Var) -> int | None:
+        """How many elements an access moves by when a loop advances by one; None where it does not
+        move evenly along it."""
+        out = 0
+        for atom, factor in a.address.items():
+            if type(atom) is not Var:
+                if any(loop in self._loops_in(v) for v in free_vars(atom)):
+                    return None
+                continue
+            # other variables are loops and lets inside the block: the same for all its iterations
+            for part, by in self.binding.get(atom, {}).items():
+                if part is loop:
+                    more = factor * by
+                    out = more if type(out) is int and out == 0 else out + more
+                elif type(part) is not Var and loop in free_vars(part):
+                    return None
+        return out
+
+    def _loops_in(self, v: Var) -> set[Var]:
+        if v not in self.binding:
+            return {v}
+        return {x for part in self.binding[v] for x in free_vars(part)}
 
     def is_unit(self, loop: Var) -> bool:
         """Does each store move by one element along the loop, each load by one or not at all?"""
         for a in self.accesses:
-            if loop in a.irregular:
+            step = self.step(a, loop)
+            if step is None:
                 return False
-            step = a.factors.get(loop, 0)
             if type(step) is int and step == 0 and not a.is_store:
                 continue
             if step != 1:
@@ -49,9 +77,9 @@ class Strides:
         access that moves at all? Then both are one loop, as far as memory is concerned."""
         pairs: list[tuple[int, int]] = []
         for a in self.accesses:
-            if outer in a.irregular or inner in a.irregular:
+            far, near = self.step(a, outer), self.step(a, inner)
+            if far is None or near is None:
                 return False
-            far, near = a.factors.get(outer, 0), a.factors.get(inner, 0)
             still = type(near) is int and near == 0
             if still != (type(far) is int and far == 0):
                 return False  # asked of all before the first comparison of extents
@@ -63,22 +91,23 @@ class Strides:
 def strides_of(block: Block) -> Strides | None:
     """The strides of all loads and stores in a block, its init included; None where they are not
     known (blocks inside, views, symbolic shapes)."""
-    found: list[tuple[Buffer, Sequence[Expr], bool]] = []
+    found: list[tuple[Buffer, tuple[Expr, ...], bool]] = []
     if block.match_buffers or not _collect(block, found):
         return None
-    binding = {
-        iv.var: linear(value) for iv, value in zip(block.iter_vars, block.iter_values, strict=True)
-    }
     out: list[Access] = []
     for buffer, indices, is_store in found:
         address = _address(buffer, indices)
         if address is None:
             return None
-        out.append(_access(address, binding, is_store))
-    return Strides(tuple(out))
+        out.append(Access(address, is_store))
+    binding = {
+        iv.var: linear(value)[0]
+        for iv, value in zip(block.iter_vars, block.iter_values, strict=True)
+    }
+    return Strides(tuple(out), binding)
 
 
-def _collect(block: Block, found: list[tuple[Buffer, Sequence[Expr], bool]]) -> bool:
+def _collect(block: Block, found: list[tuple[Buffer, tuple[Expr, ...], bool]]) -> bool:
     """Gather the accesses; False where there is a block inside."""
     statements = [block.body] if block.init is None else [block.init, block.body]
     while statements:
@@ -97,12 +126,14 @@ def _collect(block: Block, found: list[tuple[Buffer, Sequence[Expr], bool]]) -> 
     return True
 
 
-def _address(buffer: Buffer, indices: Sequence[Expr]) -> dict[Expr, int] | None:
-    """The address as a sum over block iterators."""
+@lru_cache(maxsize=1024)
+def _address(buffer: Buffer, indices: tuple[Expr, ...]) -> Terms | None:
+    """The address as a sum over block iterators; not to be changed. Most accesses of a block, and
+    of its replays, have the same indices."""
     steps = _steps(buffer)
     if steps is None:
         return None
-    terms: dict[Expr, int] = {}
+    terms: Terms = {}
     for index, step in zip(indices, steps, strict=True):
         for atom, factor in linear(index)[0].items():
             add_term(terms, atom, factor * step)
@@ -125,30 +156,3 @@ def _steps(buffer: Buffer) -> list[int] | None:
             return None if len(out) < len(buffer.shape) else out[::-1]
         step *= n
     return out[::-1]
-
-
-def _access(
-    address: dict[Expr, int], binding: dict[Var, tuple[dict[Expr, int], int]], is_store: bool
-) -> Access:
-    factors: dict[Var, int] = {}
-    irregular: set[Var] = set()
-    for atom, factor in address.items():
-        if type(atom) is not Var:
-            for v in free_vars(atom):
-                irregular |= _loops_in(binding, v)
-            continue
-        if atom not in binding:
-            continue  # a loop or let inside the block: the same for all its iterations
-        for part, by in binding[atom][0].items():
-            if type(part) is Var:
-                step = factor * by
-                factors[part] = factors[part] + step if part in factors else step
-            else:
-                irregular |= free_vars(part)
-    return Access(factors, frozenset(irregular), is_store)
-
-
-def _loops_in(binding: dict[Var, tuple[dict[Expr, int], int]], v: Var) -> set[Var]:
-    if v not in binding:
-        return {v}
-    return {x for part in binding[v][0] for x in free_vars(part)}

@@ -203,11 +203,14 @@ def domain_uses_loops(link: Link) -> bool:
 def guard_above(link: Link, top: Stmt | None = None) -> Stmt | None:
     """The nearest statement above a block that is neither a loop nor a sequence (a condition, a
     let), up to `top` or to the scope block."""
-    for x in link.above():
-        if x.node is top or type(x.node) is Block:
+    x = link.up
+    while x is not None:
+        node, x = x
+        t = type(node)
+        if node is top or t is Block:
             return None
-        if type(x.node) is not For and type(x.node) is not Seq:
-            return x.node
+        if t is not For and t is not Seq:
+            return node
     return None
 
 
@@ -236,13 +239,34 @@ def fills_domain(link: Link, *, reduce_only: bool = False) -> bool:
 def writes_all(link: Link, region: BufferRegion) -> bool:
     """Does a block with loops of unknown extent plainly write a whole buffer: one loop an iterator,
     one iterator a dimension, each as long as the other?"""
-    b = link.block()
+    return (
+        has_point_each(link.block(), region)
+        and not domain_uses_loops(link)
+        and guard_above(link) is None
+        and fills_domain(link)
+    )
+
+
+def has_point_each(b: Block, region: BufferRegion) -> bool:
+    """Does the block plainly have one point of its domain for each element of a buffer: one
+    iterator a dimension, each as long as the other?"""
     doms = {iv.var: iv.dom for iv in b.iter_vars}
     for g, n in zip(region.region, region.buffer.shape, strict=True):
         dom = doms.pop(g.min, None) if type(g.min) is Var else None
         if dom is None or not is_literal(dom.min, 0) or not same(dom.extent, n):
             return False
-    return not domain_uses_loops(link) and guard_above(link) is None and fills_domain(link)
+    return True
+
+
+def is_plainly_whole(link: Link) -> bool:
+    """Is every iterator bound to a loop of its own, just as long as its domain?"""
+    b = link.block()
+    loops = {f.var: f for f in link.loops()}
+    for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
+        f = loops.pop(v, None) if type(v) is Var else None
+        if f is None or not same(f.min, iv.dom.min) or not same(f.extent, iv.dom.extent):
+            return False
+    return True
 
 
 def siblings(link: Link, s: State) -> list[Link]:
@@ -444,7 +468,7 @@ def pipeline_fault(scope: Link) -> str:
 def first_pipeline_fault(root: Block, scope: BlockKey) -> str | None:
     """`pipeline_fault` of a scope in an unscheduled function; None if it is not in there. Replays
     of many traces ask it of one function."""
-    link = Tree(root).links.get(scope)
+    link = Tree(root).find(scope)
     return None if link is None else pipeline_fault(link)
 
 

@@ -41,6 +41,7 @@ from ..ir.walk import (
 from .analysis import (
     binding_is_affine,
     blocks_below,
+    is_plainly_whole,
     kind_of,
     loose_fault,
     reads_own_elsewhere,
@@ -61,7 +62,7 @@ def substitute_loops(
     s: Stmt,
     table: Mapping[Var, Expr],
     predicate: Expr | None = None,
-    affine: set[tuple[Expr, ...]] | None = None,
+    affine: dict[tuple[Expr, ...], bool] | None = None,
 ) -> Stmt:
     """`s` with loop variables replaced where they may stand: loop bounds, conditions, and the
     bindings of the outermost blocks, which also get `predicate` (what no block holds, and what
@@ -89,13 +90,13 @@ def substitute_loops(
     return out
 
 
-def _affine_below(s: State, link: Link) -> set[tuple[Expr, ...]]:
+def _affine_below(s: State, link: Link) -> dict[tuple[Expr, ...], bool]:
     """The known affine bindings, with those of the blocks below a loop that is to be rewritten by a
     bijection."""
     for b in blocks_below(link):
         values = b.block().iter_values
-        if values and binding_is_affine(b, s):
-            s.affine.add(values)
+        if values and values not in s.affine and binding_is_affine(b, s):
+            s.affine[values] = is_plainly_whole(b)
     return s.affine
 
 
@@ -126,13 +127,13 @@ def _substitute_binding(
     b: Block,
     table: Mapping[Var, Expr],
     predicate: Expr | None,
-    affine: set[tuple[Expr, ...]] | None,
+    affine: dict[tuple[Expr, ...], bool] | None,
 ) -> Block:
     if not b.iter_vars and b.name != "root":  # an opaque block may use the loops directly
         b = substitute_stmt(b, table)  # type: ignore[assignment]  # a block stays a block
     values = tuple([substitute(v, table) for v in b.iter_values])
     if affine is not None and b.iter_values in affine:
-        affine.add(values)
+        affine[values] = affine[b.iter_values]
     pred = substitute(b.predicate, table)
     if predicate is not None:
         pred = build.logical_and(pred, predicate)

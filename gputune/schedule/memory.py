@@ -27,6 +27,7 @@ from .analysis import (
     blocks_below,
     bound_region,
     guard_above,
+    has_point_each,
     loop_ranges,
     runs_whole_domain,
     writes_all,
@@ -126,7 +127,7 @@ def _top_statement(link: Link, scope: Link) -> Stmt:
 
 def fresh_name(s: State, func: str, name: str) -> str:
     """A block name that the function does not have yet."""
-    taken = s.tree(func).names()
+    taken = s.tree(func).names
     return name if name not in taken else next(
         f"{name}_{k}" for k in range(1, len(taken) + 2) if f"{name}_{k}" not in taken
     )  # fmt: skip
@@ -385,10 +386,13 @@ def _check_writes_all(s: State, link: Link, region: BufferRegion, buffer: Buffer
     """The copy goes over the whole buffer: the block must have written all of it, or elements that
     nobody wrote would be overwritten with what the cache happened to hold."""
     b = link.block()
+    unguarded = guard_above(link) is None and runs_whole_domain(b)
+    if unguarded and s.affine.get(b.iter_values) and has_point_each(b, region):
+        return
     whole = tuple([Range(IntImm(0, e.dtype), e) for e in buffer.shape])
     ranges = loop_ranges(link.loops())
-    written = None if ranges is None else relax_exact(bound_region(b, region).region, ranges)
-    if guard_above(link) is None and runs_whole_domain(b):
+    if unguarded:
+        written = None if ranges is None else relax_exact(bound_region(b, region).region, ranges)
         if written is not None and covers(written, whole, {}):
             return
         if ranges is None and writes_all(link, region):

@@ -75,6 +75,8 @@ _AS_IS = frozenset({type(None), bool, int, float, str, Dim, Var})
 
 def _kept(s: State, x: Any) -> Any:
     """A plain value as the program keeps it: sampled values become ints, lists tuples."""
+    if type(x) in _AS_IS and type(x) is not Var:
+        return x
     if isinstance(x, list):
         return tuple([_kept(s, y) for y in x])
     if isinstance(x, dict):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..ir import build
-from ..ir.arith import bounds
+from ..ir.arith import Domain, bounds
 from ..ir.boxes import covers, domain, intersect_shape, relax, union
-from ..ir.build import const_int
+from ..ir.build import const_int, is_literal
 from ..ir.nodes import (
     Block,
     Buffer,
@@ -126,11 +126,11 @@ def _holding(items: Sequence[Stmt], at: Link, wanted: Sequence[Link]) -> list[in
 
 
 def _new_domain(
-    s: State, b: Link, at: Link, needed: Mapping[Var, Range]
+    block: Block, needed: Mapping[Var, Range], outer: Loops | None
 ) -> tuple[list[Var], list[Expr], list[Expr], list[Expr]]:
-    """New loops (variables and extents), bindings, and conditions for the block's iterators."""
-    block = b.block()
-    outer = loop_ranges([*at.loops(), at.loop()])
+    """New loops (variables and extents), bindings, and conditions for the block's iterators; None
+    for the loops above if they are not constant."""
+    around = None if outer is None else domain(outer)
     names: list[Var] = []
     extents: list[Expr] = []
     values: list[Expr] = []
@@ -141,7 +141,7 @@ def _new_domain(
         n = const_int(want.extent)
         lo, extent = want.min, want.extent
         if dom_lo is not None and dom_n is not None and n is not None and want is not iv.dom:
-            inside_lo, inside_hi = _inside(lo, n, dom_lo, dom_n, outer)
+            inside_lo, inside_hi = _inside(lo, n, dom_lo, dom_n, around)
             if not (inside_lo and inside_hi) and n >= dom_n:
                 lo, extent = iv.dom.min, iv.dom.extent  # more than all of it: all of it
                 inside_lo = inside_hi = True
@@ -160,11 +160,11 @@ def _new_domain(
     return names, extents, values, conditions
 
 
-def _inside(lo: Expr, n: int, dom_lo: int, dom_n: int, outer: Loops | None) -> tuple[bool, bool]:
+def _inside(lo: Expr, n: int, dom_lo: int, dom_n: int, around: Domain | None) -> tuple[bool, bool]:
     """Is lo, ..., lo + n - 1 within the domain for all values of the outer loops?"""
-    if outer is None:
+    if around is None:
         return False, False
-    least, most = bounds(lo, domain(outer))
+    least, most = bounds(lo, around)
     return (
         least is not None and bool(least >= dom_lo),
         most is not None and bool(most + n <= dom_lo + dom_n),
@@ -274,7 +274,8 @@ def compute_at(
         )
     users = consumers(b, s)
     _all_under(s, users, at, me, "consumer")
-    outer = loop_ranges([*at.loops(), at.loop()]) or {}
+    ranges = loop_ranges([*at.loops(), at.loop()])
+    outer = ranges or {}
     needed: dict[Var, Range] = {}
     for w in me.writes:
         shared = w.buffer.scope.startswith("shared")  # one copy for all threads of a block
@@ -303,7 +304,7 @@ def compute_at(
     first = max([k + 1 for k in _holding(items, at, _under(producers(b, s), at))], default=0)
     last = min(_holding(items, at, users))
     place = _insertion_point(s, at, index, first, last, len(items), last)
-    names, extents, values, conditions = _new_domain(s, b, at, needed)
+    names, extents, values, conditions = _new_domain(me, needed, ranges)
     _move(s, b, at, _nest(me, names, extents, values, conditions, preserve_unit_loops), place)
 
 
@@ -404,8 +405,8 @@ def reverse_compute_at(
             needed.setdefault(v, g)
     _check_reductions(s, me, needed, above, at)
     _check_whole_domain(s, me, needed, outer, at)
-    names, extents, values, conditions = _new_domain(s, b, at, needed)
-    _check_covered(s, me, made, names, extents, values, outer, at)
+    names, extents, values, conditions = _new_domain(me, needed, outer)
+    _check_covered(s, me, made, needed, names, extents, values, outer, at)
     items = _children(at)
     first = max(_holding(items, at, makers)) + 1
     users = _under(consumers(b, s), at)
@@ -463,6 +464,7 @@ def _check_covered(
     s: State,
     me: Block,
     made: Mapping[Buffer, tuple[Range, ...]],
+    needed: Mapping[Var, Range],
     names: Sequence[Var],
     extents: Sequence[Expr],
     values: Sequence[Expr],
@@ -477,9 +479,19 @@ def _check_covered(
             s.fail(f"the extent {e} of a new loop is not constant", code="place-region", at=me)
         inner[v] = (0, n)
     table = {iv.var: x for iv, x in zip(me.iter_vars, values, strict=True)}
+    just = {iv.var: needed.get(iv.var) for iv in me.iter_vars}  # what the new loops run through
+    for iv, e in zip(me.iter_vars, extents, strict=True):
+        want = just[iv.var]
+        if want is not None and want.extent is not e:
+            just[iv.var] = None
     for r in me.reads:
         if r.buffer not in made:
             continue
+        if all(
+            type(g.min) is Var and is_literal(g.extent, 1) and just.get(g.min) is m
+            for g, m in zip(r.region, made[r.buffer], strict=True)
+        ):
+            continue  # the loops run through what was made
         need = relax(
             tuple([Range(substitute(g.min, table), substitute(g.extent, table)) for g in r.region]),
             inner,

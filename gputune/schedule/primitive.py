@@ -262,6 +262,8 @@ def _bind(
                 f"{kind.method}() {what} {k!r}; it is {kind.method}({', '.join(names)})"
             )
         values[k] = v
+    if len(values) == len(names):
+        return values
     for k in names:
         if k not in values:
             if k not in kind.defaults:

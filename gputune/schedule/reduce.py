@@ -29,14 +29,14 @@ from ..ir.nodes import (
 )
 from ..ir.regions import access_regions
 from ..ir.walk import (
-    all_exprs,
+    all_loads,
     free_vars,
+    loads,
     map_region,
     mentioned,
     substitute,
     substitute_stmt,
     uses_var,
-    walk_expr,
 )
 from .analysis import (
     binding_is_affine,
@@ -96,7 +96,7 @@ def _check_init_movable(s: State, link: Link, at: Link, below: list[For]) -> Non
         return
     written = {w.buffer for w in b.writes}
     assert b.init is not None
-    used = {e.buffer for e in all_exprs(b.init) if type(e) is BufferLoad}
+    used = {x.buffer for x in all_loads(b.init)}
     before = True
     for x in others:
         o = x.block()
@@ -279,7 +279,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         annotations=b.annotations,
     )
     init = bare
-    if any(type(e) is BufferLoad for e in all_exprs(bare.body)):
+    if all_loads(bare.body):
         reads, _ = access_regions(block_with(bare, writes=()))
         init = block_with(bare, reads=reads)
     body: Stmt = init
@@ -292,11 +292,11 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
 
 
 def _update_reads(b: Block) -> tuple[BufferRegion, ...]:
-    """The reads of a reduction once its init is gone: what it read, and what it updates, in the order
-    in which the body meets them."""
+    """The reads of a reduction once its init is gone: what it read, and what it updates, in the
+    order in which the body meets them."""
     if reducer_of(b) is not None:  # it reads its output just where it writes it
         known = {r.buffer: r for r in (*b.writes, *b.reads)}
-        met = dict.fromkeys(e.buffer for e in all_exprs(b.body) if type(e) is BufferLoad)
+        met = dict.fromkeys([x.buffer for x in all_loads(b.body)])
         if all(buffer in known for buffer in met):
             return _merge(tuple([known[buffer] for buffer in met]), b.reads)
     reads, _ = access_regions(block_with(b, init=None, reads=(), writes=()))
@@ -360,7 +360,7 @@ def _same(load: BufferLoad, store: BufferStore) -> bool:
 
 
 def _reads(e: Expr, buffer: Buffer) -> bool:
-    return any(type(x) is BufferLoad and x.buffer is buffer for x in walk_expr(e))
+    return any(x.buffer is buffer for x in loads(e))
 
 
 @primitive("RFactor", inputs=("loop",))

@@ -133,7 +133,6 @@ def sample_perfect_tile(
 
 
 def _check_tiling(s: State, f: For, decision: list[int], extent: int, n: int, limit: int) -> None:
-    shown = [int(x) if isinstance(x, int) else x for x in decision]
     why = ""
     if len(decision) != n:
         why = f"it has {len(decision)} factors, not {n}"
@@ -148,6 +147,7 @@ def _check_tiling(s: State, f: For, decision: list[int], extent: int, n: int, li
         elif decision[-1] > limit:
             why = f"its last factor is above max_innermost_factor {limit}"
     if why:
+        shown = [int(x) if isinstance(x, int) else x for x in decision]
         s.fail(f"the decision {shown} is not legal: {why}", code="sample-decision", at=f)
 
 

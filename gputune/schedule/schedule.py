@@ -78,9 +78,9 @@ class Schedule(State):
             enable_check=self.enable_check,
         )
         other._original = self._original
-        other._trees = dict(self._trees)
+        other._trees = {name: t.whole() for name, t in self._trees.items()}
         other._values = dict(self._values)
-        other.affine = set(self.affine)
+        other.affine = dict(self.affine)
         other._pipelines = dict(self._pipelines)
         other.trace = self.trace.copy()
         other.func_working_on = self.func_working_on

@@ -74,9 +74,12 @@ class State:
             )
         self._mod = mod
         self._original = mod
+        self._only = next(iter(mod.functions)) if len(mod.functions) == 1 else None
         self._trees: dict[str, Tree] = {}
+        self._latest: Tree | None = None  # the last one that was looked at, if it still holds
         self._values: dict[RV, Key | int] = {}
-        self.affine: set[tuple[Expr, ...]] = set()  # bindings known to be bijective and affine
+        # bindings known to be bijective and affine: are they known to reach the whole domain?
+        self.affine: dict[tuple[Expr, ...], bool] = {}
         self._pipelines: dict[BlockKey, str] = {}  # scope -> why it is no stage pipeline, or ""
         self.debug_mask: DebugMask = "all" if debug_mask in ("all", -1) else "none"
         self.error_render_level: RenderLevel = error_render_level
@@ -139,6 +142,7 @@ class State:
         tree = self._trees.get(func)
         if tree is None or tree.root is not root:
             tree = self._trees[func] = Tree(root)
+        self._latest = tree
         return tree
 
     def find(self, key: Key) -> tuple[str, Link] | None:
@@ -150,7 +154,7 @@ class State:
             tree = self._trees.get(name)
             if tree is None or tree.root is not func.body:
                 tree = self.tree(name)
-            link = tree.links.get(key)
+            link = tree.find(key)
             if link is not None:
                 return name, link
         return None
@@ -164,6 +168,10 @@ class State:
                 code="unknown-handle",
             )
         assert not isinstance(key, int)
+        if self._latest is not None:  # most often it is where the one before it was
+            link = self._latest.find(key)
+            if link is not None:
+                return link
         found = self.find(key)
         if found is None:
             self.fail(
@@ -195,9 +203,8 @@ class State:
 
     def func_of(self, key: Key) -> str:
         """The name of the function that holds a loop or block."""
-        functions = self._mod.functions
-        if len(functions) == 1:
-            return next(iter(functions))
+        if self._only is not None:
+            return self._only
         found = self.find(key)
         assert found is not None
         return found[0]
@@ -211,6 +218,8 @@ class State:
                     f"{x.name!r} is not a sampled value of this schedule", code="unknown-value"
                 )
             return value
+        if type(x) is int:
+            return x
         if isinstance(x, bool) or not isinstance(x, (int, *EXPR_CLASSES)):
             self.fail(
                 f"expected an integer or a sampled value, got {_describe(x)}", code="not-an-int"
@@ -255,9 +264,10 @@ class State:
     # ------------------------------------------------------------------ changing
     def set_root(self, func: str, root: Block) -> None:
         """Give a function another root block."""
-        functions = dict(self._mod.functions)
-        functions[func] = build.replace_body(functions[func], root)
-        self._mod = IRModule(functions, self._mod.attrs)
+        old = self._mod.functions
+        new = build.replace_body(old[func], root)
+        self._mod = IRModule({func: new} if self._only else {**old, func: new}, self._mod.attrs)
+        self._latest = None
 
     def replace(self, link: Link, new: Stmt | None) -> None:
         """Put `new` where the node of `link` is (None: remove it)."""
@@ -354,6 +364,7 @@ class State:
 
     def _undo(self, mod: IRModule, trees: dict[str, Tree], length: int, known: int) -> None:
         self._mod, self._trees = mod, trees
+        self._latest = None
         while len(self.trace.insts) > length:
             self.trace.pop()
         for rv in list(self._values)[known:]:

@@ -61,30 +61,25 @@ class Instruction:
     @staticmethod
     def record(kind: InstructionKind, values: Mapping[str, Any], out: Any) -> Instruction:
         """The instruction of a call that returned `out`."""
-        inputs: list[Any] = []
-        for name in kind.inputs:
-            if name == kind.flat:
-                inputs.extend(values[name])
-            else:
-                inputs.append(values[name])
-        attrs = [values[name] for name in kind.attrs]
-        if out is None:
-            return Instruction(kind, inputs, attrs, (), False)
-        if isinstance(out, list):
-            return Instruction(kind, inputs, attrs, out, True)
-        return Instruction(kind, inputs, attrs, (out,), False)
+        inputs = [values[name] for name in kind.inputs]
+        if kind.flat:
+            inputs[-1:] = inputs[-1]
+        inst = Instruction.__new__(Instruction)  # the lists are its own: no copies of them
+        inst.kind = kind
+        inst.inputs = inputs
+        inst.attrs = [values[name] for name in kind.attrs]
+        inst.is_list = type(out) is list
+        inst.outputs = list(out) if inst.is_list else [] if out is None else [out]
+        return inst
 
     def arguments(self, inputs: Sequence[Any] | None = None) -> dict[str, Any]:
         """The arguments of the call by parameter name (with other inputs, if given)."""
         given = self.inputs if inputs is None else inputs
         kind = self.kind
-        values: dict[str, Any] = {}
-        for k, name in enumerate(kind.inputs):
-            if name == kind.flat:
-                rest = list(given[k:])
-                values[name] = tuple(rest) if kind.variadic else rest
-            else:
-                values[name] = given[k]
+        last = len(kind.inputs) - 1 if kind.flat else len(kind.inputs)
+        values: dict[str, Any] = dict(zip(kind.inputs[:last], given))
+        if kind.flat:
+            values[kind.flat] = tuple(given[last:]) if kind.variadic else list(given[last:])
         values.update(zip(kind.attrs, self.attrs, strict=True))
         return values
 
@@ -183,7 +178,10 @@ class Trace:
         """
         alone = len(sch.mod.functions) == 1
         for inst in insts:
-            inputs = [_translate(x, table) for x in inst.inputs]
+            inputs = [
+                table[x] if type(x) is LoopRV and x in table else _translate(x, table)
+                for x in inst.inputs
+            ]
             values = inst.arguments(inputs)
             if alone and values.get("func_name") is not None:
                 values["func_name"] = None  # a workload is the same under another name

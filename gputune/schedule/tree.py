@@ -1,7 +1,7 @@
 """Where in the program is a loop or a block, and how is it replaced?
 
 A `Tree` indexes one function body: every loop variable and block key maps to a `Link`, the node
-together with the chain of nodes above it. Trees are made anew after a change, in one walk.
+together with the chain of nodes above it. Trees are made anew after a change, as far as needed.
 """
 
 from __future__ import annotations
@@ -89,47 +89,79 @@ _new = tuple.__new__
 
 
 class Tree:
-    """The index of one function body."""
+    """The index of one function body, made as far as it is asked for."""
 
-    __slots__ = ("_names", "blocks", "links", "root")
+    __slots__ = ("_blocks", "_left", "_links", "_names", "root")
 
     def __init__(self, root: Block) -> None:
         self.root = root
-        self.links: dict[Key, Link] = {}
-        self.blocks: dict[BlockKey, list[Link]] = {}
-        """The blocks whose nearest block above has this key, in program order."""
+        self._links: dict[Key, Link] = {}
+        self._blocks: dict[BlockKey, list[Link]] = {}
         self._names: frozenset[str] | None = None
-        stack: list[tuple[Stmt, Link | None, BlockKey]] = [(root, None, root.key)]
-        links, blocks, new = self.links, self.blocks, tuple.__new__
+        self._left: list[tuple[Stmt, Link | None, BlockKey]] = [(root, None, root.key)]
+
+    def find(self, key: Key) -> Link | None:
+        """The link of a loop variable or block key; None if it is not in there."""
+        link = self._links.get(key)
+        if link is None and self._left:
+            self._walk(key)
+            link = self._links.get(key)
+        return link
+
+    @property
+    def links(self) -> dict[Key, Link]:
+        """All loops and blocks, parents first, in program order."""
+        return self.whole()._links
+
+    @property
+    def blocks(self) -> dict[BlockKey, list[Link]]:
+        """The blocks whose nearest block above has this key, in program order."""
+        return self.whole()._blocks
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all blocks."""
+        if self._names is None:
+            links = [self.links[key] for key in self.blocks]
+            self._names = frozenset([x.block().name for x in links])
+        return self._names
+
+    def whole(self) -> Tree:
+        """This index, with nothing left to be made: schedules of several threads may share it."""
+        if self._left:
+            self._walk(None)
+        return self
+
+    def _walk(self, wanted: Key | None) -> None:
+        """Go on indexing until what is wanted has been met."""
+        stack, links, blocks, new = self._left, self._links, self._blocks, tuple.__new__
         while stack:
             node, up, scope = stack.pop()
             while True:  # down a chain of nodes that have one child
                 link = new(Link, (node, up))  # Link(node, up), at half the price
                 t = type(node)
+                key: Key
                 if t is For:
-                    links[node.var] = link  # type: ignore[union-attr]  # t is the class of node
+                    key = node.var  # type: ignore[union-attr]  # t is the class of node
+                    links[key] = link
                     node, up = node.body, link  # type: ignore[union-attr]
                 elif t is Block:
-                    key = node.key  # type: ignore[union-attr]
+                    scope_above, scope = scope, node.key  # type: ignore[union-attr]
+                    key = scope
                     links[key] = link
-                    blocks[key] = []
+                    blocks[scope] = []
                     if up is not None:
-                        blocks[scope].append(link)
-                    node, up, scope = node.body, link, key  # type: ignore[union-attr]
+                        blocks[scope_above].append(link)
+                    node, up = node.body, link  # type: ignore[union-attr]
                 elif t is BufferStore or t is Evaluate:
                     break
                 else:
                     for s in reversed(stmt_children(node)):
                         stack.append((s, link, scope))
                     break
-
-
-    def names(self) -> frozenset[str]:
-        """The names of all blocks."""
-        if self._names is None:
-            links = [self.links[key] for key in self.blocks]
-            self._names = frozenset([x.node.name for x in links])  # type: ignore[union-attr]  # blocks
-        return self._names
+                if key is wanted:
+                    stack.append((node, up, scope))
+                    return
 
 
 def graft(link: Link, new: Stmt | None) -> Block:

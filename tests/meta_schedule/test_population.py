@@ -19,12 +19,13 @@ from gputune.ir.walk import walk_stmt
 from gputune.meta_schedule.decisions import Decisions, distinct, row_keys, tilings
 from gputune.meta_schedule.polynomials import Polynomials, Values
 from gputune.meta_schedule.population import Sketch, Unsupported
-from gputune.meta_schedule.postproc import Postproc
+from gputune.meta_schedule.postproc import Postproc, RewriteParallelVectorizeUnroll
 from gputune.meta_schedule.sketch_feature import columns, features
 from gputune.meta_schedule.sketch_layout import describe
 from gputune.schedule import Schedule, dim
 from gputune.schedule.dim import Dim, expr_of, recording
 from gputune.schedule.trace import Trace
+from gputune.script import tir as T
 
 
 def extents(sch: Schedule) -> list[int]:
@@ -130,6 +131,52 @@ def test_a_verdict_that_depends_on_a_factor() -> None:
     assert (sketch.verdicts(rows) == found.valid).all()
     assert (sketch_of(two_tiles, RefusesWide()).verdicts(rows) == found.valid).all()
     assert sketch.class_count == 2
+
+
+@T.prim_func
+def wide(A: T.Buffer((8, 720), "float32"), B: T.Buffer((8, 720), "float32")):
+    for i, j in T.grid(8, 720):
+        with T.block("B"):
+            vi, vj = T.axis.remap("SS", [i, j])
+            B[vi, vj] = A[vi, vj] * T.float32(2)
+
+
+def wide_tiles(sch: Schedule) -> None:
+    """Tiles that are longer than a vector, and divide the loop."""
+    j = sch.get_loops(sch.get_block("B"))[1]
+    sch.split(j, sch.sample_perfect_tile(j, 2, 720))
+
+
+def wide_padded(sch: Schedule) -> None:
+    """Tiles that are longer than a vector, and do not divide the loop."""
+    j = sch.get_loops(sch.get_block("B"))[1]
+    width = sch.sample_categorical([100, 7, 97, 64, 98, 500, 128], [0.1] * 6 + [0.4])
+    sch.split(j, [None, width])
+
+
+@pytest.mark.parametrize("lanes", [16, 64])
+@pytest.mark.parametrize("tiles", [wide_tiles, wide_padded])
+def test_loops_longer_than_a_vector_agree_with_plain_replay(tiles: Any, lanes: int) -> None:
+    sch = Schedule(wide, seed=3)
+    tiles(sch)
+    for key, value in (("parallel", 4), ("vectorize", lanes)):
+        sch.annotate(sch.get_block("root"), f"meta_schedule.{key}", value)
+    mod = IRModule.from_expr(wide)
+    sketch = Sketch(mod, sch.trace, [RewriteParallelVectorizeUnroll()], MACHINE)
+    rows = sketch.decisions.enumerate(100)
+    assert rows is not None
+    found = sketch.evaluate(rows)
+    assert (found.classes >= 0).all()
+    assert not sketch.fallbacks  # no class "disagrees" with the plain replay of its row
+    longest = 0
+    for k, row in enumerate(rows):
+        refusal, features_, score = sketch._plain(row)
+        assert refusal is None
+        assert found.valid[k]
+        assert (found.features[k] == features_).all()
+        assert found.score[k] == score
+        longest = max(longest, *extents(sketch.schedule(row)[0]))
+    assert longest > lanes
 
 
 @pytest.mark.parametrize("post", [LosesExpressions(), NoDims()])

@@ -23,9 +23,11 @@ class Postproc(ABC):
 
     Attributes:
         last_error: why the last schedule was refused, None if it was not.
+        calls_users: does it call functions of the user's, which do not know of sampled values?
     """
 
     last_error: ScheduleError | None = None
+    calls_users: bool = False
 
     def initialize_with_tune_context(self, context: TuneContext) -> None:
         """Learn what is tuned (`context.mod`) and for which machine (`context.target`)."""

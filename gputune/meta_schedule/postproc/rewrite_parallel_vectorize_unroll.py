@@ -73,11 +73,16 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
         return
     jobs, lanes = notes.get(PARALLEL, -1), notes.get(VECTORIZE, -1)
     loops = sch.get_loops(block)
-    if lanes != -1:
-        loops = _sink_vector_loop(sch, block, loops, lanes)
     link = sch.block(block)
     nest = loop_links(link)
     kinds = loop_kinds(nest)
+    if lanes != -1:
+        sunk = _sink_vector_loop(sch, link, nest, kinds, loops, lanes)
+        if sunk is not None:
+            loops = sunk
+            link = sch.block(block)
+            nest = loop_links(link)
+            kinds = loop_kinds(nest)
     vector = plan_vector(link, nest, kinds, lanes) if lanes != -1 else NO_VECTOR
     if vector.width is not None and vector.fuse == len(nest) > 1:  # one vector loop for it all
         outer, inner = sch.split(sch.fuse(*loops), [None, vector.width])
@@ -105,24 +110,27 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
 
 
 def _sink_vector_loop(
-    sch: Schedule, block: BlockRV, loops: list[LoopRV], limit: int
-) -> list[LoopRV]:
+    sch: Schedule,
+    link: Link,
+    nest: list[Link],
+    kinds: Mapping[Var, LoopKind],
+    loops: list[LoopRV],
+    limit: int,
+) -> list[LoopRV] | None:
     """Where the innermost loops reduce and the one around them would make a vector (pooling, sums
-    of columns), put that one, or a vector split off it, innermost. Gives the loops back."""
-    link = sch.block(block)
-    nest = loop_links(link)
-    kinds = loop_kinds(nest)
-    if len(_chain(link, nest, kinds, "spatial")) > 0:
-        return loops
+    of columns), put that one, or a vector split off it, innermost. Gives the loops that there are
+    then; None where nothing is to be done."""
+    if kinds[nest[-1].loop().var] != "reduce":
+        return None
     reducing = len(_chain(link, nest, kinds, "reduce"))
     if not 0 < reducing < len(nest):
-        return loops
+        return None
     at = len(nest) - reducing - 1
     outer = nest[at]
     around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], kinds, "spatial")
     strides = strides_of(link.block())
     if not around or strides is None or not strides.is_unit(outer.loop().var):
-        return loops
+        return None
     extent = const_int(outer.loop().extent)
     assert extent is not None  # _chain takes no other
     head, vector, reduce = loops[:at], loops[at], loops[at + 1 :]
