@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import ir as ir
     from . import kernels as kernels
     from . import meta_schedule as meta_schedule
+    from . import runtime as runtime
     from . import script as script
+    from . import target as target
     from .benchmark import Bench as Bench
     from .benchmark import bench as bench
     from .errors import BuildError as BuildError
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from .ir.nodes import IRModule as IRModule
     from .ir.nodes import PrimFunc as PrimFunc
     from .jitted import jit as jit
+    from .raw_kernel import CudaKernel as CudaKernel
+    from .raw_kernel import cdiv as cdiv
+    from .raw_kernel import cuda_kernel as cuda_kernel
+    from .raw_tuning import tune_kernel as tune_kernel
     from .runtime.module import Module as Module
     from .runtime.module import build as build
     from .saved_kernel import load as load
@@ -60,6 +67,10 @@ _PUBLIC = {
     "Module": "runtime.module",
     "build": "runtime.module",
     "tune": "tuning",
+    "CudaKernel": "raw_kernel",
+    "cdiv": "raw_kernel",
+    "cuda_kernel": "raw_kernel",
+    "tune_kernel": "raw_tuning",
     "TunedKernel": "tuned_kernel",
     "load": "saved_kernel",
     "jit": "jitted",
@@ -74,7 +85,7 @@ _PUBLIC = {
         "errors",
     ),
 }  # fmt: skip
-_ROOMS = ("kernels", "meta_schedule", "script")
+_ROOMS = ("ir", "kernels", "meta_schedule", "runtime", "script", "target")
 
 
 def __getattr__(name: str) -> Any:

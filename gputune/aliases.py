@@ -2,7 +2,8 @@
 
 They exist so that a MetaSchedule tutorial runs with `import gputune as tvm`, and nowhere else does
 a thing have two names. An alias is a namespace or a name; what it stands for is imported
-when used.
+when used. `INSIDE` holds those that stand in rooms of gputune which TVM has too (`tvm.ir`,
+`tvm.runtime`): the rooms ask for them when they are asked for a name that they do not have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ ALIASES: dict[str, str | dict[str, str]] = {
         "schedule.Trace": "schedule:Trace",
         "schedule.BlockRV": "schedule:BlockRV",
         "schedule.LoopRV": "schedule:LoopRV",
+        "schedule.Instruction": "schedule:Instruction",
+        "schedule.InstructionKind": "schedule:InstructionKind",
+        "schedule.ScheduleError": "errors:ScheduleError",
     },
     "s_tir": {"Schedule": "schedule:Schedule", "Trace": "schedule:Trace"},
     "nd": {
@@ -33,6 +37,14 @@ ALIASES: dict[str, str | dict[str, str]] = {
     "cuda": "runtime.ndarray:cuda",
     "compile": "runtime.module:build",
     "TVMError": "errors:GputuneError",
+}
+INSIDE: dict[str, dict[str, str]] = {
+    "ir": {"module.IRModule": "ir.nodes:IRModule"},
+    "runtime": {
+        "tensor": "runtime.ndarray:array",
+        "NDArray": "runtime.ndarray:NDArray",
+        "Module": "runtime.module:Module",
+    },
 }
 
 
@@ -55,6 +67,15 @@ class _Namespace(SimpleNamespace):
             value = _Namespace(_table=inner)
         self.__dict__[name] = value
         return value
+
+
+def inside(room: str, name: str) -> Any:
+    """What the alias `name` in a room stands for; AttributeError if the room has none such."""
+    try:
+        return getattr(_Namespace(_table=INSIDE[room]), name)
+    except AttributeError:
+        message = f"module '{__package__}.{room}' has no attribute {name!r}"
+        raise AttributeError(message) from None
 
 
 def resolve(name: str) -> Any:

@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -232,7 +233,9 @@ def maker(inputs: Sequence[Any]) -> Make:
             device = x.device
             return lambda shape, dtype: NDArray(zeros(shape, dtype), device)
         if torch is not None and isinstance(x, torch.Tensor):
-            return _torch_zeros
+            return partial(_torch_zeros, x.device)
+        if type(x).__module__.split(".")[0] == "cupy" and "cupy" in sys.modules:
+            return _cupy_zeros
         namespace = getattr(x, "__array_namespace__", None)
         if namespace is not None and hasattr(namespace(), "from_dlpack"):
             # An immutable array cannot be written: the kernel writes memory that it then wraps.
@@ -278,13 +281,18 @@ def zeros(shape: tuple[int, ...], dtype: str) -> np.ndarray[Any, Any]:
     return np.ndarray(shape, kind, raw, -int(raw.__array_interface__["data"][0]) % ALIGNMENT)
 
 
-def _torch_zeros(shape: tuple[int, ...], dtype: str) -> Any:
+def _cupy_zeros(shape: tuple[int, ...], dtype: str) -> Any:
+    bits = {"float8_e4m3": "uint8", "float8_e5m2": "uint8"}  # CuPy has no such dtypes
+    return sys.modules["cupy"].zeros(shape, dtypes.numpy_dtype(bits.get(dtype, dtype)))
+
+
+def _torch_zeros(device: Any, shape: tuple[int, ...], dtype: str) -> Any:
     torch = sys.modules["torch"]
     name = {"float8_e4m3": "float8_e4m3fn"}.get(dtype, dtype)
     kind = getattr(torch, name, None)
     if kind is None:
         raise RunError(f"torch has no dtype {dtype}", hint="pass out= or NumPy arrays")
-    return torch.zeros(shape, dtype=kind)
+    return torch.zeros(shape, dtype=kind, device=device)
 
 
 def random_inputs(convention: Convention, seed: int = 0) -> list[Any]:

@@ -1,7 +1,9 @@
 """How does one write a kernel for all sizes and call it for some? `jit`: compiled when needed.
 
 A call never waits for tuning: it takes the best schedule that the database has for these sizes, or
-else the default one.
+else the default one. A schedule that this user has not checked on this machine is checked first, in
+a worker process; a call waits a moment for that, and no longer: meanwhile the default schedule
+serves.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import functools
 import inspect
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,12 +22,53 @@ from .errors import UserError
 from .ir.nodes import IRModule, PrimFunc
 from .meta_schedule.database import Database
 from .meta_schedule.json_database import JSONDatabase
+from .meta_schedule.logging import console
+from .meta_schedule.record import TuningRecord
 from .target import Target
 from .target.target import TargetLike
 from .tuned_kernel import TunedKernel, single_function
-from .tuning import best_of, tune
+from .tuning import best_kernel, tune
 
 Factory = Callable[..., PrimFunc | IRModule]
+
+_PATIENCE_S = 2.0
+"""How long a call waits for what the database has to be checked: a worker process starts in some
+tenths of a second, and most checks take less."""
+
+
+class _Lookup:
+    """A search, in a thread, for the first record that may be used."""
+
+    def __init__(self, records: Sequence[TuningRecord], mod: IRModule, target: Target) -> None:
+        self.found: TunedKernel | None = None
+        self._work = (records, mod, target)
+        self._thread = threading.Thread(target=self._run, name="gputune-jit", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        self.found = best_kernel(*self._work)
+        if self.found is None:
+            name = next(iter(self._work[1].functions))
+            console().warning("No record of %s can be used: it keeps the default schedule", name)
+
+    def done(self, within_s: float = 0.0) -> bool:
+        """Has it ended, or does it within that time?"""
+        self._thread.join(within_s)
+        return not self._thread.is_alive()
+
+
+@dataclass(slots=True)
+class _Entry:
+    """The kernel for some sizes.
+
+    Attributes:
+        database: that was asked; kept, so that no later one can have the same id.
+        lookup: what may yet find a better kernel.
+    """
+
+    kernel: TunedKernel
+    database: Database | None = None
+    lookup: _Lookup | None = None
 
 
 class Jit:
@@ -49,8 +93,7 @@ class Jit:
         self.target = None if target is None else Target(target)
         self.work_dir = work_dir
         self._signature = inspect.signature(factory)
-        # with each kernel its database, so that no later one can have the same id
-        self._kernels: dict[Any, tuple[TunedKernel, Database | None]] = {}
+        self._kernels: dict[Any, _Entry] = {}
         self._database: JSONDatabase | None = None
         self._lock = threading.Lock()
         functools.update_wrapper(self, factory)
@@ -58,7 +101,9 @@ class Jit:
     def __call__(self, *sizes: Any, **named: Any) -> TunedKernel:
         """The kernel for some sizes: from the database, or by the default schedule.
 
-        Kernels are kept: the same sizes (target, database) give the same kernel.
+        Kernels are kept: the same sizes (target, database) give the same kernel. There is one
+        exception: where the check of a schedule from the database takes long, the first calls give
+        a kernel of the default schedule, and those after the check the tuned one.
 
         Raises:
             UserError: the sizes do not fit the function, or it did not return a program.
@@ -70,8 +115,10 @@ class Jit:
         with self._lock:
             found = self._kernels.get(key)
             if found is None:
-                found = self._kernels[key] = (self._make(given, target, current), current)
-        return found[0]
+                found = self._kernels[key] = self._make(given, target, current)
+            elif found.lookup is not None and found.lookup.done():
+                found.kernel, found.lookup = found.lookup.found or found.kernel, None
+            return found.kernel
 
     def tune(self, *sizes: Any, **budget: Any) -> TunedKernel:
         """Tune for some sizes now; later calls with them get the result.
@@ -86,7 +133,7 @@ class Jit:
         current = Database.current() if self.work_dir is None else None
         with self._lock:
             key = (given, target, None if current is None else id(current))
-            self._kernels[key] = (made, current)
+            self._kernels[key] = _Entry(made, current)
         return made
 
     def clear(self) -> None:
@@ -115,17 +162,18 @@ class Jit:
         bound = inspect.BoundArguments(self._signature, OrderedDict(given))
         return self.factory(*bound.args, **bound.kwargs)
 
-    def _make(
-        self, given: tuple[Any, ...], target: Target, current: Database | None
-    ) -> TunedKernel:
+    def _make(self, given: tuple[Any, ...], target: Target, current: Database | None) -> _Entry:
         name, func = single_function(self._program(given), "jit")
         database = self._files() if current is None else current
         mod = IRModule({name: func})
-        best = None if database is None else best_of(database, mod, target)
-        if best is not None:
-            return TunedKernel(best[1], target, workload=func, record=best[0])
+        records = [] if database is None else database.candidates(mod, target)
+        lookup = _Lookup(records, mod, target) if records else None
+        if lookup is not None and lookup.done(_PATIENCE_S):
+            if lookup.found is not None:
+                return _Entry(lookup.found, current)
+            lookup = None
         schedule, module = build_default(mod, target)
-        return TunedKernel(schedule, target, workload=func, module=module)
+        return _Entry(TunedKernel(schedule, target, workload=func, module=module), current, lookup)
 
     def _files(self) -> JSONDatabase | None:
         """The database of `work_dir`, as it is now."""

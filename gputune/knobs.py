@@ -35,4 +35,10 @@ CUBIN_CACHE_MB = Knob(
     "GPUTUNE_CUBIN_CACHE_MB", "256", "MiB of compiled kernels kept in the cache folder; 0: none"
 )
 
-ALL = (DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB)
+HOST_CXX = Knob(
+    "GPUTUNE_HOST_CXX",
+    "",
+    "C++ compiler for host execution of CUDA kernels: a path, a name, or zig; empty: look for one",
+)
+
+ALL = (DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB, HOST_CXX)

@@ -4,11 +4,13 @@
     script.py     the scheduled program, as script
     trace.json    what was done to the one to make the other
     record.json   target, measured times, versions
-    kernel.o      machine code for that target, for programs that link it themselves
-    kernel.ll     the same as LLVM IR, to read
+    kernel.o      machine code for that target, for programs that link it themselves (kernel.cubin
+                  for a cuda target)
+    kernel.ll     the same as LLVM IR, to read (kernel.cu for a cuda target)
 
-`load` reads the first four and compiles: nothing in the folder is executed, and `kernel.o` is not
-even opened, since machine code from a file cannot be checked.
+`load` reads the first four and compiles; what it compiled is checked in a worker process before
+this one runs it. Nothing in the folder is executed, and `kernel.o` is not even opened, since
+machine code from a file cannot be checked.
 """
 
 from __future__ import annotations
@@ -20,9 +22,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import GputuneError, RecordError, ScheduleError, UserError
+from .codegen.llvm import LlvmKernel
+from .errors import GputuneError, RecordError, RunError, ScheduleError, UserError
+from .figures import plain
 from .ir.equal import structural_equal
 from .ir.nodes import IRModule, PrimFunc
+from .runtime.module import AnyCode
 from .schedule import Schedule, Trace
 from .target import Target, host
 from .tuned_kernel import TunedKernel
@@ -56,8 +61,7 @@ def save(kernel: TunedKernel, folder: Path) -> Path:
         "script.py": kernel.mod.script(),
         "trace.json": json.dumps(kernel.trace.as_json()) + "\n",
         "record.json": json.dumps(about, indent=1) + "\n",
-        "kernel.ll": code.ir,
-        "kernel.o": code.object_code,
+        **_code_files(code),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +74,12 @@ def save(kernel: TunedKernel, folder: Path) -> Path:
             code="export",
         ) from None
     return folder
+
+
+def _code_files(code: AnyCode) -> dict[str, str | bytes]:
+    if isinstance(code, LlvmKernel):
+        return {"kernel.ll": code.ir, "kernel.o": code.object_code}
+    return {"kernel.cu": code.source.text, "kernel.cubin": code.object_code}
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -94,14 +104,21 @@ def load(folder: str | Path) -> TunedKernel:
     else this machine's own, with the same number of cores. Times in the record stay what they are:
     `report()` says where they were measured.
 
+    The folder is not believed: before it is given out, the kernel is compiled and run in a worker
+    process, and its numbers are compared with those of the program in workload.py. That takes some
+    tenths of a second, once; a kernel that this user tuned on this machine was checked before.
+    Where that program would run for long, the kernel is run by itself, and `.verified` is False.
+
     Raises:
-        UserError: a file is missing or cannot be read.
-        RecordError: a file is not what it should be; names it.
+        UserError: no path, or a file that is missing or cannot be read.
+        RecordError: a file is not what it should be; names it. So is a kernel that cannot be
+            compiled, does not run, or computes something else.
+        RunError: the kernel could not be checked.
 
     Example:
         >>> f = gputune.load("matmul.tuned")
     """
-    where = Path(folder)
+    where = folder_path(folder, "load")
     about = _json(where / "record.json")
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise RecordError(
@@ -118,7 +135,39 @@ def load(folder: str | Path) -> TunedKernel:
             hint="a file was changed: export the kernel again",
         )
     record = _record(where, about, workload)
-    return TunedKernel(schedule, _target(where, about), workload=func, record=record)
+    target = _target(where, about)
+    right = _checked(where, workload, schedule.mod, target)
+    return TunedKernel(schedule, target, workload=func, record=record, verified=right)
+
+
+def _checked(where: Path, workload: IRModule, scheduled: IRModule, target: Target) -> bool:
+    """Refuse a kernel that must not run in this process; were its numbers found right?"""
+    from .meta_schedule.admission import check_scheduled
+
+    if target.kind != "llvm":
+        return False  # `build` has the say
+    verdict = check_scheduled(workload, scheduled, target)
+    why = "" if verdict.failure is None else f": {plain(verdict.failure.message)}"
+    if verdict.outcome == "wrong":
+        raise RecordError(
+            f"{where}: its kernel is not what workload.py says, or does not run{why}",
+            hint="tune and export the kernel again",
+            code="wrong-kernel",
+        )
+    if verdict.outcome == "unknown":
+        raise RunError(
+            f"{where}: its kernel cannot be checked, and is not run unchecked{why}",
+            hint="gputune doctor says what this machine offers",
+            code="not-checked",
+        )
+    return verdict.outcome == "right"
+
+
+def folder_path(folder: str | Path, what: str) -> Path:
+    """The path of a folder; UserError if it is none."""
+    if not isinstance(folder, str | os.PathLike) or not str(folder):
+        raise UserError(f"{what}: expected the path of a folder, found {folder!r:.80}")
+    return Path(folder)
 
 
 def _replayed(where: Path, workload: IRModule) -> Schedule:

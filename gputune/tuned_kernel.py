@@ -14,13 +14,14 @@ from .errors import CheckError, UserError
 from .figures import duration, plain, rate, times
 from .ir.flops import estimate_flops
 from .ir.nodes import IRModule, PrimFunc
-from .runtime.function import BoundCall, Function
-from .runtime.module import Module, build
+from .runtime.function import BoundCall
+from .runtime.module import AnyFunction, Module, build
 from .schedule import Schedule, Trace
 from .target import Target
 
 if TYPE_CHECKING:
     from .meta_schedule.record import TuningRecord
+    from .runtime.cuda_program import CudaCall
 
 # A plain loop nest does at least this many operations a second: how long the unscheduled program
 # takes is estimated before it is run.
@@ -66,6 +67,8 @@ class TunedKernel:
         record: the measurement that chose this schedule, if there was one.
         summary: of the tuning run, if there was one.
         module: the compiled schedule, if it was compiled already.
+        verified: its numbers were compared with the unscheduled function's (True, too, if the
+            record says that this process did so).
 
     Example:
         >>> f = gputune.tune(matmul, seconds=20)
@@ -83,14 +86,16 @@ class TunedKernel:
         record: TuningRecord | None = None,
         summary: Summary | None = None,
         module: Module | None = None,
+        verified: bool = False,
     ) -> None:
         self.schedule = schedule
         self.target = target
         self.workload = workload
         self.record = record
         self.summary = summary
+        self.verified = verified or (record is not None and record.verified)
         self.module = build(schedule.mod, target) if module is None else module
-        self.function: Function = next(iter(self.module.functions.values()))
+        self.function: AnyFunction = next(iter(self.module.functions.values()))
         self.convention = Convention.of(workload)
 
     # ------------------------------------------------------------------ calling
@@ -135,8 +140,8 @@ class TunedKernel:
 
     @property
     def source(self) -> str:
-        """The generated code: LLVM IR as text."""
-        return self.module.inspect_source("ll")
+        """The generated code as text: LLVM IR, or CUDA C++."""
+        return self.module.inspect_source()
 
     @property
     def seconds(self) -> float | None:
@@ -180,7 +185,7 @@ class TunedKernel:
         else:
             assert self.record is not None
             facts = [f"median of {len(self.record.run_secs or ())}"]
-            facts.append("numbers verified" if self.record.verified else "numbers not verified")
+            facts.append("numbers verified" if self.verified else "numbers not verified")
             speed = rate(self.flops, seconds)
             text = duration(seconds) + (f", {speed} GFLOP/s" if speed != "-" else "")
             lines.append(f"  time     {text} ({', '.join(facts)})")
@@ -204,11 +209,11 @@ class TunedKernel:
             The folder.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: no path, or one that cannot be written.
         """
-        from .saved_kernel import save
+        from .saved_kernel import folder_path, save
 
-        return save(self, Path(folder))
+        return save(self, folder_path(folder, "export"))
 
     def __repr__(self) -> str:
         seconds = self.seconds
@@ -222,7 +227,7 @@ class BoundKernel:
 
     __slots__ = ("call", "outputs")
 
-    def __init__(self, call: BoundCall, outputs: Any) -> None:
+    def __init__(self, call: BoundCall | CudaCall, outputs: Any) -> None:
         self.call = call
         self.outputs = outputs
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import RecordError, ScheduleError, UserError
+from .errors import GputuneError, RunError, UserError
+from .figures import plain
 from .ir.nodes import IRModule, PrimFunc
-from .schedule import Schedule
 from .target import Target
 from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
@@ -47,17 +47,21 @@ def tune(
             ends the search; with neither, 64 candidates are measured.
         work_dir: folder of the database. What is found is added to it, and what it holds already
             counts: the result is the best of the whole history. None: nothing is kept.
-        seed: of all that is random; the same seed on the same machine tries the same candidates.
+        seed: of all that is random. The same seed and the same measured times give the same
+            candidates: those of the first round (up to 64) are the same in every run, what follows
+            learns from times, which are never quite the same.
         space: what to choose from: "post-order-apply" (gputune's own rules), a `SpaceGenerator`, or
             a function that schedules with sampling instructions.
         progress: called often during the search with a `meta_schedule.Progress`.
 
     Returns:
-        A `TunedKernel`.
+        A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
+        schedule is one that `work_dir` held before. Records that fail that are withdrawn; if none
+        works, it has the default schedule, and a warning says so.
 
     Raises:
-        UserError: an argument that makes no sense, a folder that cannot be used, or Ctrl-C before
-            anything was measured.
+        UserError: an argument that makes no sense, a kernel that surely accesses what lies outside
+            a buffer, a folder that cannot be used, or Ctrl-C before anything was measured.
         TargetError: no such target.
         RunError: every candidate failed; says how.
         RecordError: recording failed (disk full); what was recorded before is kept.
@@ -69,7 +73,7 @@ def tune(
     """
     name, workload = single_function(func, "tune")
     _check_limits(seconds, trials)
-    chosen = Target(target)
+    chosen = tunable_target(target, space)
     from . import meta_schedule as ms
     from .meta_schedule.logging import quiet
 
@@ -87,20 +91,29 @@ def tune(
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gputune-"))
             database = "memory"
         most = trials if trials is not None else None if seconds is not None else DEFAULT_TRIALS
-        result = ms.tune_tir(
-            IRModule({name: workload}),
-            chosen,
-            folder,
-            most,
-            num_trials_per_iter=_PER_ROUND,
-            database=database,
-            space=space,
-            seed=seed,
-            seconds=seconds,
-            on_progress=note,
-        )
-        found = best_of(result, IRModule({name: workload}), chosen)
-    summary = _summary(last)
+        try:
+            result = ms.tune_tir(
+                IRModule({name: workload}),
+                chosen,
+                folder,
+                most,
+                num_trials_per_iter=_PER_ROUND,
+                database=database,
+                space=space,
+                seed=seed,
+                seconds=seconds,
+                on_progress=note,
+            )
+        except RunError as e:
+            if work_dir is None and e.code == "all-failed":  # the folder is about to go
+                e.hint = 'work_dir="FOLDER" keeps every failure with its trace'
+            raise
+        summary = _summary(last)
+        mod = IRModule({name: workload})
+        records = result.candidates(mod, chosen)
+        found = best_kernel(records, mod, chosen, database=result, summary=summary)
+        if found is None and (records or summary.trials or _any_withdrawn(result, mod)):
+            found = _fallback(mod, chosen, summary)
     if found is None:
         why = "interrupted before" if summary.interrupted else "the search ended before"
         raise UserError(
@@ -108,22 +121,73 @@ def tune(
             hint="give it more time",
             code="no-schedule",
         )
-    record, schedule = found
-    return TunedKernel(schedule, chosen, workload=workload, record=record, summary=summary)
+    return found
 
 
-def best_of(
-    database: Database, mod: IRModule, target: Target
-) -> tuple[TuningRecord, Schedule] | None:
-    """The best record of a one-function program that replays, and its schedule."""
-    from .meta_schedule.database import replay
+def tunable_target(target: TargetLike, space: Any = "post-order-apply") -> Target:
+    """The target meant; where "auto" is a GPU for which `space` has no rules, llvm, and a warning
+    says so."""
+    chosen = Target(target)
+    if target != "auto" or chosen.kind == "llvm" or not isinstance(space, str):
+        return chosen
+    from .meta_schedule.logging import console
+    from .meta_schedule.schedule_rule import ScheduleRule
 
-    for record in database.candidates(mod, target):
+    try:
+        ScheduleRule.create(chosen.kind)
+    except UserError as e:
+        console().warning("Tuning for llvm: %s", e.message)
+        return Target("llvm")
+    return chosen
+
+
+def best_kernel(
+    records: Iterable[TuningRecord],
+    mod: IRModule,
+    target: Target,
+    *,
+    database: Database | None = None,
+    summary: Summary | None = None,
+) -> TunedKernel | None:
+    """The first of some records of a one-function program that may be used (see
+    `meta_schedule.admission`) and can be built, compiled; None if there is none.
+
+    Args:
+        records: the best first.
+        database: where records that fail the check are withdrawn; None: nowhere.
+        summary: of the tuning run, if there was one.
+    """
+    from .meta_schedule.admission import admitted
+    from .meta_schedule.logging import console
+
+    (workload,) = mod.functions.values()
+    for found in admitted(records, mod, target, database=database):
         try:
-            return record, replay(record, next(iter(mod.functions)))
-        except (RecordError, ScheduleError):
-            continue  # the next best will do
+            return TunedKernel(
+                found.schedule, target, workload=workload, record=found.record, summary=summary
+            )
+        except GputuneError as e:
+            console().warning("A record cannot be built and is passed over: %s", plain(e.message))
     return None
+
+
+def _any_withdrawn(database: Database, mod: IRModule) -> bool:
+    workload = database.commit_workload(mod)
+    return any(r.withdraws and r.workload is workload for r in database.get_all_tuning_records())
+
+
+def _fallback(mod: IRModule, target: Target, summary: Summary) -> TunedKernel:
+    """The default schedule, where tuning has found none that works."""
+    from .default_schedule import build_default
+    from .meta_schedule.logging import console
+
+    ((name, workload),) = mod.functions.items()
+    console().warning(
+        "No schedule of %s that was measured can be used (%s): it gets the default one",
+        name, summary,
+    )  # fmt: skip
+    schedule, module = build_default(mod, target)
+    return TunedKernel(schedule, target, workload=workload, summary=summary, module=module)
 
 
 def _check_limits(seconds: float | None, trials: int | None) -> None:

@@ -1,5 +1,5 @@
-"""Does generated CUDA code compile for every architecture, compute what NumPy computes, and keep the
-rules of the machine? The same text is compiled by NVRTC and run, checked, on the processor."""
+"""Does generated CUDA code compile for every architecture, compute what NumPy computes, and keep
+the rules of the machine? The same text is compiled by NVRTC and run, checked, on the processor."""
 
 from __future__ import annotations
 

@@ -446,6 +446,33 @@ def test_export_to_where_nothing_can_be_written(tuned: TunedKernel) -> None:
 
 
 # ----------------------------------------------------------------------------- the default schedule
+@pytest.mark.parametrize("folder", [3, None, "", b"x"])
+def test_what_is_no_folder_is_refused(tuned: TunedKernel, folder: Any) -> None:
+    with pytest.raises(gt.UserError, match="load: expected the path of a folder, found"):
+        gt.load(folder)
+    with pytest.raises(gt.UserError, match="export: expected the path of a folder, found"):
+        tuned.export(folder)
+
+
+@T.prim_func
+def cannot_be_built(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+    for i in range(8):
+        with T.block("B"):
+            vi = T.axis.spatial(8, i)
+            B[vi] = T.call_extern("float32", "no_such_function", A[vi])
+
+
+def test_the_hint_names_no_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(gt.RunError) as e:
+        gt.tune(cannot_be_built, ONE_CORE, trials=1)
+    assert e.value.hint == 'work_dir="FOLDER" keeps every failure with its trace'
+    with pytest.raises(gt.RunError) as e:
+        gt.tune(cannot_be_built, ONE_CORE, trials=1, work_dir=tmp_path)
+    named = Path(e.value.hint.split(" has every failure")[0])
+    assert named.parent == tmp_path
+    assert "trace" in named.read_text()
+
+
 def test_default_schedules_compute_what_the_programs_compute() -> None:
     for name, k in kernels.KERNELS.items():
         if name in kernels.SUITE:

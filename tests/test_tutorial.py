@@ -277,3 +277,30 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
 
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.parametrize("first", ["", "import gputune.ir, gputune.runtime, gputune.target; "])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tvm.ir.module.IRModule", "gputune.ir.nodes.IRModule"),
+        ("tvm.ir.structural_equal", "structural_equal"),
+        ("tvm.runtime.tensor([1.0, 2.0])", "shape=(2,)"),
+        ("tvm.target.Target('llvm')", "llvm"),
+        ("tvm.tir.schedule.ScheduleError", "gputune.errors.ScheduleError"),
+    ],
+)
+def test_every_alias_resolves_at_once(first: str, name: str, said: str) -> None:
+    """In a fresh process: whatever was imported before, or nothing."""
+    code = f"{first}import gputune as tvm; print({name})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert said in done.stdout, done.stderr
+
+
+def test_a_room_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match=r"module 'gputune\.ir' has no attribute 'nonsense'"):
+        _ = tvm.ir.nonsense
+    with pytest.raises(AttributeError, match=r"'gputune\.runtime' has no attribute 'nonsense'"):
+        _ = tvm.runtime.nonsense

@@ -39,7 +39,11 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
 @click.option(
     "--work-dir", type=click.Path(path_type=Path), help="Folder in which results are remembered."
 )
-@click.option("--seed", type=click.IntRange(1, 2**31 - 1), help="Makes the search repeatable.")
+@click.option(
+    "--seed",
+    type=click.IntRange(1, 2**31 - 1),
+    help="Repeats the first 64 candidates; those after them follow from measured times.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
 def tune(
     kernel: str,
@@ -62,12 +66,12 @@ def tune(
     Ctrl-C ends the search and keeps the best so far.
     """
     import gputune
-    from gputune.target import Target
+    from gputune.tuning import tunable_target
 
     from . import display, subject
 
     what = subject.find(kernel, shape, dtype)
-    chosen = Target(target)
+    chosen = tunable_target(target)
     out = display.console()
     last: list[Progress] = []
 

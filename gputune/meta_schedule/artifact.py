@@ -7,19 +7,19 @@ begins with one line of JSON; the object code follows, and its digest must be th
 from __future__ import annotations
 
 import atexit
-import contextlib
 import itertools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..target.host import cache_folder
 
 _MAGIC = "gputune artifact 1"
 
@@ -34,7 +34,9 @@ class Artifact:
         num_threads: threads that its parallel loops use.
         script: the text of the program.
         target: the target's export.
-        code: the object code.
+        code: the object code; a cubin for a cuda target.
+        cuda: what else belongs to a cubin ({} for other targets): its source as
+            `CudaSource.as_json` has it and, under "facts", what its kernels need.
     """
 
     symbol: str
@@ -43,6 +45,7 @@ class Artifact:
     script: str
     target: dict[str, Any]
     code: bytes
+    cuda: dict[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of_reply(
@@ -53,7 +56,8 @@ class Artifact:
         if arguments is None:
             raise RunError("the program's sizes are symbolic: it cannot be measured", code="shape")
         threads = int(data["num_threads"]) if data.get("parallel") else 1
-        return Artifact(str(data["symbol"]), list(arguments), threads, script, target, code)
+        cuda = dict(data.get("cuda") or {})
+        return Artifact(str(data["symbol"]), list(arguments), threads, script, target, code, cuda)
 
     def save(self, path: Path) -> None:
         """Write the file: under another name first, so that it is there whole or not at all."""
@@ -64,6 +68,7 @@ class Artifact:
             "num_threads": self.num_threads,
             "script": self.script,
             "target": self.target,
+            "cuda": self.cuda,
             "digest": blake2b(self.code).hexdigest(),
         }
         part = path.with_suffix(".part")
@@ -80,7 +85,7 @@ class Artifact:
                 raise ValueError("it was changed")
             return Artifact(
                 fields["symbol"], fields["arguments"], fields["num_threads"], fields["script"],
-                fields["target"], code,
+                fields["target"], code, fields["cuda"],
             )  # fmt: skip
         except OSError as e:
             raise RunError(f"cannot read the artifact {path}: {e.strerror or e}") from None
@@ -101,7 +106,7 @@ def new_path() -> Path:
     own = os.getpid()  # a forked child makes its own
     folder = _folders.get(own)
     if folder is None or not folder.exists():
-        parent = _cache_folder()
+        parent = cache_folder()
         if parent is not None:
             _sweep(parent)
         folder = Path(tempfile.mkdtemp(prefix=f"build-{own}-", dir=parent))  # mode 0700
@@ -125,17 +130,3 @@ def _sweep(parent: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
         except (PermissionError, OverflowError):
             continue  # another user's process has the number now
-
-
-def _cache_folder() -> Path | None:
-    """`gputune` in the user's cache folder if it is theirs alone; None: wherever the system keeps
-    private temporary folders."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = Path(home) / "gputune"
-    with contextlib.suppress(OSError):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        facts = folder.lstat()
-        private = facts.st_uid == os.getuid() and not facts.st_mode & 0o022
-        if private and not folder.is_symlink() and os.access(folder, os.W_OK):
-            return folder
-    return None

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import BuildError, GputuneError, UserError
 from ..ir.nodes import IRModule
+from ..runtime.cuda_build import CudaCode, described_arguments
 from ..runtime.pool import WorkerPool
 from ..runtime.process import Outcome, Reply, Request
 from ..runtime.signature import concrete_arguments
@@ -218,6 +219,11 @@ def _artifact_of_module(module: Any, x: BuilderInput) -> Artifact:
             hint="return what gputune.build returns, or give f_export too",
             code="f-build",
         ) from None
+    if isinstance(kernel, CudaCode):
+        arguments = described_arguments(entry)
+        told = kernel.as_json()
+        export = x.target.export()
+        return Artifact(symbol, arguments, 1, x.mod.script(), export, code, told)
     arguments = concrete_arguments(function.sig)
     threads = x.target.num_cores
     return Artifact(symbol, arguments, threads, x.mod.script(), x.target.export(), code)

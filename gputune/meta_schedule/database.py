@@ -101,6 +101,7 @@ class Database(ABC):
         """The best schedule of a program: its record's trace, replayed.
 
         A record whose trace cannot be read or does not apply is passed over for the next best.
+        Nothing is run: see `compile_tir` for a schedule whose program was checked.
         """
         for record in self.candidates(mod, target):
             try:
@@ -266,10 +267,12 @@ class Shelf:
         self.records: list[TuningRecord] = []
         self._of: dict[Workload, list[TuningRecord]] = {}
         self._wrong: dict[Workload, set[str]] = {}
+        self._withdrawn: dict[Workload, set[str]] = {}
         self._ranked: dict[Workload, list[TuningRecord]] = {}
 
     def add(self, record: TuningRecord) -> None:
-        """Add a record. One that says "wrong_result" withdraws all records of its program."""
+        """Add a record. One that says "wrong_result" withdraws all records of its program, and one
+        that has a key under "withdraws" the records with that key."""
         self.records.append(record)
         workload = record.workload
         self._of.setdefault(workload, []).append(record)
@@ -277,6 +280,8 @@ class Shelf:
         error = record.error
         if error is not None and error.get("kind") == "wrong_result" and record.program:
             self._wrong.setdefault(workload, set()).add(record.program)
+        if record.withdraws:
+            self._withdrawn.setdefault(workload, set()).add(record.withdraws)
 
     def ranked(self, workload: Workload) -> list[TuningRecord]:
         """The valid records of a workload, the best first; of equals the oldest first."""
@@ -284,6 +289,8 @@ class Shelf:
         if found is None:
             wrong = self._wrong.get(workload, set())
             valid = [r for r in self._of.get(workload, ()) if r.is_valid and r.program not in wrong]
+            if withdrawn := self._withdrawn.get(workload):
+                valid = [r for r in valid if r.key not in withdrawn]
             found = self._ranked[workload] = sorted(valid, key=lambda r: r.seconds)
         return found
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from ..errors import RunError
+from . import proofs
 from .artifact import Artifact
 from .builder import BuilderResult
 from .logging import console
@@ -13,7 +14,7 @@ from .measure_candidate import MeasureCandidate
 from .profiler import Profiler
 from .runner import RunnerResult
 from .task_record import FAILED_MS, TaskRecord
-from .verify import Verdict, Verifier
+from .verify import Checker, Verdict, Verifier
 
 
 def judged(
@@ -25,7 +26,7 @@ def judged(
     if seconds >= task.best.seconds:
         return result
     if task.verifier is not None and task.verifier.eager:
-        result = _checked(task.verifier, candidate, built, result)
+        result = _checked(task, task.verifier, candidate, built, result)
     if result.problem is None:
         task.best.seconds = seconds
     return result
@@ -48,7 +49,7 @@ def judge_round(
         best = min(good, key=lambda i: results[i].seconds)
         if results[best].verified or results[best].seconds > task.best.seconds:
             return
-        results[best] = _checked(task.verifier, candidates[best], built[best], results[best])
+        results[best] = _checked(task, task.verifier, candidates[best], built[best], results[best])
         if results[best].problem is None:
             return
         rest = [results[i].seconds for i in good if i != best]
@@ -57,7 +58,11 @@ def judge_round(
 
 
 def _checked(
-    verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult, result: RunnerResult
+    task: TaskRecord,
+    verifier: Checker,
+    candidate: MeasureCandidate,
+    built: BuilderResult,
+    result: RunnerResult,
 ) -> RunnerResult:
     with Profiler.timeit("Verify"):
         verdict = _verdict(verifier, candidate, built)
@@ -66,11 +71,16 @@ def _checked(
         console().warning(
             "A fast candidate computes wrong results and is rejected: %s", verdict.failure.message
         )
-        return RunnerResult.failed(verdict.failure)
-    return replace(result, verified=True) if verdict.outcome == "right" else result
+        return replace(RunnerResult.failed(verdict.failure), extras=result.extras)
+    if verdict.outcome != "right":
+        return result
+    if isinstance(verifier, Verifier):
+        mod, target = task.ctx.mod, task.ctx.target
+        proofs.note(proofs.key_of(mod, candidate.sch.mod, target), verdict)
+    return replace(result, verified=True)
 
 
-def _verdict(verifier: Verifier, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
+def _verdict(verifier: Checker, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
     """Check what was built, or the program where a builder of one's own built something else."""
     try:
         artifact = Artifact.load(str(built.artifact_path))

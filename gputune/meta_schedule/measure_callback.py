@@ -76,6 +76,7 @@ class AddToDatabase(MeasureCallback):
                 candidate.args_info,
                 _extras(candidate, ran, failure, task.ctx.rand_state),
             )
+            record.own, record.verified = failure is None, ran.verified
             try:
                 database.commit_tuning_record(record)
             except GputuneError as e:
@@ -94,6 +95,7 @@ def _extras(
         "time": round(time.time(), 3),
         "versions": versions(),
     }
+    extras.update(ran.extras)
     if failure is not None:
         extras["error"] = failure.as_json()
         return extras

@@ -12,6 +12,7 @@ import math
 import statistics
 import zlib
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from ..errors import GputuneError, RecordError
@@ -119,12 +120,22 @@ class TuningRecord:
         target: the machine it was compiled for.
         args_info: descriptions of the arguments.
         extras: more facts, as JSON-able values. Known keys: "device" (the class of machine; filled
-            in from `target`), "program" (digest of the scheduled program), "verified" (were its
-            numbers checked?), "error" ({"phase", "kind", "message"} of a failure), "cut" (timed
-            with one call only, being clearly slower), "seed", "time" (Unix seconds), "versions".
+            in from `target`), "program" (digest of the scheduled program), "verified" (did who
+            wrote it check its numbers? whoever reads it from a file checks again), "error"
+            ({"phase", "kind", "message"} of a failure), "withdraws" (`key` of a record that is not
+            to be used), "cut" (timed with one call only, being clearly slower), "seed", "time"
+            (Unix seconds), "versions".
+
+    Attributes:
+        own: was it measured by this process? Never so for what a file holds.
+        verified: were its numbers compared with those of the unscheduled program, by this process
+            or an earlier one of this user? See `admission`.
     """
 
-    __slots__ = ("_args_info", "_target", "_trace", "extras", "run_secs", "workload")
+    __slots__ = (
+        "_args_info", "_key", "_target", "_trace", "extras", "own", "run_secs", "verified",
+        "workload",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -141,6 +152,8 @@ class TuningRecord:
         self._target: Target | Json = None if target is None else Target(target)
         self._args_info: Sequence[ArgInfo] | Json = None if args_info is None else list(args_info)
         self.extras: dict[str, Any] = dict(extras or {})
+        self.own = self.verified = False
+        self._key = ""
         if self._target is not None:
             self.extras.setdefault("device", self._target.device_key)
 
@@ -149,7 +162,9 @@ class TuningRecord:
     def trace(self) -> Trace:
         """The trace; RecordError if the file held something else."""
         if not isinstance(self._trace, Trace):
-            self._trace = Trace.from_json(self._trace)
+            found = Trace.from_json(self._trace)
+            _ = self.key  # of what the file holds
+            self._trace = found
         return self._trace
 
     @property
@@ -198,9 +213,19 @@ class TuningRecord:
         return str(self.extras.get("program", ""))
 
     @property
-    def verified(self) -> bool:
-        """Were its numbers compared with those of the unscheduled program?"""
-        return self.extras.get("verified") is True
+    def key(self) -> str:
+        """A digest of trace and target as the file holds them: what a withdrawal is about."""
+        if not self._key:
+            trace = self._trace.as_json() if isinstance(self._trace, Trace) else self._trace
+            text = canonical([trace, self.target_json()])
+            self._key = blake2b(text.encode(), digest_size=16).hexdigest()
+        return self._key
+
+    @property
+    def withdraws(self) -> str:
+        """The key of the record that this one takes back, or ""."""
+        found = self.extras.get("withdraws")
+        return found if isinstance(found, str) else ""
 
     def target_json(self) -> dict[str, Any] | None:
         """The target as the file holds it."""
@@ -263,6 +288,8 @@ class TuningRecord:
         out._target = target
         out._args_info = args_info
         out.extras = extras
+        out.own = out.verified = False
+        out._key = ""
         return out
 
     def __repr__(self) -> str:

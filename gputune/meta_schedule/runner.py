@@ -6,8 +6,8 @@ import math
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -83,6 +83,7 @@ class RunnerResult:
         cut: it was clearly slower than the best and was called once only.
         disturbed: repeats during which the system held the kernel up.
         verified: its numbers were compared with those of the unscheduled program.
+        extras: more facts for the record, as JSON-able values: clocks, registers, ...
     """
 
     run_secs: Sequence[float] | None
@@ -91,6 +92,7 @@ class RunnerResult:
     cut: bool = False
     disturbed: int = 0
     verified: bool = False
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def problem(self) -> Failure | None:
@@ -161,12 +163,21 @@ class Runner(ABC):
 
     @staticmethod
     def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
-        """A runner by kind; "local" is the only one. ValueError for another."""
+        """A runner by kind: "local", "cuda" (CUDA kernels on the GPU), or "host" (CUDA kernels by
+        host execution). ValueError for another."""
         if isinstance(kind, Runner):
             return kind
         if kind == "local":
             return LocalRunner(*args, **kwargs)
-        raise ValueError(f"unknown kind of runner {kind!r}; known is: local")
+        if kind == "host":
+            from .host_runner import HostExecutionRunner
+
+            return HostExecutionRunner(*args, **kwargs)
+        if kind == "cuda":
+            from .cuda_runner import CudaRunner
+
+            return CudaRunner(*args, **kwargs)
+        raise ValueError(f"unknown kind of runner {kind!r}; known are: local, cuda, host")
 
 
 # A candidate whose first call takes longer than this is clearly slower than the best: first calls
@@ -253,8 +264,12 @@ class LocalRunner(Runner):
             if self.cooldown_sec:
                 time.sleep(self.cooldown_sec)
             artifact = Artifact.load(x.artifact_path)
-            if x.device_type != "cpu":
-                raise RunError(f"this runner measures on the cpu, not on {x.device_type!r}")
+            if x.device_type not in ("cpu", "cuda"):
+                raise RunError(
+                    f"this runner measures on the cpu and on cuda, not on {x.device_type!r}"
+                )
+            if x.device_type == "cuda" and not self._in_parent:
+                return self._on_gpu(x)
             return self._measure_here(artifact, x) if self._in_parent else self._ask(artifact, x)
         except GputuneError as e:
             return RunnerResult.failed(Failure.of(e, "run"))
@@ -266,6 +281,11 @@ class LocalRunner(Runner):
         finally:
             if self.f_cleanup is not None:
                 self.f_cleanup()
+
+    def _on_gpu(self, x: RunnerInput) -> RunnerResult:
+        from .cuda_runner import CudaRunner
+
+        return CudaRunner(self.timeout_sec, None, _cuda_plan(self.evaluator_config)).measure(x)
 
     # ------------------------------------------------------------------ in the worker
     def _ask(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
@@ -309,17 +329,18 @@ class LocalRunner(Runner):
 
     # ------------------------------------------------------------------ with the user's functions
     def _measure_here(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
-        from ..runtime.devices import cpu
+        from ..runtime.devices import Device
 
         module, name = _loaded(artifact)
+        device = Device("cuda" if artifact.cuda else "cpu")
         alloc = self.f_alloc_argument or _alloc_random
         repeated = alloc(x.device_type, list(x.args_info), self.alloc_repeat)
         if self.f_run_evaluator is not None:
-            seconds = self.f_run_evaluator(module, cpu(), self.evaluator_config, repeated)
+            seconds = self.f_run_evaluator(module, device, self.evaluator_config, repeated)
         else:
             plan = _plan(self.evaluator_config, math.inf)
             flush = plan.pop("enable_cpu_cache_flush")
-            timer = module.time_evaluator(name, cpu(), flush_cache=flush, **plan)
+            timer = module.time_evaluator(name, device, flush_cache=flush, **plan)
             seconds = [s for args in repeated for s in timer(*args).results]
         return RunnerResult([float(s) for s in seconds])
 
@@ -362,6 +383,23 @@ def _plan(config: EvaluatorConfig, best: float) -> dict[str, Any]:
     }
 
 
+def _cuda_plan(config: EvaluatorConfig) -> dict[str, Any]:
+    """The settings of the timer for GPUs."""
+    if config.adaptive:
+        repeat, most = max(5, config.repeat), max(40, config.repeat)
+        milliseconds = min(config.min_repeat_ms, _REPEAT_MS)
+    else:
+        repeat = most = config.repeat
+        milliseconds = config.min_repeat_ms
+    return {
+        "number": 1 if config.adaptive else config.number,
+        "repeat": repeat,
+        "most": most,
+        "min_repeat_ms": milliseconds,
+        "regime": "flush" if config.enable_cpu_cache_flush else None,
+    }
+
+
 def _loaded(artifact: Artifact) -> tuple[Any, str]:
     """An artifact as a Module of this process, and the name of its function."""
     from ..codegen.llvm import LlvmKernel
@@ -375,6 +413,11 @@ def _loaded(artifact: Artifact) -> tuple[Any, str]:
     mod = as_module(from_source(artifact.script))
     entry = entry_func(mod)
     name = next(k for k, f in mod.functions.items() if f is entry)
+    if artifact.cuda:
+        from ..runtime.cuda_build import CudaCode
+
+        code = CudaCode.of_json(artifact.cuda, artifact.code, entry)
+        return Module({name: code.function(name)}, {name: code}, target), name
     kernel = LlvmKernel(
         artifact.code, artifact.symbol, (), (), "", entry, target.mcpu, target.mattr
     )
@@ -391,6 +434,7 @@ def _alloc_random(
     from ..runtime.operations import fill, parse_argument
 
     out: list[list[Any]] = []
+    put = _to_gpu if device_type == "cuda" else lambda array: array
     for seed in range(alloc_repeat):
         rng = np.random.default_rng(seed)
         args = []
@@ -399,9 +443,15 @@ def _alloc_random(
             if spec[0] == "SCALAR":
                 spec = {"kind": "scalar", "dtype": spec[1]}
             made = fill(rng, parse_argument(spec, i))
-            args.append(made if isinstance(made, int) else made.array)
+            args.append(made if isinstance(made, int) else put(made.array))
         out.append(args)
     return out
+
+
+def _to_gpu(array: Any) -> Any:
+    from ..runtime.cuda_device import gpu
+
+    return gpu("a runner of CUDA kernels").asarray(array)
 
 
 create = Runner.create

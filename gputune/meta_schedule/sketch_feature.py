@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .raw_features import raw_features
 from .sketch_layout import AccessFact, BlockFact, Layout, Span, describe
 
 if TYPE_CHECKING:
@@ -112,6 +113,9 @@ FEATURE_COUNT = GLOBAL + sum(
 
 def features_of(mod: IRModule, machine: Machine) -> tuple[Features, float]:
     """The row of one scheduled program, (FEATURE_COUNT,), and its score."""
+    raw = raw_features(mod, FEATURE_COUNT)
+    if raw is not None:
+        return raw
     layout, facts = describe(mod)
     rows, score = features(layout, columns(facts), machine)
     return rows[0], float(score[0])

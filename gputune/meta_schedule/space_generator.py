@@ -17,6 +17,7 @@ from .kinds import kind_of_target, random_of
 from .mutator import Mutator
 from .postproc import Postproc
 from .schedule_rule import ApplyCustomRule, ScheduleRule
+from .watched import WatchedSchedule, Wish, is_ours, note_foreign
 
 if TYPE_CHECKING:
     from .tune_context import TuneContext
@@ -54,6 +55,7 @@ class SpaceGenerator(ABC):
             mutator_probs if isinstance(mutator_probs, str) else dict(mutator_probs or {})
         )
         self.rng = random.Random()
+        self.wishes: Sequence[Wish] = ()  # see watched.call_again
 
     def initialize_with_tune_context(self, context: TuneContext) -> None:
         """Settle rules, postprocs and mutators, and make them and itself known to the context.
@@ -106,13 +108,19 @@ class SpaceGenerator(ABC):
             args, kwargs: for its constructor.
 
         Raises:
-            UserError: another kind.
+            UserError: another kind, or a union without members.
         """
         if callable(kind):
             return ScheduleFn(kind, *args, **kwargs)
         if kind == "post-order-apply":
             return PostOrderApply(*args, **kwargs)
         if kind == "union":
+            if not args and "space_generators" not in kwargs:
+                raise UserError(
+                    "a union of spaces needs its members",
+                    hint='SpaceGenerator.create("union", [generator, generator, ...])',
+                    code="union",
+                )
             return SpaceGeneratorUnion(*args, **kwargs)
         raise UserError(
             f"{kind!r} is no kind of space generator",
@@ -121,7 +129,8 @@ class SpaceGenerator(ABC):
         )
 
     def _schedule(self, mod: IRModule | PrimFunc) -> Schedule:
-        return Schedule(mod, seed=self.rng.randint(1, 2**31 - 1))
+        seed = self.rng.randint(1, 2**31 - 1)
+        return WatchedSchedule(mod, maker=self, wishes=self.wishes, seed=seed)
 
 
 PySpaceGenerator = SpaceGenerator
@@ -235,6 +244,8 @@ def _apply(rule: ScheduleRule, sch: Schedule, block: BlockRV) -> Sequence[Schedu
     if not isinstance(rule, ApplyCustomRule):
         if annotation(sch.get(block), SCHEDULE_RULE) is not None:
             return [sch]
+    if not is_ours(rule):
+        note_foreign(sch)
     return _schedules(rule.apply(sch, block), f"the schedule rule {type(rule).__name__}")
 
 
@@ -253,6 +264,9 @@ class ScheduleFn(SpaceGenerator):
 
     Args:
         sch_fn: takes a Schedule; changes it and returns None, or returns a schedule, or several.
+            If it hands sampled values on to primitives, its trace stands for the space, and
+            thousands of candidates are looked at at once. If it reads them (`sch.get(v)`, or
+            extents that follow from them), it is called anew for every candidate.
         sch_rules, postprocs, mutator_probs: see SpaceGenerator. The rules are not used.
     """
 
@@ -275,6 +289,7 @@ class ScheduleFn(SpaceGenerator):
             UserError: it returned something else.
         """
         sch = self._schedule(mod)
+        note_foreign(sch)
         found = self.sch_fn(sch)
         if found is None:
             return [sch]
@@ -301,7 +316,15 @@ class SpaceGeneratorUnion(SpaceGenerator):
         mutator_probs: Mutators = "from-target",
     ) -> None:
         super().__init__(sch_rules, postprocs, mutator_probs)
-        self.space_generators = list(space_generators)
+        members = space_generators if isinstance(space_generators, list | tuple) else None
+        if not members or not all(isinstance(g, SpaceGenerator) for g in members):
+            raise UserError(
+                "a union of spaces needs a list of space generators, at least one, "
+                f"found {space_generators!r:.80}",
+                hint='SpaceGenerator.create("union", [generator, generator, ...])',
+                code="union",
+            )
+        self.space_generators = list(members)
 
     def _initialize_with_tune_context(self, context: TuneContext) -> None:
         for g in self.space_generators:

@@ -15,7 +15,7 @@ from .failures import Failure, in_words
 from .measure_candidate import MeasureCandidate
 from .runner import BestSoFar, RunnerFuture, RunnerResult
 from .tune_context import TuneContext
-from .verify import Verifier
+from .verify import Checker
 
 FAILED_MS = 1e9
 """The latency of a trial that failed."""
@@ -57,7 +57,7 @@ class TaskRecord:
     failures: Counter[str] = field(default_factory=Counter)
     best: BestSoFar = field(default_factory=BestSoFar)
     known_seconds: float = math.inf
-    verifier: Verifier | None = None
+    verifier: Checker | None = None
     failed_rounds: int = 0
     lost_rounds: int = 0
     last_failure: Failure | None = None

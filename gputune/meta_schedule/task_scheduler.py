@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
+from .admission import known_seconds
 from .builder import Builder, BuilderInput, BuilderResult, same_order
+from .cuda_runner import CudaRunner, shared_gpu_worker
 from .failures import in_words, write_failures
 from .judgement import judge_round, judged
 from .logging import console
@@ -151,16 +153,21 @@ class TaskScheduler(ABC):
         ctx = task.ctx
         self._logger.info('Initializing Task #%d: "%s"', task_id, ctx.task_name)
         ctx.logger.info('Initializing Task #%d: "%s"', task_id, ctx.task_name)
-        if verify and ctx.target.kind == "llvm":
+        if verify and ctx.verifier is not None:
+            task.verifier = ctx.verifier
+        elif verify and ctx.target.kind == "cuda":
+            if isinstance(self._runner, LocalRunner | CudaRunner):
+                worker = shared_gpu_worker()
+                task.verifier = Verifier(ctx.mod, ctx.target, worker, ctx.fork_seed())
+        elif verify and ctx.target.kind == "llvm":
             local = isinstance(self._runner, LocalRunner)
             worker = self._runner.worker if local else shared_worker()  # type: ignore[union-attr]  # a LocalRunner
             task.verifier = Verifier(ctx.mod, ctx.target, worker, ctx.fork_seed())
         if self.database is not None:
             self.database.commit_workload(ctx.mod)  # a database that cannot be written says so now
             known = self.database.candidates(ctx.mod, ctx.target)
-            export = ctx.target.export()
-            trusted = (r for r in known if r.verified and r.target_json() == export)
-            task.known_seconds = min((r.seconds for r in trusted), default=math.inf)
+            seconds = known_seconds(known, ctx.mod, ctx.target)
+            task.known_seconds = math.inf if seconds is None else seconds
             task.best.seconds = task.known_seconds
         with Profiler.timeit("InitializeTask"):
             sketches = ctx.generate_design_space()
@@ -390,9 +397,10 @@ class TaskScheduler(ABC):
         for t in self.tasks:
             if self.database is not None and self.database.candidates(t.ctx.mod, t.ctx.target):
                 return
+        path = self._failures_path
         raise RunError(
             f'task "{failed[0].task_name}": {failed[0].all_failed()}',
-            hint="failures.jsonl in the work_dir has every failure with its trace",
+            hint=f"{path} has every failure with its trace" if path is not None else "",
             code="all-failed",
         )
 

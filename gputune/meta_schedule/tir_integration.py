@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from ..errors import RecordError, ScheduleError
+from collections.abc import Iterator
+
+from ..errors import GputuneError
 from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule
+from ..target import Target
 from ..target.target import TargetLike
-from .database import Database
+from .admission import Admitted, admitted
+from .database import Database, ScheduleFnDatabase
 from .module_equality import as_module
 
 
@@ -18,23 +22,53 @@ def compile_tir(
     In a module of several functions each gets its own best schedule; functions of which the
     database knows nothing stay as they are.
 
+    What the database holds is not believed: the scheduled program is compiled and run in a worker
+    process first, and its numbers are compared with the unscheduled program's. That takes some
+    tenths of a second, once for each program (a result of this user's own tunings on this machine
+    was checked before). A record that fails is withdrawn, with a warning, and the next best is
+    taken.
+
     Example:
         >>> sch = compile_tir(database, matmul, "llvm")
     """
-    whole = as_module(mod)
-    found = database.query_schedule(whole, target, next(iter(whole.functions), "main"))
-    if found is not None or len(whole.functions) < 2:
-        return found
+    return best_schedule(database, mod, target)
+
+
+def best_schedule(
+    database: Database,
+    mod: IRModule | PrimFunc,
+    target: TargetLike,
+    *,
+    believe_own: bool = False,
+) -> Schedule | None:
+    """`compile_tir`; with `believe_own`, what this process measured is taken without a check."""
+    whole, chosen = as_module(mod), Target(target)
+    if isinstance(database, ScheduleFnDatabase):  # the caller's own function, not a file
+        return database.query_schedule(whole, chosen, next(iter(whole.functions), "main"))
+    best = next(usable(database, whole, chosen, believe_own=believe_own), None)
+    if best is not None:
+        return best.schedule
+    if len(whole.functions) < 2:
+        return None
     sch = Schedule(whole, error_render_level="fast")
     tuned = 0
     for name, func in whole.functions.items():
-        for record in database.candidates(IRModule({name: func}), target):
+        alone = IRModule({name: func})
+        for found in usable(database, alone, chosen, believe_own=believe_own):
             attempt = sch.copy()
             attempt.work_on(name)
             try:
-                record.trace.apply_to_schedule(attempt, remove_postproc=False)
-            except (RecordError, ScheduleError):
+                found.record.trace.apply_to_schedule(attempt, remove_postproc=False)
+            except GputuneError:
                 continue
             sch, tuned = attempt, tuned + 1
             break
     return sch if tuned else None
+
+
+def usable(
+    database: Database, mod: IRModule, target: Target, *, believe_own: bool = False
+) -> Iterator[Admitted]:
+    """The records of a program that may be used, the best first; see `admitted`."""
+    records = database.candidates(mod, target)
+    return admitted(records, mod, target, database=database, believe_own=believe_own)

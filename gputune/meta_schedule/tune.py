@@ -9,24 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import RecordError, ScheduleError, UserError
+from ..errors import RecordError, UserError
 from ..ir.nodes import IRModule, PrimFunc
 from ..target import Target
 from ..target.target import TargetLike
+from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
-from .database import Database, replay
+from .database import Database
 from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
 from .logging import console, create_loggers, get_loggers_from_work_dir
 from .measure_callback import MeasureCallback
-from .measure_candidate import MeasureCandidate
 from .module_equality import as_module
-from .record import TuningRecord
 from .runner import LocalRunner, Runner
 from .task_record import Progress
 from .task_scheduler import TaskScheduler
 from .tune_context import TuneContext, check_seed
 from .tune_result import TuneResult
-from .verify import Verifier
 
 FAILURES_FILE = "failures.jsonl"
 MODEL_FILE = "cost_model.xgb"
@@ -119,7 +117,9 @@ def tune_tir(
         space: "post-order-apply", a `SpaceGenerator`, or a function that schedules.
         strategy: "evolutionary", "replay-trace", "replay-func", or an object.
         num_tuning_cores: a number, "physical" or "logical".
-        seed: of all that is random; None draws one.
+        seed: of all that is random; None draws one. The same seed and the same measured times give
+            the same candidates, with every cost model; the first round, and all rounds of the
+            replay strategies, do not depend on times.
         module_equality: see `ModuleEquality`.
         special_space: spaces of single tasks, by task name.
         post_optimization: must be False in this version.
@@ -208,7 +208,7 @@ def tune_tir(
         )
     finally:
         _close(loggers)
-    return TuneResult(result.database, whole, chosen, result.tasks)
+    return TuneResult(result.database, whole, chosen, result.tasks, believe_own=not verify)
 
 
 def _own(part: Any) -> Any:
@@ -267,11 +267,11 @@ def tune_tasks(
         run = Runner.create(runner)
         if isinstance(run, LocalRunner):
             log.info("LocalRunner: max_workers = 1")
-        model = _cost_model(cost_model, work_dir)
+        model = _cost_model(cost_model, work_dir, check_seed(seed))
         options = {"seed": check_seed(seed)} if task_scheduler == "gradient" else {}
         scheduler = TaskScheduler.create(task_scheduler, **options)
         per_task = max_trials_global if max_trials_per_task is None else max_trials_per_task
-        result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks))
+        result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify)
         try:
             scheduler.tune(
                 tasks,
@@ -331,13 +331,13 @@ def _callbacks(spec: Any) -> list[MeasureCallback]:
     return [spec] if isinstance(spec, MeasureCallback) else list(spec)
 
 
-def _cost_model(spec: Any, work_dir: str | Path) -> Any:
+def _cost_model(spec: Any, work_dir: str | Path, seed: int) -> Any:
     """The cost model; what an earlier run in the same folder learned is taken up."""
     from .cost_model import CostModel, XGBModel
 
     if not isinstance(spec, str):
         return spec
-    model = CostModel.create(spec)
+    model = CostModel.create(spec, **({"seed": seed} if spec == "random" else {}))
     path = Path(work_dir) / MODEL_FILE
     if isinstance(model, XGBModel) and path.exists():
         try:
@@ -368,33 +368,6 @@ def _confirm_winners(scheduler: TaskScheduler, database: Database) -> None:
     for task in scheduler.tasks:
         if task.verifier is None:
             continue
-        for record in database.candidates(task.ctx.mod, task.ctx.target):
-            if record.verified or _is_right(record, task.verifier, database):
-                break
-
-
-def _is_right(record: TuningRecord, verifier: Verifier, database: Database) -> bool:
-    try:
-        sch = replay(record)
-    except (RecordError, ScheduleError):
-        return False  # queries pass it over, too
-    verdict = verifier.check_program(sch.mod)
-    if verdict.outcome == "right":
-        record.extras["verified"] = True
-    if verdict.outcome != "wrong":
-        return True
-    assert verdict.failure is not None
-    console().warning(
-        "A record computes wrong results and is withdrawn: %s", verdict.failure.message
-    )
-    args_info = record.args_info or []
-    extras = {
-        "program": record.program or MeasureCandidate(sch, args_info).digest,
-        "error": verdict.failure.as_json(),
-    }
-    if not record.program:
-        record.extras["program"] = extras["program"]
-    database.commit_tuning_record(
-        TuningRecord(record.trace, record.workload, None, record.target, args_info, extras)
-    )
-    return False
+        mod, target = task.ctx.mod, task.ctx.target
+        records = database.candidates(mod, target)
+        next(admitted(records, mod, target, checker=task.verifier, database=database), None)

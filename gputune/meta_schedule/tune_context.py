@@ -9,6 +9,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..ir.in_bounds import check_in_bounds
 from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule
 from ..target import Target
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from .database import Database
     from .search_strategy import SearchStrategy
     from .space_generator import SpaceGenerator
+    from .verify import Checker
 
 
 class TuneContext:
@@ -41,7 +43,8 @@ class TuneContext:
         logger: of the task's details; default: "gputune.meta_schedule.task", which nobody reads.
 
     Raises:
-        UserError: an argument that makes no sense.
+        UserError: an argument that makes no sense, or a program that surely accesses what lies
+            outside a buffer.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class TuneContext:
         logger: logging.Logger | None = None,
     ) -> None:
         self._mod = None if mod is None else as_module(mod)
+        if self._mod is not None:
+            check_in_bounds(self._mod)
         chosen = Target.current() if target is None else Target(target)
         self._target = chosen
         self.task_name = task_name
@@ -64,6 +69,8 @@ class TuneContext:
         self._rng = random.Random(self.rand_state)
         self.num_threads = thread_count(num_threads)
         self.logger = logger or task_logger
+        self.verifier: Checker | None = None
+        """What checks new bests; None: gputune's own, where it has one for the target."""
         self.space_generator: SpaceGenerator | None = _as_space(space_generator)
         self.search_strategy: SearchStrategy | None = _as_strategy(search_strategy)
         if self._mod is not None:
@@ -158,7 +165,7 @@ class TuneContext:
     def clone(self) -> TuneContext:
         """A context of its own for the same program, with a generator forked from this one's."""
         space, strategy = self.space_generator, self.search_strategy
-        return TuneContext(
+        other = TuneContext(
             self._mod,
             target=self._target,
             space_generator=None if space is None else space.clone(),
@@ -168,6 +175,8 @@ class TuneContext:
             num_threads=self.num_threads,
             logger=self.logger,
         )
+        other.verifier = self.verifier
+        return other
 
 
 def check_seed(seed: int | None) -> int:

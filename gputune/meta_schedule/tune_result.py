@@ -12,7 +12,7 @@ from ..target import Target
 from ..target.target import TargetLike
 from .database import Database
 from .record import TuningRecord, Workload
-from .tir_integration import compile_tir
+from .tir_integration import best_schedule, usable
 
 if TYPE_CHECKING:
     from .tune_context import TuneContext
@@ -28,6 +28,8 @@ class TuneResult(Database):
     Attributes:
         database: where the records are.
         tasks: what was tuned.
+        believe_own: take what this process measured without a check of its numbers; what comes from
+            files is checked in any case (see `compile_tir`).
 
     Example:
         >>> result = tune_tir(matmul, "llvm", "./tuned", max_trials_global=64)
@@ -40,9 +42,12 @@ class TuneResult(Database):
         mod: IRModule,
         target: Target,
         tasks: Sequence[TuneContext] = (),
+        *,
+        believe_own: bool = False,
     ) -> None:
         self.database = database
         self.tasks = tuple(tasks)
+        self.believe_own = believe_own
         self._mod = mod
         self._target = target
         self._schedule: Schedule | None = None
@@ -55,7 +60,9 @@ class TuneResult(Database):
         Found once; a module of several functions has each function's best.
         """
         if self._schedule is None:
-            found = compile_tir(self.database, self._mod, self._target)
+            found = best_schedule(
+                self.database, self._mod, self._target, believe_own=self.believe_own
+            )
             if found is None:
                 raise UserError(
                     "tuning has found no schedule",
@@ -78,7 +85,9 @@ class TuneResult(Database):
     @property
     def record(self) -> TuningRecord | None:
         """The best record, for a program of one function."""
-        return self.database.query_tuning_record(self._mod, self._target)
+        options = {"believe_own": self.believe_own}
+        found = next(usable(self.database, self._mod, self._target, **options), None)
+        return None if found is None else found.record
 
     @property
     def seconds(self) -> float | None:

@@ -1,18 +1,24 @@
 """Are a candidate's numbers right? It is run against the unscheduled program on fresh inputs.
 
-Speed without this check means nothing: the fastest kernel is the one that leaves work out.
+Speed without this check means nothing: the fastest kernel is the one that leaves work out. Programs
+that come from files are foreign: they are compiled and run in a worker process under limits before
+this process runs them.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeAlias
 
-from ..errors import CheckError, GputuneError, TimeoutExpired
+from ..errors import BuildError, CheckError, GputuneError, LowerError, TimeoutExpired
 from ..ir.flops import estimate_flops
-from ..ir.nodes import IRModule
+from ..ir.nodes import IRModule, PrimFunc, Var
+from ..ir.walk import walk_expr
 from ..runtime.process import Reply, Worker
+from ..runtime.signature import concrete_arguments, signature
 from ..target import Target
+from .arg_info import entry_func
 from .artifact import Artifact
 from .builder import artifact_of, build_args
 from .failures import Failure
@@ -20,9 +26,17 @@ from .logging import console
 
 _EAGER_SECONDS = 0.2
 _UNSCHEDULED_FLOPS = 0.7e9  # operations a second of a plain loop nest, on the safe side
-_PATIENCE_SECONDS = 60.0
+# What candidates have as well (`LocalBuilder.timeout_sec`, `LocalRunner.timeout_sec`):
+_BUILD_SECONDS = 30.0
+_PATIENCE_SECONDS = 30.0
+_ON_A_CORE = 5.0
+"""Seconds that the reference of a GPU kernel may take on a core of the processor."""
+_SETS = 4
+# Symbolic sizes take these values, each one more than the one before.
+_SIZES = (16, 37)
 
-Outcome = Literal["right", "wrong", "unknown"]
+Outcome = Literal["right", "wrong", "ran", "unknown"]
+_Arguments: TypeAlias = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +44,27 @@ class Verdict:
     """What a check found.
 
     Attributes:
-        outcome: "unknown" where the unscheduled program itself cannot be run.
+        outcome: "unknown" where the unscheduled program itself cannot be run, or no worker could
+            be had; "ran" where the program was run by itself, with nothing to compare it with.
         failure: why it is wrong.
     """
 
     outcome: Outcome
     failure: Failure | None = None
+
+
+class Checker(Protocol):
+    """What decides whether the numbers of one workload's candidates are right."""
+
+    @property
+    def eager(self) -> bool:
+        """Is a check so cheap that every new best can have one at once?"""
+
+    def check(self, artifact: Artifact) -> Verdict:
+        """Check a compiled kernel."""
+
+    def check_program(self, scheduled: IRModule) -> Verdict:
+        """Compile a scheduled program and check it."""
 
 
 class Verifier:
@@ -46,17 +75,27 @@ class Verifier:
         target: what it is tuned for.
         worker: where kernels are run; the one that measures, normally.
         seed: of the inputs; every check has fresh ones.
+        longest_s: where the unscheduled program would take longer than that, it is not run, and the
+            outcome is "unknown".
 
     Attributes:
         checks: how many were made.
     """
 
-    def __init__(self, mod: IRModule, target: Target, worker: Worker, seed: int = 1) -> None:
+    def __init__(
+        self,
+        mod: IRModule,
+        target: Target,
+        worker: Worker,
+        seed: int = 1,
+        longest_s: float = math.inf,
+    ) -> None:
         self.mod = mod
         self.target = target
         self.worker = worker
         self.checks = 0
         self._seed = seed
+        self._longest_s = longest_s
         self._reference: Artifact | None = None
         self._problem: GputuneError | None = None
         self._trusted = False
@@ -73,13 +112,33 @@ class Verifier:
 
     def check_program(self, scheduled: IRModule) -> Verdict:
         """Compile a scheduled program and check it."""
-        args = build_args(scheduled, self.target)
+        if self._built() is None:
+            return Verdict("unknown")
+        built = self._candidate(scheduled)
+        return built if isinstance(built, Verdict) else self.check(built)
+
+    def run_program(self, scheduled: IRModule) -> Verdict:
+        """Compile a scheduled program and run it, with nothing to compare it with: it must end in
+        time, twice with the same numbers, and write only where it may.
+
+        Returns:
+            "ran", "wrong", or "unknown" where it cannot be run at all.
+        """
+        built = self._candidate(scheduled)
+        if isinstance(built, Verdict):
+            return built
+        self.checks += 1
         try:
-            reply = self.worker.request("build", args, timeout_s=self._timeout)
-            return self.check(artifact_of(args, reply))
+            for arguments in self._arguments(built):
+                verdict = _verdict(self._compare(built, built, arguments, _PATIENCE_SECONDS))
+                if verdict.outcome == "wrong":
+                    return verdict
         except GputuneError as e:
-            failure = Failure.of(e, "build")
-            return Verdict("unknown") if failure.infrastructure else Verdict("wrong", failure)
+            failure = Failure.of(e, "check")
+            if failure.infrastructure or isinstance(e, BuildError):
+                return Verdict("unknown", failure)
+            return Verdict("wrong", failure)
+        return Verdict("ran")
 
     def check(self, artifact: Artifact) -> Verdict:
         """Check a compiled kernel."""
@@ -88,51 +147,108 @@ class Verifier:
             return Verdict("unknown")
         self.checks += 1
         try:
-            reply = self._compare(artifact, reference)
+            for arguments in self._arguments(reference):
+                reply = self._compare(artifact, reference, arguments)
+                self._trusted = True
+                if not artifact.cuda:  # else the reference's part is not known: it may be kept
+                    self._seconds = reply.seconds / 2
+                verdict = _verdict(reply)
+                if verdict.outcome == "wrong":
+                    break
         except GputuneError as e:
             if not Failure.of(e, "check").infrastructure and self._reference_runs(reference):
                 return Verdict("wrong", Failure("check", _WRONG, f"it does not run: {e.message}"))
             return Verdict("unknown")
-        self._trusted = True
-        self._seconds = reply.seconds / 2
-        if reply.data["ok"]:
-            return Verdict("right")
-        reason = str(reply.data["reason"])
-        return Verdict("wrong", Failure("check", _WRONG, reason))
+        return verdict
 
     @property
     def _timeout(self) -> float:
         return _PATIENCE_SECONDS + 20 * self._seconds
 
+    def _candidate(self, scheduled: IRModule) -> Artifact | Verdict:
+        """A scheduled program, compiled; or what follows from that it cannot be."""
+        try:
+            return self._build(scheduled, self.target)
+        except GputuneError as e:
+            failure = Failure.of(e, "build")
+            return Verdict("unknown" if failure.infrastructure else "wrong", failure)
+
+    def _build(self, mod: IRModule, target: Target) -> Artifact:
+        try:
+            args = build_args(mod, target)
+        except RecursionError:
+            raise LowerError("the program is nested too deeply", code="too-deep") from None
+        reply = self.worker.request("build", args, timeout_s=_BUILD_SECONDS)
+        if reply.data["arguments"] is None:  # symbolic sizes get their values for each run
+            reply.data["arguments"] = []
+        return artifact_of(args, reply)
+
     def _built(self) -> Artifact | None:
         """The unscheduled program, compiled once."""
         if self._reference is None and self._problem is None:
-            # one core: it is to be simple, not fast
-            options = {**self.target.export(), "num-cores": 1}
-            args = build_args(self.mod, Target(options, trusted=True))
             try:
-                reply = self.worker.request("build", args, timeout_s=self._timeout)
-                self._reference = artifact_of(args, reply)
+                if self._seconds > self._longest_s:
+                    raise TimeoutExpired(f"about {self._seconds:.0f} s")
+                self._reference = self._build(*self._reference_program())
             except GputuneError as e:
                 self._give_up(e)
         return None if self._problem is not None else self._reference
 
-    def _compare(self, artifact: Artifact, reference: Artifact) -> Reply:
+    def _reference_program(self) -> tuple[IRModule, Target]:
+        """The unscheduled program and what it is compiled for: one core, since it is to be simple,
+        not fast; for a GPU, where a core would take too long, the default schedule."""
+        if self.target.kind == "llvm":
+            options = {**self.target.export(), "num-cores": 1}
+            return self.mod, Target(options, trusted=True)
+        if self._seconds > _ON_A_CORE:
+            from ..default_gpu_schedule import default_gpu_schedule
+
+            return default_gpu_schedule(self.mod, self.target).mod, self.target
+        return self.mod, Target("llvm -num-cores=1")
+
+    def _arguments(self, artifact: Artifact) -> list[_Arguments]:
+        """The arguments to run with: one list, or some where sizes are symbolic."""
+        if artifact.arguments:
+            return [artifact.arguments]
+        func = entry_func(self.mod)
+        return [_with_sizes(func, size) for size in _SIZES]
+
+    def _compare(
+        self,
+        artifact: Artifact,
+        reference: Artifact,
+        arguments: _Arguments,
+        timeout_s: float | None = None,
+    ) -> Reply:
         self._seed += 1
+        limit = self._timeout if timeout_s is None else timeout_s
+        if artifact.cuda:
+            # On a core the reference takes its time: a few sets of inputs then do for all.
+            seed = self._seed if self._seconds < _EAGER_SECONDS else 1 + self._seed % _SETS
+            told = {"cuda": reference.cuda} if reference.cuda else {"symbol": reference.symbol}
+            args: dict[str, Any] = {
+                "cuda": artifact.cuda,
+                "reference": told,
+                "arguments": arguments,
+                "seed": seed,
+            }
+            blobs = (artifact.code, reference.code)
+            return self.worker.request("check_cuda", args, blobs, limit)
         args = {
             "symbol": artifact.symbol,
             "reference_symbol": reference.symbol,
-            "arguments": reference.arguments,
+            "arguments": arguments,
             "num_threads": artifact.num_threads,
             "seed": self._seed,
         }
-        return self.worker.request("check", args, (artifact.code, reference.code), self._timeout)
+        return self.worker.request("check", args, (artifact.code, reference.code), limit)
 
     def _reference_runs(self, reference: Artifact) -> bool:
         """Is it the candidate's fault that a check failed? So it is if the reference runs."""
         if not self._trusted:
             try:
-                self._compare(reference, reference)
+                for arguments in self._arguments(reference):
+                    self._compare(reference, reference, arguments)
                 self._trusted = True
             except GputuneError as e:
                 self._give_up(e)
@@ -147,3 +263,26 @@ class Verifier:
 
 
 _WRONG = "wrong_result"
+
+
+def _verdict(reply: Reply) -> Verdict:
+    if reply.data["ok"]:
+        return Verdict("right")
+    return Verdict("wrong", Failure("check", _WRONG, str(reply.data["reason"])))
+
+
+def _with_sizes(func: PrimFunc, size: int) -> _Arguments:
+    """The arguments of a function of symbolic sizes for values of these near `size`; BuildError
+    where the values of its strides are open."""
+    from ..codegen.llvm.kernel import shape_vars
+
+    sizes: dict[Var, int] = {}
+    for b in func.buffers:
+        for e in b.shape:
+            for x in walk_expr(e):
+                if type(x) is Var and x not in sizes:
+                    sizes[x] = size + len(sizes)
+    for b in func.buffers:
+        if type(b.elem_offset) is Var:
+            sizes.setdefault(b.elem_offset, 0)
+    return concrete_arguments(signature(func, func.name, shape_vars(func)), sizes)

@@ -15,7 +15,7 @@ from gputune.errors import RunError
 from gputune.ir import dtypes
 
 _HOST_DEVICES = {1, 3, 11}  # kDLCPU, kDLCUDAHost (pinned), kDLROCMHost
-_DEVICE_NAMES = {
+DEVICE_NAMES = {
     1: "cpu", 2: "cuda", 3: "pinned cpu", 7: "vulkan", 8: "metal", 10: "rocm", 13: "cuda managed",
     14: "oneapi",
 }  # fmt: skip
@@ -25,7 +25,9 @@ _WHOLE = {(6, 8): "bool", (10, 8): "float8_e4m3", (12, 8): "float8_e5m2"}
 _READ_ONLY = 1
 
 
-class _DLTensor(ctypes.Structure):
+class DLTensor(ctypes.Structure):
+    """The structure of that name: an array's memory and layout."""
+
     _fields_ = (
         ("data", ctypes.c_void_p),
         ("device_type", ctypes.c_int32),
@@ -47,7 +49,7 @@ class _Versioned(ctypes.Structure):
         ("context", ctypes.c_void_p),
         ("deleter", ctypes.c_void_p),
         ("flags", ctypes.c_uint64),
-        ("tensor", _DLTensor),
+        ("tensor", DLTensor),
     )
 
 
@@ -95,50 +97,67 @@ def _refuse_devices(source: Any, what: str) -> None:
     if hasattr(source, "__dlpack_device__"):
         kind = int(source.__dlpack_device__()[0])
         if kind not in _HOST_DEVICES:
-            name = _DEVICE_NAMES.get(kind, f"device type {kind}")
+            name = DEVICE_NAMES.get(kind, f"device type {kind}")
     elif hasattr(source, "__cuda_array_interface__"):
         name = "cuda"
     if name:
         raise RunError(
             f"{what}: expected an array in host memory, found a {type(source).__name__} "
-            f"on {name}; this version runs kernels on the cpu",
-            hint="copy it to the host first",
+            f"on {name}: this kernel runs on the cpu",
+            hint="copy it to the host first, or build for a cuda target",
             code="device",
         )
 
 
 def _from_dlpack(source: Any, what: str) -> np.ndarray[Any, Any]:
+    capsule, tensor, read_only = dlpack_tensor(source, what)
+    return _as_numpy(capsule, tensor, read_only, what)
+
+
+def dlpack_tensor(source: Any, what: str, **options: Any) -> tuple[object, DLTensor, bool]:
+    """The capsule that `source` exports, the structure in it (alive as long as the capsule), and
+    whether its memory is read-only.
+
+    Args:
+        what: begins the error's message.
+        options: for `__dlpack__`, such as stream=1.
+
+    Raises:
+        RunError: it does not export its memory, or in no form that is known here.
+    """
     try:
         try:
-            capsule = source.__dlpack__(max_version=(1, 1))
+            capsule = source.__dlpack__(max_version=(1, 1), **options)
         except TypeError:  # written before DLPack 1.0
-            capsule = source.__dlpack__()
+            capsule = source.__dlpack__(**options)
     except (BufferError, RuntimeError, ValueError) as e:
         raise RunError(f"{what}: {type(source).__name__} does not export its memory: {e}") from None
-    read_only = False
     if _is_valid(capsule, b"dltensor_versioned"):
         managed = _Versioned.from_address(_pointer(capsule, b"dltensor_versioned"))
         if managed.major != 1:
             raise RunError(f"{what}: DLPack version {managed.major} is not one gputune can read")
-        tensor, read_only = managed.tensor, bool(managed.flags & _READ_ONLY)
-    elif _is_valid(capsule, b"dltensor"):
-        tensor = _DLTensor.from_address(_pointer(capsule, b"dltensor"))
-    else:
-        raise RunError(f"{what}: __dlpack__ of {type(source).__name__} gave no DLPack capsule")
-    return _as_numpy(capsule, tensor, read_only, what)
+        return capsule, managed.tensor, bool(managed.flags & _READ_ONLY)
+    if _is_valid(capsule, b"dltensor"):
+        return capsule, DLTensor.from_address(_pointer(capsule, b"dltensor")), False
+    raise RunError(f"{what}: __dlpack__ of {type(source).__name__} gave no DLPack capsule")
 
 
-def _as_numpy(
-    capsule: object, tensor: _DLTensor, read_only: bool, what: str
-) -> np.ndarray[Any, Any]:
-    if tensor.device_type not in _HOST_DEVICES:
-        name = _DEVICE_NAMES.get(tensor.device_type, f"device type {tensor.device_type}")
-        raise RunError(f"{what}: expected an array in host memory, found one on {name}")
+def dlpack_dtype(tensor: DLTensor, what: str) -> str:
+    """gputune's name of a tensor's element type; RunError if there is none."""
     code, bits = tensor.code, tensor.bits
     name = _WHOLE.get((code, bits)) or f"{_CODES.get(code, f'code{code}:')}{bits}"
     if tensor.lanes != 1 or name not in dtypes.SCALARS:
         raise RunError(f"{what}: DLPack element type {name}x{tensor.lanes} is not supported")
-    dtype = dtypes.numpy_dtype(name)
+    return name
+
+
+def _as_numpy(
+    capsule: object, tensor: DLTensor, read_only: bool, what: str
+) -> np.ndarray[Any, Any]:
+    if tensor.device_type not in _HOST_DEVICES:
+        name = DEVICE_NAMES.get(tensor.device_type, f"device type {tensor.device_type}")
+        raise RunError(f"{what}: expected an array in host memory, found one on {name}")
+    dtype = dtypes.numpy_dtype(dlpack_dtype(tensor, what))
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     strides = None
     if tensor.strides:

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from gputune.codegen import llvm
 from gputune.errors import BuildError, RunError
+from gputune.ir.in_bounds import check_in_bounds
 from gputune.ir.nodes import For, IRModule, PrimFunc
 from gputune.ir.walk import walk_stmt
+from gputune.lower.pipeline import too_deep
 from gputune.target import Target
-from gputune.target.target import BUILDABLE, NO_CUDA_CODE, TargetLike
+from gputune.target.target import BUILDABLE, TargetLike
 
+from .cuda_function import CudaFunction
 from .devices import Device, cpu_only
 from .evaluator import TimeEvaluator, TimerConfig
 from .function import Function, thread_pool
 from .signature import signature
 
-SourceFormat = Literal["ll", "asm"]
+if TYPE_CHECKING:
+    from gputune.codegen.cuda.cubin import KernelFacts
+
+    from .cuda_build import CudaCode
+    from .cuda_timer import CudaTimeEvaluator
+
+SourceFormat = Literal["ll", "asm", "cuda"]
+AnyFunction: TypeAlias = "Function | CudaFunction"
+AnyCode: TypeAlias = "llvm.LlvmKernel | CudaCode"
 
 
 class Module:
@@ -27,16 +38,18 @@ class Module:
         >>> lib = gputune.build(mod, "llvm")
         >>> lib["main"](a, b, c)                     # c is written
         >>> lib.time_evaluator("main", cpu())(a, b, c).mean
+
+    For a cuda target it is made without a GPU; calling a function needs one.
     """
 
     def __init__(
-        self, functions: dict[str, Function], kernels: dict[str, llvm.LlvmKernel], target: Target
+        self, functions: dict[str, AnyFunction], kernels: dict[str, AnyCode], target: Target
     ):
         self.functions = functions
         self.kernels = kernels
         self.target = target
 
-    def __getitem__(self, name: str) -> Function:
+    def __getitem__(self, name: str) -> AnyFunction:
         """The function of that name; "main" is also the only function of a module."""
         if name in self.functions:
             return self.functions[name]
@@ -59,7 +72,7 @@ class Module:
         """Call the only function; RunError if there are several."""
         self._only("calling a module")(*args)
 
-    def _only(self, what: str) -> Function:
+    def _only(self, what: str) -> AnyFunction:
         if len(self.functions) != 1:
             names = ", ".join(self.functions)
             raise RunError(
@@ -79,12 +92,12 @@ class Module:
         min_repeat_ms: float = 0,
         cooldown_interval_ms: float = 0,
         flush_cache: bool = False,
-    ) -> TimeEvaluator:
+    ) -> TimeEvaluator | CudaTimeEvaluator:
         """What times the function `name`: call it with the kernel's arguments.
 
         Args:
             name: of the function.
-            dev: where to run; the cpu.
+            dev: where to run; the cpu, or the GPU of the arguments for a cuda target.
             number: calls in a repeat, to begin with.
             repeat: repeats; each gives one entry of `.results`.
             min_repeat_ms: `number` is raised until a repeat lasts that long.
@@ -98,7 +111,9 @@ class Module:
         Raises:
             RunError: no such function or device, or a value that makes no sense.
         """
-        cpu_only(dev, "time_evaluator")
+        function = self[name]
+        if isinstance(function, Function):
+            cpu_only(dev, "time_evaluator")
         config = TimerConfig(
             number=number,
             repeat=repeat,
@@ -106,15 +121,41 @@ class Module:
             cooldown_ms=cooldown_interval_ms,
             flush_cache=flush_cache,
         )
-        return TimeEvaluator(self[name], config)
+        if isinstance(function, Function):
+            return TimeEvaluator(function, config)
+        from .cuda_timer import CudaTimeEvaluator
 
-    def inspect_source(self, fmt: SourceFormat = "ll") -> str:
-        """The generated code of all functions: LLVM IR ("ll") or assembly ("asm")."""
-        if fmt not in ("ll", "asm"):
-            raise RunError(f"inspect_source: expected 'll' or 'asm', found {fmt!r}")
-        return "\n".join(k.ir if fmt == "ll" else k.asm() for k in self.kernels.values())
+        if dev is not None and (not isinstance(dev, Device) or dev.kind != "cuda"):
+            raise RunError(f"time_evaluator: {name} runs on cuda devices, not on {dev!r}")
+        return CudaTimeEvaluator(function, config)
+
+    def inspect_source(self, fmt: SourceFormat | None = None) -> str:
+        """The generated code of all functions: LLVM IR ("ll", the default for llvm) or assembly
+        ("asm"); CUDA C++ ("cuda") for a cuda target."""
+        known = ("cuda",) if self.target.kind == "cuda" else ("ll", "asm")
+        chosen = known[0] if fmt is None else fmt
+        if chosen not in known:
+            wanted = " or ".join(map(repr, known))
+            raise RunError(
+                f"inspect_source: expected {wanted} for {self.target.kind}, found {fmt!r}"
+            )
+        return "\n".join(_text(k, chosen) for k in self.kernels.values())
 
     get_source = inspect_source
+
+    @property
+    def facts(self) -> Mapping[str, KernelFacts]:
+        """What each CUDA kernel uses, by its name: registers, spills, shared memory, instructions;
+        {} for other targets."""
+        codes = [k for k in self.kernels.values() if not isinstance(k, llvm.LlvmKernel)]
+        return {name: found for k in codes for name, found in k.binary.facts.items()}
+
+    @property
+    def occupancy(self) -> Mapping[str, float]:
+        """The share of a multiprocessor's warps that each CUDA kernel can keep there, by its name;
+        {} for other targets."""
+        codes = [k for k in self.kernels.values() if not isinstance(k, llvm.LlvmKernel)]
+        return {name: share for k in codes for name, share in k.occupancy.items()}
 
     def __repr__(self) -> str:
         return f"Module({'; '.join(str(f.sig) for f in self.functions.values())})"
@@ -130,28 +171,49 @@ def build(mod: Any, target: TargetLike | None = None, *, name: str | None = None
 
     Raises:
         BuildError: nothing to compile, or a target without code generation.
-        LowerError: the program cannot be brought to plain loops.
+        UserError: the program surely accesses what lies outside a buffer.
+        LowerError: the program cannot be brought to plain loops, or is not bound to the threads
+            of a GPU.
 
     Example:
         >>> gputune.build(matmul, "llvm -num-cores 1")["main"](a, b, c)
+        >>> gputune.build(scheduled, "cuda")["main"](a, b, c)  # arrays of CuPy, torch, ...
     """
     functions = _functions(mod, name)
     chosen = resolve_target(target)
-    callables: dict[str, Function] = {}
-    kernels: dict[str, llvm.LlvmKernel] = {}
+    callables: dict[str, AnyFunction] = {}
+    kernels: dict[str, AnyCode] = {}
     for key, func in functions.items():
-        kernel = llvm.compile(func, chosen, key)
+        try:
+            check_in_bounds(func)
+            if chosen.kind == "cuda":
+                from .cuda_build import compile_function
+
+                code = compile_function(func, chosen, key)
+                callables[key], kernels[key] = code.function(key), code
+                continue
+            kernel = llvm.compile(func, chosen, key)
+            callables[key] = load_function(func, key, kernel, chosen)
+        except RecursionError:
+            raise too_deep(key) from None
         kernels[key] = kernel
-        callables[key] = load_function(func, key, kernel, chosen)
     return Module(callables, kernels, chosen)
+
+
+def _text(code: AnyCode, fmt: str) -> str:
+    if isinstance(code, llvm.LlvmKernel):
+        return code.ir if fmt == "ll" else code.asm()
+    return code.source.text
 
 
 def resolve_target(target: TargetLike | None) -> Target:
     """The target meant: given, current, or llvm; BuildError if there is no code generation."""
     chosen = Target.current() or Target("llvm") if target is None else Target(target)
     if chosen.kind not in BUILDABLE:
-        reason = NO_CUDA_CODE if chosen.kind == "cuda" else f"no code generation for {chosen.kind}"
-        raise BuildError(f"cannot build for target {chosen}: {reason}", hint='use target "llvm"')
+        raise BuildError(
+            f"cannot build for target {chosen}: no code generation for {chosen.kind}",
+            hint='use target "llvm"',
+        )
     return chosen
 
 

@@ -1,4 +1,5 @@
-"""Which requests can a worker carry out? ping, build, run and check.
+"""Which requests can a worker carry out? ping, build, run, check, run_host, and on a GPU run_cuda,
+check_cuda and outputs_cuda (see `operations_cuda`).
 
 Kernels come as object code; arguments as JSON descriptions (`signature.concrete_arguments`), or in
 the short form of MetaSchedule's args_info, ["TENSOR", dtype, shape].
@@ -22,6 +23,7 @@ from gputune.codegen import llvm
 from gputune.errors import BuildError, RunError
 from gputune.ir import dtypes
 from gputune.ir.nodes import IRModule, PrimFunc
+from gputune.lower.pipeline import too_deep
 
 from .compare import compare, tolerance
 from .evaluator import TimerConfig, measure
@@ -32,7 +34,7 @@ Answer = tuple[dict[str, Any], Blobs]
 
 # Bytes before and after each array, and what they hold: around inputs NaN to every float, so that a
 # kernel which reads there shows it; around outputs something that no NaN can be mistaken for.
-_MARGIN = 256
+MARGIN = 256
 _CANARY, _CANARY_OUT = 0xFF, 0xA5
 # Long random arrays repeat a block of this many elements; prime, so that no stride hides it.
 _BLOCK = 1_000_003
@@ -40,6 +42,10 @@ _BLOCK = 1_000_003
 
 def run(op: str, args: Mapping[str, Any], blobs: Blobs) -> Answer:
     """Carry out one request; raises what went wrong."""
+    if op in ON_GPU:
+        from .operations_cuda import OPERATIONS as on_gpu
+
+        return on_gpu[op](args, blobs)
     if op not in OPERATIONS:
         raise RunError(f"a worker cannot {op!r}; it knows {', '.join(OPERATIONS)}")
     return OPERATIONS[op](args, blobs)
@@ -47,12 +53,17 @@ def run(op: str, args: Mapping[str, Any], blobs: Blobs) -> Answer:
 
 # ----------------------------------------------------------------------------- ping
 def _ping(args: Mapping[str, Any], blobs: Blobs) -> Answer:
-    """Import what building and running needs, so that no candidate pays for it."""
+    """Import what building and running needs, so that no candidate pays for it; with "gpu", open
+    the GPU too."""
     from gputune.script import from_source
 
     from . import native
 
     native.repeater()
+    if args.get("gpu"):
+        from .operations_cuda import warm
+
+        warm()
     return {"pid": os.getpid(), "python": sys.version, "parser": from_source.__name__}, ()
 
 
@@ -72,7 +83,14 @@ def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     start = time.perf_counter()
     target = Target(args["target"], trusted=True)
     func = _pick(from_source(args["script"]), args.get("name"))
-    kernel = llvm.compile(func, target, func.name)
+    if target.kind == "cuda":
+        from .cuda_build import build_cuda
+
+        return build_cuda(func, target)
+    try:
+        kernel = llvm.compile(func, target, func.name)
+    except RecursionError:
+        raise too_deep(func.name) from None
     sig = signature(func, func.name, kernel.shape_vars)
     data = {
         "symbol": kernel.symbol,
@@ -109,6 +127,8 @@ class Argument:
     value: float | None = None
     low: float | None = None
     high: float | None = None
+    path: str | None = None  # a file that holds the contents, from `offset` on
+    offset: int = 0
 
 
 def parse_argument(spec: Any, at: int) -> Argument:
@@ -134,6 +154,8 @@ def parse_argument(spec: Any, at: int) -> Argument:
             strides=None if strides is None else _sizes(strides),
             align=max(int(spec.get("align", 0)), 64),
             written=bool(spec.get("written", False)),
+            path=spec.get("path"),
+            offset=int(spec.get("offset", 0)),
             **common,
         )
     except (KeyError, ValueError, TypeError, AttributeError) as e:
@@ -176,8 +198,8 @@ def allocate(a: Argument) -> Held:
     if a.strides is not None and count:
         count = 1 + sum((n - 1) * s for n, s in zip(a.shape, a.strides))
     size = count * dtype.itemsize
-    raw = np.empty(size + 2 * _MARGIN + a.align, np.uint8)
-    start = _MARGIN + -(raw.ctypes.data + _MARGIN) % a.align
+    raw = np.empty(size + 2 * MARGIN + a.align, np.uint8)
+    start = MARGIN + -(raw.ctypes.data + MARGIN) % a.align
     raw[:start] = _canary(a)
     raw[start + size :] = _canary(a)
     flat = raw[start : start + size].view(dtype)
@@ -229,13 +251,24 @@ def fill(rng: np.random.Generator, a: Argument) -> int | Held:
     """The slot of a number, or an array with random contents."""
     if a.shape is not None:
         held = allocate(a)
-        held.flat[...] = random_values(rng, a, held.flat.size)
+        if a.path is None:
+            held.flat[...] = random_values(rng, a, held.flat.size)
+        else:
+            held.flat[...] = _stored(a, held.flat.size)
         return held
     value: Any = a.value
     if value is None:
         value = random_values(rng, a, 1)[0]
     raw = np.array(value).astype(dtypes.numpy_dtype(a.dtype)).tobytes()
     return int.from_bytes(raw, "little")
+
+
+def _stored(a: Argument, size: int) -> np.ndarray[Any, Any]:
+    """The contents that a file of the parent's holds."""
+    found = np.fromfile(str(a.path), dtypes.numpy_dtype(a.dtype), size, offset=a.offset)
+    if found.size != size:
+        raise RunError(f"argument {a.name}: {a.path} holds {found.size} of {size} elements")
+    return found
 
 
 def arguments(args: Mapping[str, Any], seed: int) -> list[int | Held]:
@@ -261,7 +294,7 @@ def _run(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     code = _object_code(args, blobs)
     held = arguments(args, int(args.get("seed", 0)))
     config = _timer(args.get("evaluator") or {}, args.get("cutoff_s"))
-    call = _bound(code, args["symbol"], held, int(args.get("num_threads", 1)))
+    call = bound(code, args["symbol"], held, int(args.get("num_threads", 1)))
     result = measure(call, config)
     if not all(0 < t < math.inf for t in result.results):
         raise RunError(f"the clock gave {result.results} seconds for {args['symbol']}")
@@ -300,7 +333,8 @@ def _timer(config: Mapping[str, Any], cutoff_s: float | None) -> TimerConfig:
     )
 
 
-def _bound(code: bytes, symbol: str, held: Sequence[int | Held], num_threads: int) -> BoundCall:
+def bound(code: bytes, symbol: str, held: Sequence[int | Held], num_threads: int) -> BoundCall:
+    """A kernel of object code with its arguments."""
     loaded = llvm.load(code, symbol)
     memory = [h.array for h in held if isinstance(h, Held)]
     pool = thread_pool(num_threads)
@@ -322,40 +356,70 @@ def _check(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     wanted = arguments(args, seed)
     before = arguments(args, seed)  # what read-only arguments must still hold afterwards
     found = arguments(args, seed)
-    _bound(reference, args["reference_symbol"], wanted, 1)()
-    _bound(code, args["symbol"], found, int(args.get("num_threads", 1)))()
-    reasons: list[str] = []
+    bound(reference, args["reference_symbol"], wanted, 1)()
+    bound(code, args["symbol"], found, int(args.get("num_threads", 1)))()
+    return compared(found, wanted, before, args.get("rtol"), args.get("atol")), ()
+
+
+def compared(
+    found: Sequence[int | Held],
+    wanted: Sequence[int | Held],
+    before: Sequence[int | Held],
+    rtol: float | None,
+    atol: float | None,
+) -> dict[str, Any]:
+    """The answer of a check: arguments after the kernel, after the reference, and before both."""
+    reasons = damage(found, before)
     outputs: list[dict[str, Any]] = []
-    rtol = args.get("rtol")
     if rtol is None:
         rtol = tolerance(h.argument.dtype for h in found if isinstance(h, Held))
-    for f, w, b in zip(found, wanted, before):
-        if not isinstance(f, Held) or not isinstance(w, Held) or not isinstance(b, Held):
+    for f, w in zip(found, wanted):
+        if not isinstance(f, Held) or not isinstance(w, Held) or not f.argument.written:
             continue
-        name = f.argument.name
-        if not f.margins_intact():
-            reasons.append(f"{name}: written outside its bounds")
-        if not f.argument.written:
-            if not np.array_equal(f.flat.view(np.uint8), b.flat.view(np.uint8)):
-                reasons.append(f"{name}: an input was changed")
-            continue
-        difference = compare(f.array, w.array, rtol, args.get("atol"))
+        difference = compare(f.array, w.array, rtol, atol)
         if not difference.ok:
-            reasons.append(f"{name}: {difference}")
-        outputs.append({"name": name, **difference.as_json()})
+            reasons.append(f"{f.argument.name}: {difference}")
+        outputs.append({"name": f.argument.name, **difference.as_json()})
     errors = [o["max_error"] for o in outputs]
-    data = {
+    return {
         "ok": not reasons,
         "reason": "; ".join(reasons),
         "max_error": None if None in errors else max(errors, default=0.0),
         "outputs": outputs,
     }
-    return data, ()
 
+
+def damage(found: Sequence[int | Held], before: Sequence[int | Held]) -> list[str]:
+    """What a kernel wrote where it must not, in words: outside its arrays, into inputs."""
+    reasons: list[str] = []
+    for f, b in zip(found, before):
+        if not isinstance(f, Held) or not isinstance(b, Held):
+            continue
+        name = f.argument.name
+        if not f.margins_intact():
+            reasons.append(f"{name}: written outside its bounds")
+        if not f.argument.written and not np.array_equal(
+            f.flat.view(np.uint8), b.flat.view(np.uint8)
+        ):
+            reasons.append(f"{name}: an input was changed")
+    return reasons
+
+
+# ----------------------------------------------------------------------------- run_host
+def _run_host(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Run a CUDA program on the processor; see `host_execution.run_host`."""
+    from .host_execution import run_host
+
+    return run_host(args)
+
+
+ON_GPU = ("run_cuda", "check_cuda", "outputs_cuda")
+"""What `operations_cuda` does."""
 
 OPERATIONS: dict[str, Callable[[Mapping[str, Any], Blobs], Answer]] = {
     "ping": _ping,
     "build": _build,
     "run": _run,
     "check": _check,
+    "run_host": _run_host,
 }

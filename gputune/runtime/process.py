@@ -85,6 +85,7 @@ class Worker:
             or no limit.
         start_timeout_s: how long a cold start may take.
         recycle_after: requests after which the process is replaced by a fresh one.
+        gpu: it runs kernels on a GPU, and is ready when it has opened that.
 
     Use as a context manager, or call `close()`; workers left over are killed at exit.
 
@@ -100,7 +101,10 @@ class Worker:
         memory_limit_bytes: int | None = None,
         start_timeout_s: float = 60.0,
         recycle_after: int = 1000,
+        gpu: bool = False,
     ) -> None:
+        if gpu:
+            memory_limit_bytes = 0  # CUDA reserves address space for all memory of the machine
         command = list(argv or (sys.executable, "-P", "-m", "gputune.runtime.worker"))
         if memory_limit_bytes is None:
             memory_limit_bytes = _memory_limit_bytes()
@@ -109,6 +113,7 @@ class Worker:
         self.argv = tuple(command)
         self.start_timeout_s = start_timeout_s
         self.recycle_after = recycle_after
+        self.gpu = gpu
         self.starts = 0
         self._busy = threading.RLock()
         self._live: list[Process] = []  # the process, if there is one; also the finalizer's
@@ -209,7 +214,7 @@ class Worker:
         process = Process(self.argv)
         self._live.append(process)
         self.starts += 1
-        process.send(wire.encode({"id": 0, "op": "ping", "args": {}}))
+        process.send(wire.encode({"id": 0, "op": "ping", "args": {"gpu": self.gpu}}))
 
     def _send(self, job: _Job) -> None:
         assert self._process is not None
@@ -248,6 +253,8 @@ class Worker:
             and isinstance(header.get("error"), dict)
         ):
             self._finish(self._reported(header["error"], job.request.op))
+            if header["error"].get("lost"):
+                self._discard()  # its GPU context is of no use any more
         else:
             raise wire.Garbage(f"an unexpected frame: {str(header)[:200]}")
 

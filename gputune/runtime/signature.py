@@ -148,12 +148,12 @@ def slots_of(sig: Signature, args: Sequence[Any]) -> tuple[list[int], list[Any]]
     arrays: list[tuple[TensorParam, np.ndarray[Any, Any]]] = []
     for at, (p, arg) in enumerate(zip(sig.params, args)):
         if isinstance(p, ScalarParam):
-            bits, value = _scalar_bits(sig, p, arg)
+            bits, value = scalar_bits(sig, p, arg)
             slots.append(bits)
             if isinstance(value, int):
                 env[p.var] = value
             continue
-        array = host_view(arg, _label(sig, p))
+        array = host_view(arg, label(sig, p))
         _check_array(sig, p, array)
         slots.append(int(array.__array_interface__["data"][0]))
         _check_alignment(sig, p, array, slots[at])
@@ -185,14 +185,15 @@ def check_count(sig: Signature, args: Sequence[Any]) -> None:
         )
 
 
-def _label(sig: Signature, p: Param) -> str:
+def label(sig: Signature, p: Param) -> str:
+    """What an error about an argument begins with."""
     return f"{sig.name}: argument {p.name!r} ({sig.params.index(p) + 1} of {len(sig.params)})"
 
 
-def _scalar_bits(sig: Signature, p: ScalarParam, arg: Any) -> tuple[int, int | float]:
-    """The 8-byte slot of a number, and the number."""
+def scalar_bits(sig: Signature, p: ScalarParam, arg: Any) -> tuple[int, int | float]:
+    """The 8-byte slot of a number, and the number; RunError if it is none, or does not fit."""
     value = arg.item() if isinstance(arg, np.generic | np.ndarray) and arg.size == 1 else arg
-    wanted = f"{_label(sig, p)}: expected a {p.dtype} number, found"
+    wanted = f"{label(sig, p)}: expected a {p.dtype} number, found"
     if not isinstance(value, bool | int | float):
         raise RunError(f"{wanted} {type(arg).__name__}", code="scalar")
     if dtypes.is_float(p.dtype):
@@ -208,18 +209,18 @@ def _scalar_bits(sig: Signature, p: ScalarParam, arg: Any) -> tuple[int, int | f
 def _check_array(sig: Signature, p: TensorParam, array: np.ndarray[Any, Any]) -> None:
     if array.dtype != dtypes.numpy_dtype(p.dtype):
         raise RunError(
-            f"{_label(sig, p)}: expected dtype {p.dtype}, found {array.dtype}",
+            f"{label(sig, p)}: expected dtype {p.dtype}, found {array.dtype}",
             hint=f"x.astype({p.dtype!r}) makes a copy of that dtype",
             code="dtype",
         )
     if array.ndim != len(p.shape):
         shape = ", ".join(map(str, p.shape))
         raise RunError(
-            f"{_label(sig, p)}: expected shape ({shape}), found {array.shape}", code="shape"
+            f"{label(sig, p)}: expected shape ({shape}), found {array.shape}", code="shape"
         )
     if p.written and not array.flags.writeable:
         raise RunError(
-            f"{_label(sig, p)} is written by the kernel: expected a writable array, "
+            f"{label(sig, p)} is written by the kernel: expected a writable array, "
             "found a read-only one",
             code="read-only",
         )
@@ -231,7 +232,7 @@ def _check_alignment(
     if pointer % p.align and array.size:
         found = pointer & -pointer
         raise RunError(
-            f"{_label(sig, p)}: expected memory aligned to {p.align} bytes, found {found}",
+            f"{label(sig, p)}: expected memory aligned to {p.align} bytes, found {found}",
             hint="gputune.runtime.ndarray.array(x) makes an aligned copy",
             code="alignment",
         )
@@ -258,12 +259,12 @@ def _check_layout(sig: Signature, p: TensorParam, array: np.ndarray[Any, Any], e
     if array.shape != shape:
         names = "" if p.shape == shape else f" = ({', '.join(map(str, p.shape))})"
         raise RunError(
-            f"{_label(sig, p)}: expected shape {shape}{names}, found {array.shape}", code="shape"
+            f"{label(sig, p)}: expected shape {shape}{names}, found {array.shape}", code="shape"
         )
     if p.strides is None:
         if not array.flags.c_contiguous:
             raise RunError(
-                f"{_label(sig, p)}: expected C-contiguous memory, found strides "
+                f"{label(sig, p)}: expected C-contiguous memory, found strides "
                 f"{array.strides} bytes for shape {array.shape}",
                 hint="np.ascontiguousarray(x) makes a contiguous copy",
                 code="strides",
@@ -274,13 +275,13 @@ def _check_layout(sig: Signature, p: TensorParam, array: np.ndarray[Any, Any], e
         found = _element_strides(array)
         if not exact or any(n > 1 and s != f for n, s, f in zip(shape, strides, found)):
             raise RunError(
-                f"{_label(sig, p)}: expected strides {strides} elements, found "
+                f"{label(sig, p)}: expected strides {strides} elements, found "
                 f"{array.strides} bytes",
                 code="strides",
             )
     if evaluate(p.offset, env, sig.name) != 0:
         raise RunError(
-            f"{_label(sig, p)} declares the element offset {p.offset}, which an array cannot have",
+            f"{label(sig, p)} declares the element offset {p.offset}, which an array cannot have",
             code="offset",
         )
 
@@ -300,7 +301,7 @@ def _check_overlap(
 def overlap_error(sig: Signature, p: TensorParam, other: str) -> RunError:
     """The error for a written argument `p` whose memory is also that of argument `other`."""
     return RunError(
-        f"{_label(sig, p)} is written by the kernel: expected memory of its own, found that of "
+        f"{label(sig, p)} is written by the kernel: expected memory of its own, found that of "
         f"argument {other!r}",
         hint='the attribute {"tir.noalias": False} allows it',
         code="overlap",

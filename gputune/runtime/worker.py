@@ -23,6 +23,7 @@ from typing import Any
 from gputune.errors import GputuneError
 
 from . import wire
+from .cuda_device import LOST
 
 _CHUNK = 1 << 20
 
@@ -107,6 +108,7 @@ def _describe(e: Exception) -> dict[str, str]:
             "hint": e.hint,
             "code": e.code,
             "trace": trace,
+            "lost": e.details.get(LOST, ""),
         }
     return {
         "type": "",

@@ -326,7 +326,8 @@ def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     looked_at = (
         "gputune", "python", "processor", "cores", "vectors", "llvm", "numpy", "numba", "xgboost",
-        "nvml", "cupy", "cuda", "GPUTUNE_DUMP", "work folder", "cache folder",
+        "nvml", "cupy", "nvrtc", "nvcc", r"c\+\+", "driver", "cuda", "GPUTUNE_DUMP", "work folder",
+        "cache folder",
     )  # fmt: skip
     for what in looked_at:
         assert re.search(rf"^(ok|note) +{what} ", result.stdout, re.M), what

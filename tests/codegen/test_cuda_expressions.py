@@ -84,7 +84,8 @@ def blank(n: int, dtype: str) -> np.ndarray[Any, Any]:
 FLOAT_OPS = [
     "$a + $b", "$a - $b", "$a * $b", "$a / ($b * $b + T.{d}(1))", "T.min($a, $b)", "T.max($a, $b)",
     "-$a", "T.Select($a < $b, $a, $b)", "T.if_then_else($a >= $b, $a + $b, $a - $b)",
-    "$a - ($b - $a)", "($a + $b) * ($a - $b)", "T.{d}(0.1) * $a", "T.cast(T.cast($a, 'int32'), '{d}')",
+    "$a - ($b - $a)", "($a + $b) * ($a - $b)", "T.{d}(0.1) * $a",
+    "T.cast(T.cast($a, 'int32'), '{d}')",
 ]  # fmt: skip
 INT_OPS = [
     "$a + $b", "$a - $b", "$a * $b", "$a // T.max($b, T.{d}(3))", "$a % T.max($b, T.{d}(3))",

@@ -375,10 +375,10 @@ def test_a_candidate_that_crashes_in_the_check_is_wrong(monkeypatch: pytest.Monk
     verifier = Verifier(matmul(), LLVM, shared_worker())
     real = verifier._compare
 
-    def crash(artifact: Artifact, reference: Artifact) -> Any:
+    def crash(artifact: Artifact, reference: Artifact, *rest: Any) -> Any:
         if artifact is not reference:
             raise RunError("the worker process ended (SIGSEGV)", details={"kind": "crash"})
-        return real(artifact, reference)
+        return real(artifact, reference, *rest)
 
     monkeypatch.setattr(verifier, "_compare", crash)
     verdict = verifier.check_program(matmul())

@@ -294,3 +294,19 @@ def test_create_and_parameters() -> None:
     s = EvolutionarySearch()
     assert (s.population_size, s.init_measured_ratio, s.eps_greedy) == (512, 0.2, 0.05)
     assert ReplayTrace().max_fail_count == 100
+
+
+class Illegal(Mutator):
+    """A user's mutator whose mutants do not replay."""
+
+    def apply(self, trace: Trace) -> Trace | None:
+        k = next(k for k, i in enumerate(trace.insts) if i.kind.samples)
+        factors = trace.decisions[trace.insts[k]]
+        return Trace(trace.insts, {trace.insts[k]: [2 * factors[0], *factors[1:]]})
+
+
+def test_mutants_that_are_refused_do_not_end_the_search() -> None:
+    sizes, _ = drive(
+        context(many_tiles, n=64, mutator_probs={Illegal(): 0.5, Redraw(): 0.5}), 16, 8
+    )
+    assert sizes == [8, 8]

@@ -291,6 +291,12 @@ def test_unions() -> None:
     assert len(other.generate_design_space(matmul)) == 4
 
 
+@pytest.mark.parametrize("members", [(), ([],), ([3],), (ScheduleFn(in_place),)])
+def test_a_union_without_members_is_refused(members: tuple[Any, ...]) -> None:
+    with pytest.raises(UserError, match="a union of spaces needs"):
+        SpaceGenerator.create("union", *members)
+
+
 def test_create_names_what_there_is() -> None:
     assert isinstance(SpaceGenerator.create(), PostOrderApply)
     with pytest.raises(UserError, match="post-order-apply"):

@@ -18,7 +18,7 @@ from gputune import meta_schedule as ms
 from gputune.errors import RecordError, RunError, UserError
 from gputune.ir.equal import structural_equal
 from gputune.ir.nodes import IRModule, PrimFunc
-from gputune.meta_schedule import journal, logging
+from gputune.meta_schedule import journal, logging, proofs
 from gputune.meta_schedule.verify import Verdict
 from gputune.schedule import Schedule, Trace
 from gputune.script import tir as T
@@ -152,6 +152,21 @@ def test_same_seed_same_candidates(tmp_path: Path) -> None:
     assert programs("c", 6) != programs("d", 5)
 
 
+@pytest.mark.parametrize("model", ["random", "none", "xgb"])
+def test_same_seed_and_same_times_same_candidates(tmp_path: Path, model: str) -> None:
+    """Three rounds, so that all depends on what the model said after the first."""
+
+    def programs(name: str) -> list[str]:
+        result = tune(
+            tmp_path / name, mod=matmul(64), space="post-order-apply", cost_model=model,
+            config=ms.TuneConfig(18, 6), seed=5, builder=FakeBuilder(), verify=False,
+            runner=FakeRunner(lambda i: 1e-3 + 1e-4 * (i * 7 % 18)),
+        )  # fmt: skip
+        return [r.program for r in result.get_all_tuning_records()]
+
+    assert programs("a") == programs("b")
+
+
 def test_default_space_and_numbers(tmp_path: Path) -> None:
     result = tune(tmp_path, mod=matmul(64), space="post-order-apply", config=ms.TuneConfig(8, 4))
     assert len(result) == 8
@@ -251,6 +266,8 @@ def test_checks_at_the_end_of_a_round_find_it_too(
 def test_an_old_record_that_is_wrong_is_withdrawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    proofs.forget()  # other tests have found these programs right
     db = ms.JSONDatabase(work_dir=tmp_path)
     workload = db.commit_workload(matmul(32))
     for factor, seconds in ((2, 1e-9), (4, 1e-8)):
@@ -268,6 +285,7 @@ def test_an_old_record_that_is_wrong_is_withdrawn(
     result = tune(tmp_path)
     assert str(result.trace) == str(split_j(matmul(32), 4).trace)
     assert result.seconds == 1e-8
+    proofs.forget()
 
 
 # ----------------------------------------------------------------------------- parts of one's own

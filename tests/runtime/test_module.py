@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from gputune.errors import BuildError, RunError, TargetError
+from gputune.errors import BuildError, LowerError, RunError, TargetError
 from gputune.ir.nodes import IRModule
 from gputune.runtime.devices import cpu, cuda
 from gputune.runtime.evaluator import BenchmarkResult
@@ -134,8 +134,9 @@ def test_target_is_the_current_one_unless_given():
 
 
 def test_refusals():
-    with pytest.raises(BuildError, match="cuda code generation is not part of this version"):
+    with pytest.raises(LowerError, match="not bound to threads of the GPU") as unbound:
         build(mm, "cuda -arch=sm_90a")
+    assert "default_gpu_schedule" in unbound.value.hint
     with pytest.raises(TargetError, match="unknown target kind 'lvm'"):
         build(mm, "lvm")
     with pytest.raises(
@@ -153,7 +154,7 @@ def test_refusals():
         lib.time_evaluator("nn", cpu())
     with pytest.raises(RunError, match="number must be"):
         lib.time_evaluator("mm", cpu(), number=0)
-    with pytest.raises(RunError, match="expected 'll' or 'asm', found 'cu'"):
+    with pytest.raises(RunError, match="expected 'll' or 'asm' for llvm, found 'cu'"):
         lib.inspect_source("cu")
 
 

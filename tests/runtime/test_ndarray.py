@@ -163,7 +163,7 @@ def test_view_of_bfloat16_dlpack():
 
     base = np.array([1.5, -2.0], ml_dtypes.bfloat16)
     capsule = base.view(np.uint16).__dlpack__()
-    foreign._DLTensor.from_address(foreign._pointer(capsule, b"dltensor")).code = 4
+    foreign.DLTensor.from_address(foreign._pointer(capsule, b"dltensor")).code = 4
 
     class Fake:
         def __dlpack__(self, **options):
@@ -178,7 +178,7 @@ def test_view_of_bfloat16_dlpack():
 
 
 def test_views_of_what_is_not_there():
-    with pytest.raises(RunError, match="on cuda; this version runs kernels on the cpu"):
+    with pytest.raises(RunError, match="on cuda: this kernel runs on the cpu"):
         view(OnlyDLPack(np.zeros(2), device=(2, 0)), "f: argument 'A'")
     with pytest.raises(RunError, match="device type 77"):
         view(OnlyDLPack(np.zeros(2), device=(77, 0)), "x")

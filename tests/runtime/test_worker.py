@@ -169,6 +169,7 @@ def test_build_reports_a_bad_script_under_its_own_name(worker):
     ],
 )
 def test_bad_requests_are_answered(worker, op, args, message):
+    worker.request("ping")  # whatever the test before has left
     starts = worker.starts
     with pytest.raises(GputuneError, match=message):
         worker.request(op, args, (add_code(32),))
@@ -210,7 +211,7 @@ def test_a_crash_costs_one_request():
 
 
 def test_an_error_code_leaves_the_worker_alive(worker):
-    pid = worker.pid
+    pid = worker.request("ping").data["pid"]
     with pytest.raises(RunError, match="fails: the kernel reported error code 7"):
         worker.request("run", run_args("fails", []), (assemble(FAILS),))
     assert worker.request("ping").data["pid"] == pid

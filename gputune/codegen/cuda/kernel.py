@@ -84,7 +84,8 @@ def _check_static(func: PrimFunc) -> None:
         )
         if any(type(e) is not IntImm for e in layout):
             raise BuildError(
-                f"{func.name}: buffer {b.name} has a symbolic size; CUDA code is made for one shape",
+                f"{func.name}: buffer {b.name} has a symbolic size; CUDA code is made for one "
+                "shape",
                 hint="build the kernel with numbers for its sizes",
             )
 

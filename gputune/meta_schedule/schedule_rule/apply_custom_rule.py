@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from ...errors import UserError
 from ..analysis import SCHEDULE_RULE, annotation
 from ..kinds import target_of
+from ..watched import note_foreign
 from .rule import ScheduleRule
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class ApplyCustomRule(ScheduleRule):
                 hint=f'@register_schedule_rule("{name}") names a function (sch, block) -> [sch]',
                 code="no-rule",
             )
+        note_foreign(sch)
         out = rule(sch, block)
         if not isinstance(out, (list, tuple)):
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .evolutionary import EvolutionarySearch
+from .exhaustive import Exhaustive
 from .replay import ReplayFunc, ReplayTrace
 from .search_strategy import SearchStrategy
 
@@ -13,6 +14,7 @@ create = SearchStrategy.create
 
 __all__ = [
     "EvolutionarySearch",
+    "Exhaustive",
     "PySearchStrategy",
     "ReplayFunc",
     "ReplayTrace",

@@ -25,7 +25,14 @@ from ..cost_model.cost_model import seconds_of
 from ..decisions import IntArray, distinct, row_keys
 from ..measure_candidate import MeasureCandidate
 from ..profiler import Profiler
-from .search_strategy import Search, SearchStrategy, begun, context_of, refuse_second
+from .search_strategy import (
+    Search,
+    SearchStrategy,
+    begun,
+    callers,
+    context_of,
+    refuse_second,
+)
 from .selection import Scores, Spread, parents, ranking
 from .spaces import Space, make_space
 
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from ..record import TuningRecord
     from ..runner import RunnerResult
     from ..tune_context import TuneContext
+    from ..watched import Maker
 
 _EMPTY_ROUNDS = 5  # the fifth round in a row without a new candidate ends the search
 _ENUMERATE = 2048  # spaces of at most so many rows are looked at whole
@@ -189,7 +197,8 @@ class _Evolution:
         self.rng = np.random.default_rng(search.context.fork_seed())
         share = max(settings.population_size, _MATRIX // len(design_spaces))
         self.islands = [
-            _Island(make_space(search.context, s, share)) for s in _different(design_spaces)
+            _Island(make_space(search.context, s, share, maker))
+            for s, maker in _once(search.context, _different(design_spaces))
         ]
         for island in self.islands:
             island.all_rows = island.space.enumerate(_ENUMERATE)
@@ -491,3 +500,13 @@ def _different(design_spaces: list[Schedule]) -> list[Schedule]:
         bare = Trace(sch.trace.insts)
         out.setdefault("\n".join(bare.as_python(remove_postproc=True)), sch)
     return list(out.values())
+
+
+def _once(context: TuneContext, spaces: Sequence[Schedule]) -> list[tuple[Schedule, Maker | None]]:
+    """The design spaces with who must be called for their candidates, if anyone; what one maker
+    makes is one space."""
+    out: list[tuple[Schedule, Maker | None]] = []
+    for sch, maker in zip(spaces, callers(context, spaces)):
+        if maker is None or all(maker is not m for _, m in out):
+            out.append((sch, maker))
+    return out

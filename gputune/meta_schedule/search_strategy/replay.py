@@ -13,10 +13,12 @@ from ...schedule import Schedule
 from ...schedule.trace import Trace
 from ..measure_candidate import MeasureCandidate
 from ..postproc import postprocess
+from ..watched import Maker, call_again, drawn
 from .search_strategy import (
     Search,
     SearchStrategy,
     begun,
+    callers,
     context_of,
     postprocs_of,
     refuse_second,
@@ -104,6 +106,14 @@ class _Replay(SearchStrategy):
     def _draw(self, search: Search) -> Schedule | None:
         raise NotImplementedError
 
+    def _one_of(self, search: Search, spaces: Sequence[Schedule]) -> Schedule | None:
+        """One of the schedules of a call, finished."""
+        if not spaces:
+            return None
+        sch = self._rng.choice(spaces).copy()
+        sch.error_render_level = "none"
+        return self._finish(search, sch)
+
     def _finish(self, search: Search, sch: Schedule) -> Schedule | None:
         error = postprocess(sch, postprocs_of(search.context))
         if error is None:
@@ -116,17 +126,40 @@ class _Replay(SearchStrategy):
 
 
 class ReplayTrace(_Replay):
-    """Draws a design space and new decisions for its trace.
+    """Draws a design space and new decisions for its trace; where its code looks at what it
+    sampled, calls that with new decisions.
 
     Args:
         max_fail_count: draws in a row that may be refused or known before it gives up.
     """
 
+    def __init__(self, max_fail_count: int = 100) -> None:
+        super().__init__(max_fail_count)
+        self._makers: list[Maker | None] = []
+
+    def pre_tuning(
+        self,
+        max_trials: int,
+        num_trials_per_iter: int,
+        design_spaces: list[Schedule],
+        database: Database | None = None,
+        cost_model: CostModel | None = None,
+    ) -> None:
+        """Begin; database and cost model are not used."""
+        super().pre_tuning(max_trials, num_trials_per_iter, design_spaces, database, cost_model)
+        self._makers = callers(context_of(self._context, self), self._spaces)
+
     def _draw(self, search: Search) -> Schedule | None:
-        space = self._rng.choice(self._spaces)
-        sch = Schedule(search.context.mod, seed=self._seed(), error_render_level="none")
+        at = self._rng.choice(range(len(self._spaces)))
+        maker, seed = self._makers[at], self._seed()
+        if maker is not None:
+            mod = search.context.mod
+            return self._one_of(
+                search, drawn(lambda: call_again(maker, mod, seed), search.refusals)
+            )
+        sch = Schedule(search.context.mod, seed=seed, error_render_level="none")
         try:
-            Trace(space.trace.insts).apply_to_schedule(sch, remove_postproc=True)
+            Trace(self._spaces[at].trace.insts).apply_to_schedule(sch, remove_postproc=True)
         except ScheduleError as e:
             search.refusals[e.message] += 1
             return None
@@ -146,15 +179,7 @@ class ReplayFunc(_Replay):
             raise UserError(
                 "ReplayFunc needs a space generator", hint="TuneContext(space_generator=...)"
             )
-        try:
-            spaces = space.generate_design_space(search.context.mod)
-        except ScheduleError as e:
-            search.refusals[e.message] += 1
-            return None
-        if not spaces:
-            search.refusals["the space generator gave no schedule"] += 1
-            return None
-        chosen = self._rng.choice(spaces)
-        sch = chosen.copy()
-        sch.error_render_level = "none"
-        return self._finish(search, sch)
+        mod = search.context.mod
+        return self._one_of(
+            search, drawn(lambda: space.generate_design_space(mod), search.refusals)
+        )

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import UserError
 from ..arg_info import ArgInfo
+from ..logging import console
 from ..measure_candidate import MeasureCandidate
+from ..watched import Maker, makers_to_call
 
 if TYPE_CHECKING:
     from ...schedule import Schedule
@@ -90,17 +92,20 @@ class SearchStrategy(ABC):
 
     @staticmethod
     def create(kind: str = "evolutionary", *args: Any, **kwargs: Any) -> SearchStrategy:
-        """A strategy by name: "evolutionary", "replay-trace" or "replay-func".
+        """A strategy by name: "evolutionary", "exhaustive", "replay-trace" or "replay-func".
 
         Raises:
             UserError: another name.
         """
         from .evolutionary import EvolutionarySearch
+        from .exhaustive import Exhaustive
         from .replay import ReplayFunc, ReplayTrace
 
         match kind:
             case "evolutionary":
                 return EvolutionarySearch(*args, **kwargs)
+            case "exhaustive":
+                return Exhaustive(*args, **kwargs)
             case "replay-trace":
                 return ReplayTrace(*args, **kwargs)
             case "replay-func":
@@ -108,7 +113,7 @@ class SearchStrategy(ABC):
             case _:
                 raise UserError(
                     f"{kind!r} is no search strategy",
-                    hint='there are "evolutionary", "replay-trace" and "replay-func"',
+                    hint='there are "evolutionary", "exhaustive", "replay-trace" and "replay-func"',
                     code="search-strategy",
                 )
 
@@ -219,3 +224,16 @@ def refuse_second(state: object, who: object) -> None:
             hint="call post_tuning first",
             code="begun-twice",
         )
+
+
+def callers(context: TuneContext, spaces: Sequence[Schedule]) -> list[Maker | None]:
+    """For each design space, who must be called for its candidates (None: its trace is replayed);
+    says so if anyone must be."""
+    found = makers_to_call(spaces, context.mod)
+    if any(found):
+        console().info(
+            "The space of %s looks at what it sampled: it is called for every candidate, which "
+            "is slower than handing sampled values on",
+            context.task_name,
+        )
+    return found

@@ -18,6 +18,7 @@ from ..decisions import IntArray
 from ..population import Evaluation, Sketch, Unsupported
 from ..postproc import Postproc, postprocess
 from ..sketch_feature import FEATURE_COUNT, Machine, features_of
+from ..watched import Maker, is_ours
 
 if TYPE_CHECKING:
     from ..mutator import Mutator
@@ -156,8 +157,10 @@ class TraceSpace:
         return _column(out)
 
     def cross(self, a: IntArray, b: IntArray, rng: np.random.Generator) -> IntArray:
-        """Traces are not crossed: mutants of the first parents."""
-        return self.mutate(a, rng)
+        """Traces are not crossed: mutants of the first parents, and some of those where mutants
+        are refused."""
+        children = self.mutate(a, rng)
+        return np.concatenate([children, a[len(children) :]])
 
     def neighbours(self, row: IntArray) -> IntArray:
         """A few mutants."""
@@ -232,8 +235,10 @@ def _column(found: Sequence[int | None]) -> IntArray:
     return np.array([k for k in found if k is not None], np.int64).reshape(-1, 1)
 
 
-def make_space(context: TuneContext, sch: Schedule, generation: int) -> Space:
-    """The space of one design space schedule."""
+def make_space(
+    context: TuneContext, sch: Schedule, generation: int, maker: Maker | None = None
+) -> Space:
+    """The space of one design space schedule; `maker`: who must be called for its candidates."""
     generator = context.space_generator
     postprocs = [] if generator is None else generator.postprocs
     mutators = {} if generator is None else generator.mutator_probs
@@ -244,17 +249,16 @@ def make_space(context: TuneContext, sch: Schedule, generation: int) -> Space:
             code="not-initialised",
         )
     machine = Machine.of(context.target)
-    by_replay = not all(_is_ours(p) for p in postprocs)
+    if maker is not None:
+        from .called_space import CalledSpace
+
+        return CalledSpace(maker, context.mod, sch.trace, postprocs, mutators, machine)
+    by_replay = not all(is_ours(p) for p in postprocs)
     sketch: Sketch | None = None
     try:
         sketch = Sketch(context.mod, sch.trace, postprocs, machine, by_replay=by_replay)
     except Unsupported:
         sketch = None
-    if sketch is not None and all(_is_ours(m) for m in mutators):
+    if sketch is not None and all(is_ours(m) for m in mutators):
         return MatrixSpace(sketch, generation)
     return TraceSpace(context.mod, sch.trace, postprocs, mutators, machine, sketch)
-
-
-def _is_ours(part: object) -> bool:
-    """Is it a part of gputune, which is known to treat sampled values as the matrix needs?"""
-    return type(part).__module__.split(".")[0] == "gputune"

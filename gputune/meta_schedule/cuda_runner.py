@@ -1,0 +1,170 @@
+"""How long do CUDA kernels take on this machine's GPU? One long-lived worker process owns it.
+
+A candidate that crashes, hangs or breaks the GPU's context costs itself only: the worker is killed
+and replaced. Clocks, power and temperature are read while it is timed, and kept in the record.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from ..errors import GputuneError, RunError, UserError
+from ..ir import dtypes
+from ..runtime.process import Reply, Worker
+from .artifact import Artifact
+from .failures import Failure
+from .host_runner import told
+from .runner import Runner, RunnerFuture, RunnerInput, RunnerResult
+
+REGIMES = ("rotate", "flush", "warm")
+# A candidate whose first call takes longer than this is clearly slower than the best.
+_CUT_FACTOR, _CUT_SECONDS = 3.0, 50e-6
+
+
+@cache
+def shared_gpu_worker() -> Worker:
+    """The process's one worker that uses the GPU; it stays warm from one tuning to the next."""
+    return Worker(gpu=True, start_timeout_s=120.0)
+
+
+class CudaRunner(Runner):
+    """Times CUDA kernels one after the other on the GPU. Nothing is measured until a future is
+    asked.
+
+    Args:
+        timeout_sec: for one candidate; a worker that takes longer is killed and replaced.
+        arguments: descriptions of the arguments, as workers' requests carry them; default: those of
+            each artifact, with random contents.
+        evaluator: fields of `runtime.cuda_timer.CudaTimerConfig`; "regime" None (the default): as
+            fits the size of the arguments.
+        cooldown_sec: pause before each candidate.
+        seed: of random contents.
+
+    Example:
+        >>> runner = CudaRunner(evaluator={"regime": "flush"})
+    """
+
+    def __init__(
+        self,
+        timeout_sec: float = 30.0,
+        arguments: Sequence[Mapping[str, Any]] | None = None,
+        evaluator: Mapping[str, Any] | None = None,
+        cooldown_sec: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if not timeout_sec > 0:
+            raise UserError(f"CudaRunner: timeout_sec must be positive, found {timeout_sec!r}")
+        regime = (evaluator or {}).get("regime")
+        if regime is not None and regime not in REGIMES:
+            raise UserError(
+                f"CudaRunner: the regime is {', '.join(REGIMES)} or None, found {regime!r}"
+            )
+        self.timeout_sec = float(timeout_sec)
+        self.arguments = None if arguments is None else [dict(a) for a in arguments]
+        self.evaluator = dict(evaluator or {})
+        self.cooldown_sec = float(cooldown_sec)
+        self.seed = seed
+
+    def with_arguments(self, arguments: Sequence[Mapping[str, Any]]) -> CudaRunner:
+        """A runner with the same settings and these arguments."""
+        return CudaRunner(self.timeout_sec, arguments, self.evaluator, self.cooldown_sec, self.seed)
+
+    @property
+    def worker(self) -> Worker:
+        """The worker process that owns the GPU."""
+        return shared_gpu_worker()
+
+    def start(self) -> None:
+        """Start the worker in the background."""
+        self.worker.start()
+
+    def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
+        """Futures of the kernels' times; asking one, even whether it is done, measures."""
+        return [_Measurement(self, x) for x in runner_inputs]
+
+    def measure(self, x: RunnerInput) -> RunnerResult:
+        """Time one kernel now."""
+        facts: dict[str, Any] = {}
+        try:
+            if self.cooldown_sec:
+                time.sleep(self.cooldown_sec)
+            artifact = Artifact.load(x.artifact_path)
+            facts |= told(artifact)
+            best = math.inf if x.best is None else x.best.seconds
+            cutoff = best * _CUT_FACTOR + _CUT_SECONDS if best < math.inf else None
+            more = {"evaluator": self.evaluator, "cutoff_s": cutoff}
+            data = self._ask("run_cuda", artifact, more).data
+        except GputuneError as e:
+            return replace(RunnerResult.failed(_failure(e)), extras=facts)
+        facts |= {"timing": data["timing"], "gpu": data["gpu"]}
+        if data["nvml"] is not None:
+            facts["nvml"] = data["nvml"]
+        else:
+            facts["nvml_problem"] = data["nvml_problem"]
+        return RunnerResult(
+            [float(s) for s in data["run_secs"]],
+            cut=bool(data["cut"]),
+            disturbed=int(data["disturbed"]),
+            extras=facts,
+        )
+
+    def outputs(self, artifact: Artifact) -> dict[str, np.ndarray[Any, Any]]:
+        """What a kernel writes, by name.
+
+        Raises:
+            GputuneError: it does not run, or wrote where it must not.
+        """
+        reply = self._ask("outputs_cuda", artifact, {})
+        return {
+            spec["name"]: np.frombuffer(blob, dtypes.numpy_dtype(spec["dtype"])).reshape(
+                spec["shape"]
+            )
+            for spec, blob in zip(reply.data["outputs"], reply.blobs)
+        }
+
+    def _ask(self, op: str, artifact: Artifact, more: Mapping[str, Any]) -> Reply:
+        if not artifact.cuda:
+            raise RunError(
+                f"{artifact.symbol} was built for {artifact.target.get('kind')}, not for cuda",
+                code="not-cuda",
+            )
+        arguments = artifact.arguments if self.arguments is None else self.arguments
+        args = {"cuda": artifact.cuda, "arguments": arguments, "seed": self.seed, **more}
+        return self.worker.request(op, args, (artifact.code,), self.timeout_sec)
+
+
+def _failure(e: GputuneError) -> Failure:
+    found = Failure.of(e, "run")
+    if found.infrastructure:
+        return found
+    # errors of CUDA say their kind by their code; a lost worker ("crash", "timeout") by its own
+    own = found.kind == type(e).__name__ and e.code
+    return replace(found, phase="run", kind=e.code if own else found.kind)
+
+
+class _Measurement(RunnerFuture):
+    """Measures when it is first asked."""
+
+    def __init__(self, runner: CudaRunner, x: RunnerInput) -> None:
+        super().__init__()
+        self._runner = runner
+        self._input = x
+        self._found: RunnerResult | None = None
+
+    def done(self) -> bool:
+        """Always, once it was asked."""
+        self.result()
+        return True
+
+    def result(self) -> RunnerResult:
+        """Measure, the first time."""
+        if self._found is None:
+            self._found = self._runner.measure(self._input)
+        return self._found

@@ -1,0 +1,355 @@
+"""How long does a CUDA program take on the device? One timer, for tuning, benches and
+`time_evaluator`.
+
+A batch is a number of calls between two events. Before it the device is kept busy for some tens of
+microseconds, so that the host is ahead when the first event passes: no gap between launches counts.
+Calls too short for the host to keep up with are captured in a CUDA graph, which is replayed. What
+is in the caches is settled by the regime:
+
+    rotate  calls take turns on copies of the arguments that together exceed the L2 cache
+    flush   the L2 cache is overwritten before every call, and each call is timed alone
+    warm    the same arguments every time
+
+Times of different regimes are not compared.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from gputune.errors import RunError
+
+from .cuda_device import cuda_errors
+from .cuda_program import CudaCall, current_device
+from .evaluator import BenchmarkResult, TimerConfig
+from .nvml import Nvml, Reading, open_nvml, summary
+
+if TYPE_CHECKING:
+    from .cuda_function import CudaFunction
+
+Regime: TypeAlias = Literal["rotate", "flush", "warm"]
+
+_GRAPH_BELOW = 20e-6  # seconds of a step: shorter ones end before the host has launched the next
+_MOST_NODES = 2000  # of a graph
+_SETTLED = 2e-3  # the standard error of the median, as a share of it, that is good enough
+_FLUSH_BYTES = 128 << 20  # at least; and twice the L2 cache
+_PLUG_BYTES = 64 << 20  # written before a batch: some 20 us even on the fastest memory
+_SLOW_FIRST = 20e-3  # a first call includes loading the code, which takes less than this
+_READINGS = 16  # of NVML during a measurement, at most
+
+
+@dataclass(frozen=True, slots=True)
+class CudaTimerConfig:
+    """How to measure.
+
+    Attributes:
+        regime: what the caches hold; see above. With "rotate" there is one call object for each
+            copy of the arguments.
+        number: calls in a batch, to begin with.
+        repeat: batches at least; each gives one result.
+        most: batches at most: after `repeat`, more are taken until the median is settled.
+        min_repeat_ms: the number of calls is raised until a batch lasts this long.
+        budget_s: no further batch once the batches took this long in all.
+        cooldown_ms: pause between batches.
+        retries: how often, in all, a batch during which the GPU slowed down is taken again.
+        cutoff_s: if the first call takes longer than this, its time is the only result.
+        graph: use a CUDA graph; None: where a call is too short to be launched one by one.
+    """
+
+    regime: Regime = "rotate"
+    number: int = 1
+    repeat: int = 5
+    most: int = 40
+    min_repeat_ms: float = 1.0
+    budget_s: float = 0.05
+    cooldown_ms: float = 0.0
+    retries: int = 5
+    cutoff_s: float | None = None
+    graph: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.regime not in ("rotate", "flush", "warm"):
+            raise RunError(
+                f"CUDA timer: the regime is rotate, flush or warm, found {self.regime!r}"
+            )
+        for name in ("number", "repeat", "most", "retries"):
+            value = getattr(self, name)
+            least = 0 if name == "retries" else 1
+            if type(value) is not int or value < least:
+                raise RunError(f"CUDA timer: {name} is a count from {least}, found {value!r}")
+        for name in ("min_repeat_ms", "budget_s", "cooldown_ms"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise RunError(f"CUDA timer: {name} must be from 0 upwards, found {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaTiming(BenchmarkResult):
+    """Measured times of a CUDA program.
+
+    Attributes:
+        regime: what the caches held.
+        graph: was a CUDA graph replayed?
+        cut: the first call took longer than the cutoff.
+        nvml: clocks, power, temperature during the batches (`nvml.summary`); None without NVML.
+        nvml_problem: why it is None.
+    """
+
+    regime: Regime = "warm"
+    graph: bool = False
+    cut: bool = False
+    nvml: dict[str, Any] | None = field(default=None, compare=False)
+    nvml_problem: str = ""
+
+    @property
+    def spread(self) -> float:
+        """The middle half of the results (interquartile range) as a share of the median."""
+        return _spread(self.results)
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the results, as a record holds it."""
+        return {
+            "regime": self.regime, "graph": self.graph, "calls": self.number,
+            "batches": len(self.results), "spread": self.spread,
+        }  # fmt: skip
+
+
+def _spread(results: Sequence[float]) -> float:
+    if len(results) < 2:
+        return 0.0
+    low, middle, high = statistics.quantiles(results, n=4, method="inclusive")
+    return (high - low) / middle if middle > 0 else 0.0
+
+
+def measure_cuda(
+    calls: Sequence[CudaCall],
+    config: CudaTimerConfig,
+    nvml: Nvml | None = None,
+    nvml_problem: str = "",
+) -> CudaTiming:
+    """Time a program.
+
+    Args:
+        calls: the program with its arguments; for the regime "rotate" one with each copy of them.
+        nvml: is read during each batch; None: it is not, because of `nvml_problem`.
+
+    Raises:
+        RunError: the program fails on the device, or there is no memory to keep it busy.
+    """
+    loaded = calls[0].loaded
+    with cuda_errors(loaded.host.name), current_device(loaded.cupy, loaded.device):
+        run = _Run(loaded.cupy, calls, config, nvml)
+        first = run.first()
+        if config.cutoff_s is not None and first > config.cutoff_s:
+            return CudaTiming(
+                (first,), regime=config.regime, cut=True, nvml=run.readings_summary(),
+                nvml_problem=nvml_problem,
+            )  # fmt: skip
+        results, number, disturbed = run.batches(first)
+        return CudaTiming(
+            tuple(results), number, disturbed, config.regime, run.graph is not None, False,
+            run.readings_summary(), nvml_problem,
+        )  # fmt: skip
+
+
+class _Run:
+    """A measurement under way, on a stream of its own."""
+
+    def __init__(
+        self, cupy: Any, calls: Sequence[CudaCall], config: CudaTimerConfig, nvml: Nvml | None
+    ) -> None:
+        cuda = cupy.cuda
+        self.cuda = cuda
+        self.calls = calls
+        self.config = config
+        self.nvml = nvml
+        self.readings: list[Reading] = []
+        self.graph: Any = None
+        self.turn = 0
+        cuda.runtime.deviceSynchronize()  # what the arguments come from is done
+        self.stream = cuda.Stream(non_blocking=True)
+        self.start, self.stop = cuda.Event(), cuda.Event()
+        facts = calls[0].loaded.facts
+        flush = config.regime == "flush"
+        self.plug_bytes = max(_FLUSH_BYTES, 2 * facts.l2_bytes) if flush else _PLUG_BYTES
+        self.plug = cuda.alloc(self.plug_bytes)
+
+    # ------------------------------------------------------------------ pieces
+    def _next(self) -> None:
+        self.calls[self.turn].launch(self.stream.ptr)
+        self.turn = (self.turn + 1) % len(self.calls)
+
+    def _busy(self) -> None:
+        """Work for the device while the host gets ahead; it also clears the L2 cache."""
+        self.cuda.runtime.memsetAsync(self.plug.ptr, 0, self.plug_bytes, self.stream.ptr)
+
+    def _elapsed(self) -> float:
+        self.stop.synchronize()
+        return float(self.cuda.get_elapsed_time(self.start, self.stop)) * 1e-3
+
+    def _timed(self, number: int) -> float:
+        """Seconds of `number` calls, launched one by one."""
+        self._busy()
+        if self.config.regime == "warm":
+            self._next()
+        self.start.record(self.stream)
+        for _ in range(number):
+            self._next()
+        self.stop.record(self.stream)
+        return self._elapsed()
+
+    def first(self) -> float:
+        """Seconds of the first call, without loading the code, if it is not hopeless anyway."""
+        seconds = self._timed(1)
+        cutoff = self.config.cutoff_s
+        if cutoff is not None and seconds > cutoff + _SLOW_FIRST:
+            return seconds
+        return min(seconds, self._timed(1))
+
+    # ------------------------------------------------------------------ batches
+    def batches(self, first: float) -> tuple[list[float], int, int]:
+        """Seconds a call for each batch, calls of a batch, and batches while the GPU was slow."""
+        config = self.config
+        number = 1 if config.regime == "flush" else self._number(first)
+        results: list[float] = []
+        disturbed, spent, retries = 0, 0.0, config.retries
+        while len(results) < max(config.repeat, config.most):
+            if len(results) >= config.repeat and (
+                spent >= config.budget_s or self._settled(results)
+            ):
+                break
+            if results and config.cooldown_ms:
+                time.sleep(config.cooldown_ms * 1e-3)
+            seconds, slowed = self._batch(number)
+            spent += seconds
+            if slowed and retries > 0:
+                retries -= 1
+                continue
+            results.append(seconds / self._calls(number))
+            disturbed += slowed
+        return results, self._calls(number), disturbed
+
+    def _calls(self, number: int) -> int:
+        return self.config.number if self.config.regime == "flush" else number
+
+    def _settled(self, results: Sequence[float]) -> bool:
+        return _spread(results) / math.sqrt(len(results)) < _SETTLED
+
+    def _number(self, first: float) -> int:
+        """How many calls a batch has; prepares the graph where there is to be one."""
+        config, copies = self.config, len(self.calls)
+        steps = max(1, len(self.calls[0].loaded.host.steps))
+        probe = max(3, min(copies, 8))
+        estimate = min(first, self._timed(probe) / probe)
+        wanted = max(config.number, math.ceil(config.min_repeat_ms * 1e-3 / max(estimate, 1e-7)))
+        use = config.graph if config.graph is not None else estimate / steps < _GRAPH_BELOW
+        if not use:
+            return wanted
+        # whole turns: every batch finds the caches alike
+        number = max(1, min(wanted, _MOST_NODES // steps))
+        number = max(copies, number // copies * copies)
+        self.graph = self._capture(number)
+        took = self._batch(number)[0]
+        # a graph replayed in a row, where one replay is short still
+        self.replays = max(1, math.ceil(config.min_repeat_ms * 1e-3 / max(took, 1e-7)))
+        return number * self.replays
+
+    replays = 1
+
+    def _capture(self, number: int) -> Any:
+        self.turn = 0
+        self.stream.begin_capture()
+        try:
+            for _ in range(number):
+                self._next()
+        finally:
+            graph = self.stream.end_capture()
+        graph.upload(self.stream)
+        return graph
+
+    def _batch(self, number: int) -> tuple[float, bool]:
+        """Seconds of a batch, and whether the GPU slowed down meanwhile."""
+        if self.config.regime == "flush":
+            return self._flushed()
+        self._busy()
+        if self.graph is None:
+            if self.config.regime == "warm":
+                self._next()
+            self.start.record(self.stream)
+            for _ in range(number):
+                self._next()
+        else:
+            if self.config.regime == "warm":
+                self.graph.launch(self.stream)
+            self.start.record(self.stream)
+            for _ in range(self.replays):
+                self.graph.launch(self.stream)
+        self.stop.record(self.stream)
+        slowed = self._read()
+        return self._elapsed(), slowed
+
+    def _flushed(self) -> tuple[float, bool]:
+        total, slowed = 0.0, False
+        for at in range(self.config.number):
+            self._busy()
+            self.start.record(self.stream)
+            self._next()
+            self.stop.record(self.stream)
+            if at == 0:
+                slowed = self._read()
+            total += self._elapsed()
+        return total, slowed
+
+    # ------------------------------------------------------------------ what the GPU is doing
+    def _read(self) -> bool:
+        """Read NVML while the batch runs; is the GPU slowed down?"""
+        if self.nvml is None or len(self.readings) >= _READINGS:
+            return False
+        now = self.nvml.read()
+        self.readings.append(now)
+        return bool(now.slowed)
+
+    def readings_summary(self) -> dict[str, Any] | None:
+        """What NVML said during the batches."""
+        if self.nvml is None:
+            return None
+        if not self.readings:
+            self.readings.append(self.nvml.read())
+        out = summary(self.readings)
+        out["others"] = self.nvml.others()
+        return out
+
+
+# ----------------------------------------------------------------------------- time_evaluator
+class CudaTimeEvaluator:
+    """Times a function of a module on the arguments it is called with; see
+    `Module.time_evaluator`. The arguments stay where they are: what the caches hold of them, they
+    hold ("warm"), unless `flush_cache` is asked for."""
+
+    __slots__ = ("config", "function")
+
+    def __init__(self, function: CudaFunction, config: TimerConfig) -> None:
+        self.function = function
+        self.config = config
+
+    def __call__(self, *args: Any) -> CudaTiming:
+        """Measure; RunError if the arguments do not fit."""
+        call = self.function.bind(*args)
+        c = self.config
+        config = CudaTimerConfig(
+            regime="flush" if c.flush_cache else "warm",
+            number=c.number,
+            repeat=c.repeat,
+            most=c.repeat,
+            min_repeat_ms=c.min_repeat_ms,
+            budget_s=0.0,
+            cooldown_ms=c.cooldown_ms,
+            cutoff_s=c.cutoff_s,
+        )
+        nvml, problem = open_nvml(call.loaded.facts.pci_bus_id)
+        return measure_cuda([call], config, nvml, problem)

@@ -1,0 +1,65 @@
+"""A worker process whose GPU is a FakeGpu; kernels misbehave as their names say."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_gpu import CudaError, FakeGpu, at
+
+from gputune.runtime import worker
+
+
+def add(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    a, b, c = (at(table, i, 64) for i in range(3))
+    np_sum = a + b
+    c[...] = np_sum
+
+
+def wrong(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    add(gpu, sizes, table)
+    at(table, 2, 64)[17] += 1
+
+
+def outside(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    add(gpu, sizes, table)
+    at(table, 2, 65)[64] = 3
+
+
+def changes_input(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    add(gpu, sizes, table)
+    at(table, 0, 64)[3] = 7
+
+
+def hang(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    time.sleep(600)
+
+
+def crash(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    os.abort()
+
+
+def sticky(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    gpu.lost = 700
+
+
+def no_memory(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    raise CudaError(2, "CUDA_ERROR_OUT_OF_MEMORY: out of memory")
+
+
+def main() -> None:
+    gpu = FakeGpu()
+    for kernel in (add, wrong, outside, changes_input, hang, crash, sticky, no_memory):
+        gpu.kernels[f"{kernel.__name__}_kernel"] = kernel
+    gpu.seconds["wrong_kernel"] = 5e-6
+    gpu.install()
+    worker.main(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    main()
