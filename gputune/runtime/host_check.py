@@ -75,7 +75,7 @@ def check_source(
     counts: dict[str, int] = {}
     for f in (*found.values(), *extra):
         counts[f.kind] = counts.get(f.kind, 0) + 1
-    every = sorted((*extra, *found.values()), key=lambda f: f.severity != "error")
+    every = sorted((*found.values(), *extra), key=lambda f: f.severity != "error")
     return replace(
         first,
         findings=tuple(every[:max_findings]),

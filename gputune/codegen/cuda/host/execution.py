@@ -29,7 +29,7 @@ from gputune.ir import dtypes
 from ..program import Launch, Memset, Param, Workspace
 from .build import HostCode
 from .report import KINDS, Finding, HostReport, KernelFigures, Severity
-from .text import FILE
+from .text import FILE, dynamic_name
 
 ORDERS = ("forward", "reverse", "random")
 """In which threads and blocks may run."""
@@ -309,10 +309,9 @@ def _job(
         out.append(
             f"buffer {_word(b.name)} {size} {b.elements} {b.offset} {int(b.written)} {defined}"
         )
-    out.append("dynamic")
+    out.append(f"dynamic {dynamic_name(code.source.text)}")
     for v in code.variables:
-        shared = "s" if v.shared else "d"
-        out.append(f"variable {_word(v.name)} {shared} {v.address:x} {v.size}")
+        out.append(f"variable {_word(v.name)} {v.kind} {v.address:x} {v.size}")
     numbers = [p for p in host.params if p.elements is None]
     for at, p in enumerate(numbers):
         places[p.name] = f"n{at}"
@@ -413,19 +412,13 @@ def _triple(text: str) -> tuple[int, int, int] | None:
 
 
 def _findings(code: HostCode, lines: Sequence[Sequence[str]], limit: int) -> list[Finding]:
-    rows = [line for line in lines if line[0] == "finding" and len(line) == 14]
-    addresses = {int(pc, 16) for row in rows for pc in (row[10], row[11])} - {0}
+    rows = [line for line in lines if line[0] == "finding" and len(line) == 13]
+    addresses = {int(row[10], 16) for row in rows} - {0}
     source_lines = _source_lines(code, sorted(addresses))
     out: list[Finding] = []
     for row in rows:
         _, kind, severity, kernel, block, thread, other_block, other_thread = row[:8]
-        buffer, element, pc, other_pc, count, message = row[8:]
-        line, other_line = (source_lines.get(int(p, 16)) for p in (pc, other_pc))
-        if int(other_pc, 16):
-            # Two calls of a barrier: the compiler may have made copies of one
-            if line is None or other_line is None or line == other_line:
-                continue
-            message += f", in line {other_line}"
+        buffer, element, pc, count, message = row[8:]
         level: Severity = "warning" if severity == "warning" else "error"
         out.append(
             Finding(
@@ -439,7 +432,7 @@ def _findings(code: HostCode, lines: Sequence[Sequence[str]], limit: int) -> lis
                 _triple(other_thread),
                 None if buffer == "-" else buffer,
                 None if element == "-" else int(element),
-                line,
+                source_lines.get(int(pc, 16)),
                 int(count),
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 _KERNELS = "12_GLOBAL__N_1"  # the unnamed namespace that the text of kernels is put into
 _OBJECT = 1
@@ -12,14 +13,18 @@ _WRITABLE = 1
 _SYMBOL_TABLE = 2
 
 
+Kind: TypeAlias = Literal["shared", "device", "guard"]
+
+
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable of the kernels that all threads see."""
+    """A variable of the kernels that all threads see; a guard is the C++ compiler's own: it tells
+    whether a variable with a constructor was initialised."""
 
     name: str
     address: int
     size: int
-    shared: bool
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,12 @@ def variables(elf: bytes) -> tuple[Variable, ...]:
             name = _text(elf, strings.offset + name_at)
             if not home.flags & _WRITABLE or _KERNELS not in name:
                 continue
-            shared = _text(elf, names.offset + home.name) == "gt_shared"
-            found.append(Variable(_plain(name), address, length, shared))
+            kind: Kind = "device"
+            if name.startswith("_ZGV"):
+                kind = "guard"
+            elif _text(elf, names.offset + home.name) == "gt_shared":
+                kind = "shared"
+            found.append(Variable(_plain(name), address, length, kind))
     return tuple(sorted(found, key=lambda v: v.address))
 
 

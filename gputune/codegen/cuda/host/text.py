@@ -8,9 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
-
-from gputune.errors import BuildError
 
 from ..program import CudaSource
 
@@ -27,27 +26,28 @@ _DYNAMIC = re.compile(
 _CUDA_HEADER = re.compile(r"(cuda|mma|cooperative_groups|cub/|thrust/|nv|cooperative|vector_|sm_)")
 
 
-def host_text(source: CudaSource) -> str:
+def host_text(source: CudaSource, macros: Sequence[str] = ()) -> str:
     """The text of the program for the host's compiler, with its table of kernels.
+
+    `macros` are lines that define some; they come after the shim, which has its own names.
 
     Everything lies in an unnamed namespace: no kernel's name meets one of the C library's, and
     `__shared__` variables of templates and inline functions belong to this file alone.
     """
     names = list(dict.fromkeys(launch.kernel for launch in source.host.launches))
-    for name in names:
-        if not re.search(rf"\b{re.escape(name)}\b", source.text):
-            raise BuildError(
-                f"program {source.host.name!r} launches a kernel {name!r}, "
-                "which its text does not define",
-                code="no-kernel",
-            )
-    # Headers come first: the shim then adds to what they define, and outside of the namespace
+    # Headers come first: the shim then adds to what they define, and outside of the namespace.
+    # Where the text includes one, it is there already. (GCC passes over a missing header that was
+    # asked for with __has_include: so another name is included then.)
     headers = "".join(
-        f"#if __has_include(<{h}>)\n#include <{h}>\n#endif\n" for h in headers_of(source.text)
+        f"#if __has_include(<{h}>)\n#include <{h}>\n#define GT_HEADER_{at} <{h}>\n"
+        f'#else\n#define GT_HEADER_{at} "missing/{h}"\n#endif\n'
+        for at, h in enumerate(headers_of(source.text))
     )
     rows = "".join(f"GT_KERNEL({name}), " for name in names)
+    defined = "".join(m + "\n" for m in macros)
     return (
-        f'{headers}#include "shim.h"\nnamespace {{\n#line 1 "{FILE}"\n{_adapted(source.text)}\n'
+        f'{headers}#include "shim.h"\n{defined}namespace {{\n'
+        f'#line 1 "{FILE}"\n{_adapted(source.text)}\n'
         f'#line 1 "launches"\n}}\nextern "C" const gt_kernel gt_kernels[] = {{{rows}{{}}}};\n'
     )
 
@@ -59,9 +59,17 @@ def _adapted(text: str) -> str:
         lines = "\n" * match[0].count("\n")
         return f"{kind} (&{name})[] = *({kind}(*)[])gt_dynamic_shared();{lines}"
 
+    headers = headers_of(text)
+    text = _INCLUDE.sub(lambda m: f"#include GT_HEADER_{headers.index(m[1])}", text)
     text = _DYNAMIC.sub(dynamic, text)
     text = re.sub(r'\bextern\s+"C"', 'extern "C++"', text)
     return re.sub(r"\bstatic\s+__shared__", "__shared__", text)
+
+
+def dynamic_name(text: str) -> str:
+    """What the text calls its dynamic shared memory, if it has one name for it."""
+    names = {match["name"] for match in _DYNAMIC.finditer(text)}
+    return names.pop() if len(names) == 1 else "dynamic_shared_memory"
 
 
 def headers_of(text: str) -> list[str]:

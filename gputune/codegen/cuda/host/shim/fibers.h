@@ -36,7 +36,8 @@ struct Fiber {
   u32 mask;           // of the warp operation it waits in; 0: the block's barrier
   const char* where;  // it waits
   const void* pc;
-  u32 synced, released, acquired;  // clocks of its last __syncwarp, fence, atomic operation
+  u32 synced, released;  // times of its last __syncwarp and fence
+  u32 acquired;          // the newest publication that it has learned of
   u32 converged;
   u32 patience;
   Copy* copies;

@@ -62,9 +62,10 @@ __attribute__((const)) gt_u32 gt_lane(void);
 __attribute__((const)) void* gt_dynamic_shared(void);
 
 enum gt_vote { GT_NO_VOTE, GT_COUNT, GT_AND, GT_OR };
-int gt_barrier(gt_vote vote, int predicate);
+// Lines tell barriers apart, whatever the compiler makes of the calls.
+int gt_barrier(gt_vote vote, int predicate, int line);
 void gt_warp_barrier(gt_u32 mask);
-gt_u32 gt_converged(void);  // which lanes are at this place together
+gt_u32 gt_converged(int line);  // which lanes are there together
 void gt_collective(gt_u32 mask, const char* name, const void* given, void* taken, int number,
                    int width, gt_compute compute);
 void gt_undefined_lane(int source, int reader, gt_size bytes, void* taken);

@@ -45,7 +45,7 @@ extern "C" long long llabs(long long) noexcept;
 #endif
 
 // ---- C++ overloads; <math.h> of a C++ library brings these itself
-#if !defined(_GLIBCXX_MATH_H) && !defined(_LIBCPP_MATH_H) && !defined(_GLIBCXX_CMATH)
+#if !defined(_GLIBCXX_MATH_H) && !defined(_LIBCPP_MATH_H)
 #define GT_OVERLOAD(name) static inline float name(float x) { return name##f(x); }
 GT_OVERLOAD(sqrt) GT_OVERLOAD(cbrt) GT_OVERLOAD(exp) GT_OVERLOAD(exp2) GT_OVERLOAD(expm1)
 GT_OVERLOAD(log) GT_OVERLOAD(log2) GT_OVERLOAD(log10) GT_OVERLOAD(log1p)
@@ -66,10 +66,12 @@ static inline float atan2(float x, float y) { return atan2f(x, y); }
 static inline float copysign(float x, float y) { return copysignf(x, y); }
 static inline float fma(float x, float y, float z) { return fmaf(x, y, z); }
 static inline float ldexp(float x, int n) { return ldexpf(x, n); }
+#if !defined(_GLIBCXX_STDLIB_H) && !defined(_LIBCPP_STDLIB_H)
 static inline float abs(float x) { return fabsf(x); }
 static inline double abs(double x) { return fabs(x); }
 static inline long abs(long x) { return labs(x); }
 static inline long long abs(long long x) { return llabs(x); }
+#endif
 #define GT_PREDICATE(name)                                                                         \
   static inline bool name(float x) { return __builtin_##name(x); }                                 \
   static inline bool name(double x) { return __builtin_##name(x); }
@@ -108,18 +110,16 @@ static inline unsigned umax(unsigned a, unsigned b) { return a > b ? a : b; }
 static inline long long llmin(long long a, long long b) { return a < b ? a : b; }
 static inline long long llmax(long long a, long long b) { return a > b ? a : b; }
 
-// ---- what only CUDA has
-static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
-static inline double rsqrt(double x) { return 1.0 / sqrt(x); }
-static inline float rsqrt(float x) { return rsqrtf(x); }
-static inline float rcbrtf(float x) { return 1.0f / cbrtf(x); }
+// ---- what only CUDA has; macros where a C library may have declared the name for itself
+namespace gt {
+static inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
+static inline double reciprocal_root(double x) { return 1.0 / sqrt(x); }
+}  // namespace gt
+#define rsqrtf(x) gt::reciprocal_root(float(x))
+#define rsqrt(x) gt::reciprocal_root(x)
+#ifndef _MATH_H
 static inline float exp10f(float x) { return powf(10.0f, x); }
 static inline double exp10(double x) { return pow(10.0, x); }
-static inline float sinpif(float x) { return float(sin(double(x) * 3.14159265358979323846)); }
-static inline float cospif(float x) { return float(cos(double(x) * 3.14159265358979323846)); }
-static inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
-static inline float normcdff(float x) { return float(normcdf(double(x))); }
-static inline float norm3df(float x, float y, float z) { return sqrtf(x * x + y * y + z * z); }
 static inline void sincosf(float x, float* s, float* c) {
   *s = sinf(x);
   *c = cosf(x);
@@ -128,17 +128,22 @@ static inline void sincos(double x, double* s, double* c) {
   *s = sin(x);
   *c = cos(x);
 }
-static inline float __expf(float x) { return expf(x); }
-static inline float __exp10f(float x) { return exp10f(x); }
-static inline float __logf(float x) { return logf(x); }
-static inline float __log2f(float x) { return log2f(x); }
-static inline float __log10f(float x) { return log10f(x); }
-static inline float __sinf(float x) { return sinf(x); }
-static inline float __cosf(float x) { return cosf(x); }
-static inline float __tanf(float x) { return tanf(x); }
-static inline float __tanhf(float x) { return tanhf(x); }
-static inline void __sincosf(float x, float* s, float* c) { sincosf(x, s, c); }
-static inline float __powf(float x, float y) { return powf(x, y); }
+#endif
+#define __expf(x) expf(x)
+#define __exp10f(x) exp10f(x)
+#define __logf(x) logf(x)
+#define __log2f(x) log2f(x)
+#define __log10f(x) log10f(x)
+#define __sinf(x) sinf(x)
+#define __cosf(x) cosf(x)
+#define __tanf(x) tanf(x)
+#define __tanhf(x) tanhf(x)
+#define __sincosf(x, s, c) sincosf(x, s, c)
+#define __powf(x, y) powf(x, y)
+static inline float rcbrtf(float x) { return 1.0f / cbrtf(x); }
+static inline double normcdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752440); }
+static inline float normcdff(float x) { return float(normcdf(double(x))); }
+static inline float norm3df(float x, float y, float z) { return sqrtf(x * x + y * y + z * z); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float fdividef(float x, float y) { return x / y; }
 static inline float __saturatef(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }

@@ -16,6 +16,7 @@ struct Region {
   u8* end;
   int item;  // bytes of an element; 0: not known, an access counts as one
   bool shared, writable, defined;
+  bool ignored;  // the compiler's own
   u8 *slot_begin, *slot_end;  // reserved around it; null for variables
   usize mapped;               // bytes in whole pages
   // The shadow: one cell for every 1 << shift bytes
@@ -77,7 +78,7 @@ static void add_buffer(const char* name, int item, usize elements, int file, lon
   r.end = r.begin + elements * item;
 }
 
-static void add_variable(const char* name, void* begin, usize bytes, bool shared) {
+static void add_variable(const char* name, void* begin, usize bytes, bool shared, bool ignored) {
   if (region_count == MAX_REGIONS) give_up("too many variables");
   Region& r = regions[region_count++];
   r = Region{};
@@ -85,6 +86,7 @@ static void add_variable(const char* name, void* begin, usize bytes, bool shared
   r.begin = (u8*)begin;
   r.end = r.begin + bytes;
   r.shared = shared;
+  r.ignored = ignored;
   r.writable = true;
   r.defined = !shared;
 }
@@ -93,7 +95,6 @@ static void add_variable(const char* name, void* begin, usize bytes, bool shared
 static Region& dynamic_region() {
   static Region early;
   if (!early.begin) {
-    early.name = "dynamic shared memory";
     early.shared = early.writable = true;
     reserve(early, DYNAMIC_CAPACITY);
     must_map(early.begin, DYNAMIC_CAPACITY, PROT_READ | PROT_WRITE,

@@ -40,7 +40,6 @@ struct Finding {
   const char* buffer;  // or null
   long long element;
   const void* pc;
-  const void* other_pc;
   u64 count;
   char message[400];
 };
@@ -53,7 +52,6 @@ struct Facts {
   u32 other_block = NO_BLOCK;
   int other_thread = NO_THREAD;
   bool warning = false;
-  const void* other_pc = nullptr;
 };
 
 constexpr int KEPT = 1024;
@@ -69,7 +67,7 @@ static Finding* same_place(const char* kind, const Facts& f) {
   for (int i = 0; i < finding_count; ++i) {
     Finding& g = findings[i];
     if (g.pc == f.pc && g.kernel == launch.kernel && g.buffer == f.buffer && g.warning == f.warning &&
-        g.other_pc == f.other_pc && !strcmp(g.kind, kind))
+        !strcmp(g.kind, kind))
       return &g;
   }
   return nullptr;
@@ -92,7 +90,6 @@ __attribute__((format(printf, 3, 4))) static void report(const char* kind, const
   g.buffer = f.buffer;
   g.element = f.element;
   g.pc = f.pc;
-  g.other_pc = f.other_pc;
   g.count = 1;
   if ((g.has_block = running_block != NO_BLOCK)) g.block = place_in(running_block, launch.grid);
   if ((g.has_thread = running_thread != NO_THREAD)) g.thread = place_in(u32(running_thread), launch.block);
@@ -143,7 +140,7 @@ static u64 in_image(const void* pc) { return pc ? u64(pc) - image_base : 0; }
       fprintf(result, "\t-");
     else
       fprintf(result, "\t%lld", g.element);
-    fprintf(result, "\t%llx\t%llx\t%llu\t%s\n", in_image(g.pc), in_image(g.other_pc), g.count, g.message);
+    fprintf(result, "\t%llx\t%llu\t%s\n", in_image(g.pc), g.count, g.message);
   }
   for (int k = 0; gt_kernels[k].name; ++k) {
     const Figures& f = figures[k];

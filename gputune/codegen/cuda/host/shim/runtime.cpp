@@ -20,6 +20,9 @@
 
 namespace gt_runtime {
 
+// Behind the variables in shared memory: what is written past the last of them hurts nobody
+__attribute__((section("gt_shared_guard"), used)) static u8 guard[64 << 10] = {1};
+
 static void (*kernel_entry)(void**);
 static void** kernel_args;
 
@@ -155,7 +158,7 @@ static void catch_signals(u32 limit_ms) {
   sigaltstack(&own, nullptr);
   struct sigaction action{};
   action.sa_sigaction = on_fault;
-  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
   for (int number : faults) sigaction(number, &action, nullptr);
   struct sigaction alarm{};
@@ -281,11 +284,12 @@ static int run_job() {
       add_buffer(name, item, elements, memory, long(offset), written != 0, defined != 0);
     } else if (!strcmp(w, "variable")) {
       const char* name = kept(word());
-      const bool shared = word()[0] == 's';
+      const char kind = word()[0];  // shared, device, guard
       const u64 at = strtoull(word(), nullptr, 16), bytes = number();
-      add_variable(name, (void*)(image_base + at), bytes, shared);
+      add_variable(name, (void*)(image_base + at), bytes, kind == 's', kind == 'g');
     } else if (!strcmp(w, "dynamic")) {
       if (region_count == MAX_REGIONS) give_up("too many buffers");
+      dynamic_region().name = kept(word());
       regions[region_count] = dynamic_region();
       dynamic_shared = &regions[region_count++];
     } else if (!strcmp(w, "number")) {

@@ -17,6 +17,8 @@ enum Flag : u16 {
   SEVERAL = 4,         // read by several threads of one warp
   SEVERAL_WARPS = 8,   // read by threads of several warps
   EARLIER_BLOCK = 16,  // read by an earlier block of this launch, too
+  PUBLISHED = 32,      // updated atomically after a fence: whoever updates it next learns of it
+  UNPUBLISHED = 64,    // an earlier block updated it atomically, and never passed a fence afterwards
 };
 
 struct Mark {
@@ -31,11 +33,18 @@ struct Cell {
 
 // ---- blocks of this launch, by the time at which they started
 struct BlockRecord {
-  u32 start, block, released;
+  u32 start, block;
+  u32 fenced;     // time of its last fence
+  u32 published;  // when it first updated something atomically after a fence; 0: never
+  u32 covered;    // what its threads did before that time is known to those who learn of it
+  u32 own_covered;  // the same for what `publisher` did
+  int publisher;  // SEVERAL_THREADS: any
 };
+constexpr int SEVERAL_THREADS = -2;
 static BlockRecord* records;
 static u32 record_count, record_room;
-static u32 block_acquired;  // time of this block's last atomic operation
+static u32 block_acquired;     // the newest publication that a thread of this block has learned of,
+static u32 block_acquired_at;  // and when the first one did
 
 static void record_block(u32 block) {
   if (record_count == record_room) {
@@ -43,7 +52,8 @@ static void record_block(u32 block) {
     records = (BlockRecord*)realloc(records, record_room * sizeof(BlockRecord));
     if (!records) give_up("no memory is left");
   }
-  records[record_count++] = BlockRecord{now, block, 0};
+  records[record_count++] = BlockRecord{now, block, 0, 0, 0, 0, NO_THREAD};
+  block_acquired = block_acquired_at = 0;
 }
 
 static const BlockRecord& block_at(u32 when) {
@@ -97,14 +107,45 @@ static void fit_cells(Region& r, usize offset, usize bytes) {
 // ---- what lies between two accesses?
 static bool same_warp(int a, int b) { return a >> 5 == b >> 5; }
 
-// Was everything before `m` made visible, and has this thread since learned of it by an atomic?
+// Did a thread of an earlier block pass a fence after `m`, and then update something atomically?
+static bool was_published(const Mark& m) {
+  const BlockRecord& b = block_at(m.when);
+  const bool own = b.publisher == m.thread || b.publisher == SEVERAL_THREADS;
+  return b.published && (m.when < b.covered || (own && m.when < b.own_covered));
+}
+
+// Does this thread know of all that another did, since that one passed a fence and then updated
+// atomically what this one has updated since?
 static bool handed_over(const Mark& m) {
-  if (m.when < block_start) {
-    const u32 released = block_at(m.when).released;
-    return released > m.when && block_acquired >= block_start;
+  if (m.when >= block_start) {
+    const u32 released = fibers[m.thread].released;
+    return released > m.when && self->acquired >= released;
   }
-  const u32 released = fibers[m.thread].released;
-  return released > m.when && self->acquired > released;
+  const BlockRecord& b = block_at(m.when);
+  if (block_acquired < b.published) return false;
+  if (self->acquired < b.published && block_acquired_at >= barrier_time) return false;
+  return was_published(m);
+}
+
+// An atomic operation of this thread on a cell that was last updated as `m` says; is what it leaves
+// a publication?
+static bool hand_over(const Mark& m) {
+  const bool learned = m.flags & PUBLISHED && m.when >= launch_start;
+  if (learned) {
+    if (self->acquired < m.when) self->acquired = m.when;
+    if (block_acquired < m.when) block_acquired = m.when;
+    if (!block_acquired_at) block_acquired_at = now;
+  }
+  BlockRecord& b = records[record_count - 1];
+  // Its own fence does, or one of any thread before the last barrier
+  const bool fenced = self->released || (b.fenced && b.fenced < barrier_time);
+  if (fenced) {
+    if (!b.published) b.published = now;
+    b.covered = barrier_time;
+    if (self->released > b.own_covered) b.own_covered = self->released;
+    b.publisher = b.publisher == NO_THREAD || b.publisher == self->linear ? self->linear : SEVERAL_THREADS;
+  }
+  return learned || fenced;
 }
 
 static bool ordered(const Mark& m) {
@@ -132,14 +173,12 @@ static const char* verb(unsigned how) {
 }
 
 static void describe_race(const Region& r, const Facts& f, const char* now_does, const char* earlier, const char* but) {
-  if (r.shared)
-    report("shared-race", f, "%s %s an element that %s in the same barrier interval %s%s", "it", now_does,
-           f.other_thread == NO_THREAD ? "another thread" : "the other thread", earlier, but);
-  else if (f.other_block != NO_BLOCK)
-    report("global-race", f, "it %s an element that another block of the launch %s%s", now_does, earlier, but);
+  const char* kind = r.shared ? "shared-race" : "global-race";
+  if (f.other_block != NO_BLOCK)
+    report(kind, f, "it %s an element that another block of the launch %s%s", now_does, earlier, but);
   else
-    report("global-race", f, "it %s an element that another thread of the block %s, with no barrier between%s",
-           now_does, earlier, but);
+    report(kind, f, "it %s an element that %s thread of the block %s, with no barrier between%s", now_does,
+           f.other_thread == NO_THREAD ? "another" : "the other", earlier, but);
 }
 
 static void settle() {
@@ -160,12 +199,13 @@ static Facts facts_of(const Region& r, const void* address, usize bytes, const v
 
 static void blame(Facts& f, const Mark& m, bool thread_known) {
   if (m.when < block_start) f.other_block = block_at(m.when).block;
-  if (thread_known) f.other_thread = m.thread;
+  if (thread_known && !(m.flags & UNPUBLISHED)) f.other_thread = m.thread;
 }
 
 static bool conflicts_with_write(const Region& r, const Mark& w, unsigned how) {
   if (w.when < launch_start || (r.shared && w.when < block_start)) return false;
   if (how & ATOMIC && w.flags & WAS_ATOMIC) return false;
+  if (!r.shared && w.flags & UNPUBLISHED) return true;
   return !ordered(w);
 }
 
@@ -173,7 +213,7 @@ static bool conflicts_with_reads(const Region& r, const Mark& m) {
   if (m.when < launch_start) return false;
   if (!r.shared) {
     if (m.when < block_start) return !handed_over(m);
-    if (m.flags & EARLIER_BLOCK && block_acquired < block_start) return true;
+    if (m.flags & EARLIER_BLOCK && !block_acquired) return true;
   }
   if (m.when < block_start || m.when < barrier_time) return false;
   if (m.flags & SEVERAL_WARPS) return true;
@@ -217,6 +257,13 @@ static void check_write_race(Region& r, const Cell& c, const void* address, usiz
   }
 }
 
+static u16 atomic_flags(const Mark& m) {
+  const u16 flags = hand_over(m) ? WAS_ATOMIC | PUBLISHED : WAS_ATOMIC;
+  if (m.when < launch_start) return flags;
+  const bool lost = m.flags & UNPUBLISHED || (m.when < block_start && !was_published(m));
+  return lost ? flags | UNPUBLISHED : flags;
+}
+
 static bool is_defined(const Region& r, const Cell& c) {
   return r.defined || (r.shared ? c.write.when >= block_start : c.write.when != 0);
 }
@@ -231,8 +278,10 @@ static void check_cell(Region& r, Cell& c, const void* address, usize bytes, uns
     report("uninitialised-read", facts_of(r, address, bytes, pc), "it %s an element that nothing has written%s",
            verb(how), r.shared ? " in this block" : "");
   if (how & WRITE) {
+    u16 flags = how & BY_COPY ? IN_FLIGHT : 0;
+    if (how & ATOMIC) flags = atomic_flags(c.write);
     check_write_race(r, c, address, bytes, how, pc);
-    c.write = Mark{now, u16(self->linear), u16((how & ATOMIC ? WAS_ATOMIC : 0) | (how & BY_COPY ? IN_FLIGHT : 0))};
+    c.write = Mark{now, u16(self->linear), flags};
   } else {
     if (conflicts_with_write(r, c.write, how)) {
       Facts f = facts_of(r, address, bytes, pc);
@@ -270,7 +319,7 @@ static bool checking;
 // Checks the access, which has not happened yet, of the thread that runs.
 static void check_access(const void* address, usize bytes, unsigned how, const void* pc) {
   settle();
-  if (!self || on_a_stack(address)) return;
+  if (!checking || !self || on_a_stack(address)) return;
   if (!(how & ATOMIC)) lose_patience(1);
   Region* r = region_of(address);
   if (!r || (const u8*)address + bytes > r->end) {
@@ -278,6 +327,7 @@ static void check_access(const void* address, usize bytes, unsigned how, const v
     return;
   }
   self->bounds_reported = false;
+  if (r->ignored) return;
   if (how & WRITE && !r->writable) {
     report("write-to-input", facts_of(*r, address, bytes, pc), "it %s %s, which the program declares as an input",
            verb(how), r->name);
@@ -293,7 +343,7 @@ static void check_access(const void* address, usize bytes, unsigned how, const v
 }
 
 static void check_alignment(const void* address, usize bytes, unsigned how, const void* pc) {
-  if (!self || !(usize(address) & (bytes - 1)) || on_a_stack(address)) return;
+  if (!checking || !self || !(usize(address) & (bytes - 1)) || on_a_stack(address)) return;
   settle();
   Region* r = region_of(address);
   if (!r) return;

@@ -54,10 +54,16 @@
 #include "async.h"
 
 // ---- barriers and fences
-GT_INLINE void __syncthreads() { gt_barrier(GT_NO_VOTE, 0); }
-GT_INLINE int __syncthreads_count(int predicate) { return gt_barrier(GT_COUNT, predicate); }
-GT_INLINE int __syncthreads_and(int predicate) { return gt_barrier(GT_AND, predicate); }
-GT_INLINE int __syncthreads_or(int predicate) { return gt_barrier(GT_OR, predicate); }
+GT_INLINE void __syncthreads(int line = __builtin_LINE()) { gt_barrier(GT_NO_VOTE, 0, line); }
+GT_INLINE int __syncthreads_count(int predicate, int line = __builtin_LINE()) {
+  return gt_barrier(GT_COUNT, predicate, line);
+}
+GT_INLINE int __syncthreads_and(int predicate, int line = __builtin_LINE()) {
+  return gt_barrier(GT_AND, predicate, line);
+}
+GT_INLINE int __syncthreads_or(int predicate, int line = __builtin_LINE()) {
+  return gt_barrier(GT_OR, predicate, line);
+}
 GT_INLINE void __threadfence() { gt_fence(); }
 GT_INLINE void __threadfence_block() { gt_fence(); }
 GT_INLINE void __threadfence_system() { gt_fence(); }

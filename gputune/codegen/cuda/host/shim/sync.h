@@ -9,6 +9,7 @@ struct Barrier {
   u32 generation, arrived, votes;
   int count, all, any;  // of the votes, when it was last passed
   const void* first_pc;
+  int first_line;
   int first_thread;
 };
 static Barrier barrier;
@@ -108,7 +109,7 @@ struct Group {
 };
 
 struct Meeting {
-  const void* pc;
+  int line;
   u32 arrived, generation;
 };
 
@@ -121,7 +122,10 @@ static Warp warps[MAX_THREADS / 32];
 
 static Warp& own_warp() { return warps[self->linear >> 5]; }
 
+static const void* passed_pc;  // where the lanes are whose operation is being computed
+
 static void pass_group(Warp& w, Group& g) {
+  passed_pc = g.pc;
   const u32 lanes = g.arrived;
   g.arrived = 0;
   ++g.generation;
@@ -212,14 +216,14 @@ static bool let_the_converged_go() {
   return false;
 }
 
-static u32 converge(const void* pc) {
+static u32 converge(int line, const void* pc) {
   Warp& w = own_warp();
   Meeting* m = nullptr;
   for (Meeting& k : w.meetings)
-    if (k.arrived && k.pc == pc) m = &k;
+    if (k.arrived && k.line == line) m = &k;
   for (Meeting& k : w.meetings)
     if (!m && !k.arrived) m = &k;
-  m->pc = pc;
+  m->line = line;
   m->arrived |= 1u << self->lane;
   if (m->arrived == w.live)
     close_meeting(w, *m);
@@ -249,24 +253,26 @@ static void end_thread() {
 
 using namespace gt_runtime;
 
-extern "C" int gt_barrier(gt_vote vote, int predicate) {
+extern "C" int gt_barrier(gt_vote vote, int predicate, int line) {
   const void* pc = __builtin_return_address(0);
   settle();
   if (!barrier.arrived) {
     barrier.first_pc = pc;
+    barrier.first_line = line;
     barrier.first_thread = self->linear;
-  } else if (pc != barrier.first_pc) {
-    // Perhaps copies of one barrier that the compiler made: the lines tell, which the caller knows
+  } else if (line != barrier.first_line) {
     Facts f;
     f.pc = pc;
-    f.other_pc = barrier.first_pc;
     f.other_thread = barrier.first_thread;
-    report("divergent-barrier", f, "it waits at another barrier than the other thread");
+    report("divergent-barrier", f, "it waits at the barrier of line %d, the other thread at that of line %d", line,
+           barrier.first_line);
   }
   barrier.votes += predicate != 0;
   if (++barrier.arrived == u32(live_count)) {
     if (live_count < thread_count) report_ended_threads(pc);
     pass_barrier();
+    turn = thread_count - 1;  // after a barrier, the first thread is the first again
+    let_others_run();
   } else {
     park(&barrier.generation, "__syncthreads", 0, pc);
   }
@@ -282,7 +288,7 @@ extern "C" void gt_collective(gt_u32 mask, const char* name, const void* given, 
   meet(mask, name, given, taken, number, width, compute, __builtin_return_address(0));
 }
 
-extern "C" gt_u32 gt_converged() { return converge(__builtin_return_address(0)); }
+extern "C" gt_u32 gt_converged(int line) { return converge(line, __builtin_return_address(0)); }
 
 // Called while the last lane computes for all
 extern "C" void gt_undefined_lane(int source, int reader, gt_size bytes, void* taken) {
@@ -291,7 +297,7 @@ extern "C" void gt_undefined_lane(int source, int reader, gt_size bytes, void* t
   running_thread = first + reader;
   Facts f;
   f.other_thread = first + source < thread_count ? first + source : NO_THREAD;
-  f.pc = fibers[first + reader].waits_for ? fibers[first + reader].pc : nullptr;
+  f.pc = passed_pc;
   report("undefined-lane", f, "its shuffle reads lane %d, which does not take part", source);
   running_thread = me;
 }
@@ -299,7 +305,7 @@ extern "C" void gt_undefined_lane(int source, int reader, gt_size bytes, void* t
 extern "C" void gt_fence() {
   settle();
   self->released = ++now;
-  if (record_count) records[record_count - 1].released = now;
+  if (record_count) records[record_count - 1].fenced = now;
 }
 
 extern "C" void gt_yield() { let_others_run(); }

@@ -135,7 +135,7 @@ GT_INLINE unsigned gt_ballot(unsigned mask, const char* name, int predicate) {
 GT_INLINE unsigned __ballot_sync(unsigned mask, int p) { return gt_ballot(mask, "__ballot_sync", p); }
 GT_INLINE int __any_sync(unsigned mask, int p) { return gt_ballot(mask, "__any_sync", p) != 0; }
 GT_INLINE int __all_sync(unsigned mask, int p) { return gt_ballot(mask, "__all_sync", !p) == 0; }
-GT_INLINE unsigned __activemask() { return gt_converged(); }
+GT_INLINE unsigned __activemask(int line = __builtin_LINE()) { return gt_converged(line); }
 GT_INLINE void __syncwarp(unsigned mask = 0xffffffffu) { gt_warp_barrier(mask); }
 
 template <class T>
