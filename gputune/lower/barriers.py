@@ -34,7 +34,7 @@ from . import linear as lin
 from .accesses import Access, collect, loop_bounds
 from .kernels import inner, with_inner
 from .limits import CpuLimits
-from .touches import Threads, Touch, length, reach, share
+from .touches import Threads, Touch, length, mixed, reach, share
 
 BARRIER = "sync_threads"
 """`T.evaluate(Call(BARRIER))` is a barrier of the block (lowered code only)."""
@@ -198,7 +198,27 @@ class _Inserter:
 
     def _meet(self, a: Touch, b: Touch, dom: Mapping[Var, lin.Bounds], loop: Var | None) -> bool:
         """May different threads touch one element through the two?"""
-        one, two = self.threads.points(a, dom, loop), self.threads.points(b, dom, loop)
+        if not self._may(a, b, dom, loop, ()):
+            return False
+        tied = {
+            v
+            for t in (a, b)
+            for v in mixed(t.access, t.dom, {*self.threads.lengths, *(t.dom.keys() - dom.keys())})
+            if v in dom and v not in self.threads.lengths
+        }
+        # on some of what is the same for both depends what runs: count that out as well
+        return not tied or self._may(a, b, dom, loop, [v for v in dom if v in tied])
+
+    def _may(
+        self,
+        a: Touch,
+        b: Touch,
+        dom: Mapping[Var, lin.Bounds],
+        loop: Var | None,
+        alike: Sequence[Var],
+    ) -> bool:
+        common = {v: r for v, r in dom.items() if v not in alike}
+        one, two = (self.threads.points(t, common, loop, alike) for t in (a, b))
         if one is None or two is None or one.symbolic != two.symbolic:
             return True
         if not share(one, two):

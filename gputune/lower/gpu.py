@@ -24,6 +24,7 @@ from .pipeline import Pass, dump
 from .place_memory import place_memory
 from .prepare import settle
 from .private import check_private
+from .races import check_races
 from .simplify import simplify
 
 WHOLE: tuple[Pass, ...] = (
@@ -38,6 +39,7 @@ KERNEL: tuple[Pass, ...] = (
     compact_buffers,  # shared and local buffers are as small as what is used of them
     simplify,
     check_private,  # registers hold what their own thread wrote
+    check_races,  # what no barrier can put in order
     insert_barriers,  # where threads exchange data
     hoist_guards,  # conditions stand outside of the loops that do not change them
 )

@@ -3,11 +3,13 @@
 Each statement of the root block is a kernel, launched in order. In a kernel, loops bound to
 `blockIdx` and `threadIdx` are not loops: every thread has its own values. So a kernel becomes one
 nest of a loop for each axis, as long as the grid or block, around what a single thread does; a
-loop that is shorter than its axis becomes a condition on the blocks below it.
+loop that is shorter than its axis becomes a condition on the blocks below it, and so does an axis
+that has no loop around a block which writes what threads share.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -20,9 +22,12 @@ from ..ir.nodes import (
     Buffer,
     BufferLoad,
     BufferStore,
+    Evaluate,
     Expr,
     For,
+    IfThenElse,
     IntImm,
+    LetStmt,
     PrimFunc,
     Seq,
     Stmt,
@@ -83,7 +88,9 @@ def split_kernels(func: PrimFunc) -> tuple[list[GpuKernel], tuple[Buffer, ...]]:
             code="scope-kernels",
         )
     workspaces = tuple(root.alloc_buffers)
-    names = [func.name] if len(items) == 1 else [f"{func.name}_{k}" for k in range(len(items))]
+    stem = re.sub(r"\W", "_", func.name, flags=re.ASCII)
+    stem = f"k{stem}" if stem[:1].isdigit() else stem
+    names = [stem] if len(items) == 1 else [f"{stem}_{k}" for k in range(len(items))]
     return [_kernel(func, f"{n}_kernel", s, workspaces) for n, s in zip(names, items)], workspaces
 
 
@@ -91,7 +98,12 @@ def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) 
     extents = _extents(func, s)
     _check_size(name, extents)
     axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
-    body = _Spmd(func.name, extents, axes).go(s, {}, {})
+    spmd = _Spmd(func.name, extents, axes)
+    for part in walk.walk_stmt(s):
+        if type(part) in (For, IfThenElse, LetStmt):
+            spmd.ragged.update(v for e in walk.stmt_exprs(part) for v in walk.free_vars(e))
+    body = spmd.go(s, {}, {})
+    spmd.check_on_chip()
     for axis in reversed([a for a in AXES if a in extents]):
         body = For(axes[axis], IntImm(0), IntImm(extents[axis]), "thread_binding", body, axis)
     params, table = _params(func, body, workspaces)
@@ -162,6 +174,29 @@ class _Spmd:
         self.func = func
         self.extents = extents
         self.axes = axes
+        self.nested = False  # in a block?
+        self.ragged: set[Var] = set()  # on which the lengths of loops depend
+        self.users: list[tuple[Block, frozenset[str]]] = []  # with the axes of the grid around
+
+    def check_on_chip(self) -> None:
+        """Each block of the grid has on-chip memory of its own: what some blocks wrote there, not
+        all can read."""
+        made: dict[Buffer, set[str]] = {}
+        for b, around in self.users:
+            for w in b.writes:
+                made.setdefault(w.buffer, set()).update(around)
+        for b, around in self.users:
+            for r in (*b.reads, *b.writes):
+                missing = made.get(r.buffer, set()) - around
+                if r.buffer.scope != "global" and missing:
+                    raise LowerError(
+                        f"block {b.name} uses {r.buffer.name} in {r.buffer.scope} memory outside "
+                        f"of the loop over {min(missing)} in which it is written: blocks do "
+                        "not see each other's",
+                        hint="move it inside that loop, or set_scope to global memory and a kernel "
+                        "of its own",
+                        code="grid-part",
+                    )
 
     def go(self, s: Stmt, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
         """`s` for one thread. `table`: what thread loop variables are; `bound`: the innermost loop
@@ -169,6 +204,8 @@ class _Spmd:
         match s:
             case For(kind="thread_binding"):
                 return self._axis(s, table, bound)
+            case Block():
+                return self._block(s, table, bound)
             case For(kind="parallel"):
                 plain = For(s.var, s.min, s.extent, "serial", s.body, None, s.annotations)
                 return self.go(plain, table, bound)
@@ -179,12 +216,56 @@ class _Spmd:
                     hint="reorder it inside, or bind it too",
                     code="host-loop",
                 )
+            case BufferStore() | Evaluate():
+                out = walk.map_stmt(s, lambda e: walk.substitute(e, table), lambda x: x)
+                assert out is not None  # nothing is deleted
+                return _guarded(out, self._once(s, bound)[0])
             case _:
-                out = walk.map_stmt(
-                    s, lambda e: walk.substitute(e, table), lambda x: self.go(x, table, bound)
-                )
-                assert out is not None  # go never deletes
-                return out
+                return self._inside(s, table, bound)
+
+    def _inside(self, s: Stmt, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
+        out = walk.map_stmt(
+            s, lambda e: walk.substitute(e, table), lambda x: self.go(x, table, bound)
+        )
+        assert out is not None  # go never deletes
+        return out
+
+    def _block(self, b: Block, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
+        around = {a for a in GRID if a in bound and self.extents[a] > 1}
+        self.users.append((b, frozenset(around)))
+        cond, bound = self._once(b, bound)
+        before, self.nested = self.nested, True
+        out = self._inside(b, table, bound)
+        self.nested = before
+        assert type(out) is Block
+        return _guarded(out, cond)
+
+    def _once(self, s: Stmt, bound: Mapping[str, Var]) -> tuple[Expr, Mapping[str, Var]]:
+        """What lets a statement run once along the axes that are not around it (as if around it
+        were a loop of length 1), and `bound` with them. Each thread has registers of its own, so
+        there every thread does the work; as does every block in shared memory."""
+        scopes = {b.scope.split(".")[0] for b in _stored(s)}
+        cond: Expr = build.TRUE
+        out = dict(bound)
+        inside = {x.thread for x in walk.walk_stmt(s) if type(x) is For}
+        for axis, n in self.extents.items():
+            keep = {"local"} if axis in BLOCK else {"local", "shared"}
+            apart = axis not in bound or (axis in BLOCK and self._same(s, bound[axis]))
+            if n > 1 and apart and axis not in inside and scopes - keep:
+                cond = build.logical_and(cond, build.eq(self.axes[axis], IntImm(0)))
+                out[axis] = self.axes[axis]
+        return cond, out
+
+    def _same(self, s: Stmt, v: Var) -> bool:
+        """Do all iterations of a thread loop around the block compute the same? Then one will do:
+        such is a fetch that threads along one axis share, below a loop over another."""
+        return (
+            type(s) is Block
+            and not self.nested
+            and v not in self.ragged
+            and not _mentions(s, v)
+            and all(r.buffer.scope != "local" for r in s.reads)
+        )
 
     def _axis(self, s: For, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
         assert s.thread is not None
@@ -219,9 +300,13 @@ def _mentions(s: Stmt, v: Var) -> bool:
 
 
 def _guarded(s: Stmt, cond: Expr) -> Stmt:
-    """`s` with `cond` in the predicates of its outermost blocks."""
+    """`s` with `cond` in the predicates of its outermost blocks, and around other statements."""
+    if build.is_literal(cond, 1):
+        return s
     if type(s) is Block:
         return block_with(s, predicate=build.logical_and(s.predicate, cond))
+    if type(s) in (BufferStore, Evaluate):
+        return IfThenElse(cond, s)
     out = walk.map_stmt(s, lambda e: e, lambda x: _guarded(x, cond))
     assert out is not None  # nothing is deleted
     return out
@@ -262,6 +347,15 @@ def _used_buffers(body: Stmt) -> set[Buffer]:
             out.update(r.buffer for r in (*s.reads, *s.writes))
             out.update(m.source.buffer for m in s.match_buffers)
         out.update(e.buffer for e in _loads(s))
+    return out
+
+
+def _stored(s: Stmt) -> set[Buffer]:
+    """The buffers that a statement stores to, behind views of them."""
+    out = {x.buffer for x in walk.walk_stmt(s) if type(x) is BufferStore}
+    for b in walk.blocks(s):
+        out |= {w.buffer for w in b.writes}
+        out |= {m.source.buffer for m in b.match_buffers if m.buffer in out}
     return out
 
 

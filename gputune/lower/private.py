@@ -38,28 +38,48 @@ def _go(s: Stmt, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
 
 
 def _check(s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
-    found: dict[bool, list[Points]] = {True: [], False: []}
+    found = _points(s, dom, threads, dom)
+    if found is None:
+        return  # not known
+    if len({frozenset(p.symbolic.items()) for p in (*found[False], *found[True])}) > 1:
+        # some depend on the block or on loops around, others do not: count a few of those out too
+        few = {
+            v: (lo, hi) if v in threads.lengths else (lo, min(hi, lo + _SAMPLE - 1))
+            for v, (lo, hi) in dom.items()
+        }
+        found = _points(s, few, threads, {})
+        if found is None:
+            return
+    wrote = np.unique(np.concatenate([_keys(p, threads) for p in found[True]] or [_NONE]))
+    if any(not np.isin(_keys(p, threads), wrote).all() for p in found[False]):
+        raise LowerError(
+            f"local buffer {s.buffer.name}: a thread reads an element that another thread "
+            "wrote, but each thread has registers of its own",
+            hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
+            code="not-private",
+        )
+
+
+def _points(
+    s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads, common: dict[Var, lin.Bounds]
+) -> dict[bool, list[Points]] | None:
+    """What threads load (False) and store (True) of the buffer, for each access; None where that is
+    not known. Variables of `dom` that are not in `common` are counted out."""
+    alike = [v for v in dom if v not in common and v not in threads.lengths]
+    out: dict[bool, list[Points]] = {True: [], False: []}
     for a in collect(s.body, s.buffer):
         mine = dict(dom)
         for loop in a.loops:
             mine[loop.var] = loop_bounds(loop) or reach(loop, mine)
-        points = threads.points(Touch(a, mine), dom)
+        points = threads.points(Touch(a, mine), common, alike=alike)
         if points is None:
-            return  # not known
-        found[a.store].append(points)
-    for load in found[False]:
-        same = [p for p in found[True] if p.symbolic == load.symbolic]
-        if len(same) != len(found[True]):
-            return  # not comparable
-        wrote = np.unique(np.concatenate([_keys(p, threads) for p in same] or [_NONE]))
-        if not np.isin(_keys(load, threads), wrote).all():
-            raise LowerError(
-                f"local buffer {s.buffer.name}: a thread reads an element that another thread "
-                "wrote, but each thread has registers of its own",
-                hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
-                code="not-private",
-            )
+            return None
+        out[a.store].append(points)
+    return out
 
+
+_SAMPLE = 3
+"""Values of a variable around the buffer that are looked at."""
 
 _NONE = np.zeros(0, np.int64)
 

@@ -6,7 +6,7 @@ for all threads (the block, the loops around) stays symbolic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -49,7 +49,17 @@ class Threads:
     """
 
     def __init__(self, axes: list[For]) -> None:
-        self.lengths = {a.var: length(a) for a in axes if a.thread in BLOCK}
+        self._fill({a.var: length(a) for a in axes if a.thread in BLOCK})
+
+    @staticmethod
+    def along(lengths: dict[Var, int]) -> Threads:
+        """Something else that runs side by side: the blocks of a grid, by their axes."""
+        out = Threads([])
+        out._fill(lengths)
+        return out
+
+    def _fill(self, lengths: dict[Var, int]) -> None:
+        self.lengths = lengths
         """The thread axes with their lengths."""
         grid = np.meshgrid(*[np.arange(n) for n in self.lengths.values()], indexing="ij")
         self.count = prod(self.lengths.values())
@@ -57,7 +67,12 @@ class Threads:
         """The value of each axis, for each thread of the block."""
 
     def points(
-        self, t: Touch, common: Mapping[Var, lin.Bounds], loop: Var | None = None
+        self,
+        t: Touch,
+        common: Mapping[Var, lin.Bounds],
+        loop: Var | None = None,
+        alike: Sequence[Var] = (),
+        most: int = _MOST_POINTS,
     ) -> Points | None:
         """Every element that every thread touches, relative to what is the same for all; None where
         that is not known or too much to count.
@@ -65,6 +80,8 @@ class Threads:
         Args:
             common: the variables that are the same for all.
             loop: whose value is noted with each element.
+            alike: loops that are counted out too; the elements are told apart by their values.
+            most: points that are counted out.
         """
         total = _address(t)
         if total is None:
@@ -84,13 +101,12 @@ class Threads:
             if not walk.free_vars(c) & same
         ]
         names = {v for e in (*(x for x, _ in moving), *conds) for v in walk.free_vars(e)}
-        if loop is not None:
-            names.add(loop)
+        names.update(alike if loop is None else (*alike, loop))
         inner = [v for v in names if v not in self.lengths]
         if any(v not in t.dom for v in inner):
             return None
         sizes = [t.dom[v][1] - t.dom[v][0] + 1 for v in inner]
-        if self.count * prod(sizes) > _MOST_POINTS:
+        if self.count * prod(sizes) > most:
             return None
         env: dict[Var, IntArray] = {}
         rank = 1 + len(inner)
@@ -114,6 +130,9 @@ class Threads:
                 runs &= known.astype(bool)
         who = np.broadcast_to(np.arange(full[0]).reshape(-1, *[1] * len(inner)), full)
         when = np.broadcast_to(env[loop], full) if loop is not None else np.zeros(full, np.int64)
+        for v in alike:
+            lo, hi = t.dom[v]
+            at = at * (hi - lo + 1) + (env[v] - lo)
         return Points(at[runs], who[runs], when[runs], symbolic)
 
 
@@ -130,6 +149,16 @@ class Points:
     def only(self, which: npt.NDArray[np.bool_]) -> Points:
         """Some of the entries."""
         return Points(self.at[which], self.who[which], self.round[which], self.symbolic)
+
+
+def mixed(a: Access, dom: Mapping[Var, lin.Bounds], moving: Container[Var]) -> set[Var]:
+    """The variables of `dom` that conditions tie to those that move: they decide what runs."""
+    out: set[Var] = set()
+    for cond in (c for x in a.conds for c in lin.conjuncts(x)):
+        names = walk.free_vars(cond)
+        if names <= dom.keys() and any(v in moving for v in names):
+            out |= {v for v in names if v not in moving}
+    return out
 
 
 def share(a: Points, b: Points) -> bool:

@@ -11,9 +11,20 @@ from gputune.codegen.cuda.host import host_compile, host_run
 from gputune.codegen.cuda.kernel import generate
 from gputune.codegen.cuda.program import CudaSource
 from gputune.errors import BuildError
-from gputune.ir import dtypes, interp
-from gputune.ir.nodes import PrimFunc
+from gputune.ir import build, dtypes, interp
+from gputune.ir.nodes import (
+    Block,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Call,
+    Let,
+    PrimFunc,
+    Stmt,
+    Var,
+)
 from gputune.ir.ops import MATH
+from gputune.ir.walk import map_stmt, replace_buffers
 from gputune.script import from_source
 
 N = 64
@@ -294,3 +305,42 @@ def test_programs_survive_json() -> None:
     source = generate(program("float32", ["$a + $b", "$a - $b"]))
     assert type(source.host).from_json(source.host.as_json()) == source.host
     assert isinstance(source, CudaSource)
+
+
+# ----------------------------------------------------------------------------- names
+def test_names_that_cuda_uses_itself() -> None:
+    """Named for a bug: a buffer called as a word of C++ or a function that the text calls."""
+    for name in ("expf", "isnan", "and", "not", "nullptr", "decltype", "NULL", "erf"):
+        func = program("float32", ["T.exp($a) + T.erf($a)"])
+        (old, *_) = func.buffers
+        new = Buffer(name, old.shape, old.dtype, old.scope)
+        table = tuple((p, new if b is old else b) for p, b in func.buffer_map)
+        body = replace_buffers(func.body, {old: new})
+        assert isinstance(body, Block)
+        host_compile(generate(PrimFunc(func.params, table, body, func.attrs)))
+
+
+# ----------------------------------------------------------------------------- let
+def test_a_let_is_written_twice_and_not_evaluated_where_it_is_not_reached() -> None:
+    """Named for two bugs: the name was declared twice, and the value was loaded in front of the
+    condition that keeps it in bounds."""
+    func = program("float32", ["$a"])
+
+    def go(s: Stmt) -> Stmt:
+        if type(s) is BufferStore:
+            load = s.value
+            assert type(load) is BufferLoad
+            x = Var("x", "float32")
+            twice = Let(x, load, build.add(x, x))
+            far = Let(x, BufferLoad(load.buffer, (build.add(load.indices[0], N),)), x)
+            part = Call("if_then_else", (build.lt(load.indices[0], 0), far, twice), "float32")
+            return BufferStore(s.buffer, build.add(build.add(twice, part), twice), s.indices)
+        out = map_stmt(s, lambda e: e, go)
+        assert out is not None
+        return out
+
+    body = go(func.body)
+    assert isinstance(body, Block)
+    a = values("float32", 1)
+    got = run(build.replace_body(func, body), a, a, blank(1, "float32"))
+    np.testing.assert_array_equal(got.ravel(), a * 6)

@@ -182,6 +182,48 @@ REFUSED = {
                     B[0] = T.float32(0)
                 B[0] = A[v] - B[0]
     """,
+    "thread-race": HEAD
+    + """
+    S = T.alloc_buffer((64,), scope="shared")
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            for k in range(2):
+                with T.block("S"):
+                    v = T.axis.spatial(64, t + k)
+                    S[v] = A[v]
+            with T.block("x"):
+                v = T.axis.spatial(64, t)
+                S[v // 2] = A[v]
+            with T.block("B"):
+                v = T.axis.spatial(64, t)
+                B[v] = S[v]
+    """,
+    "grid-race": HEAD
+    + """
+    W = T.alloc_buffer((64,))
+    for b in T.thread_binding(2, thread="blockIdx.x"):
+        for t in T.thread_binding(48, thread="threadIdx.x"):
+            with T.block("W"):
+                v = T.axis.spatial(64, b * 16 + t)
+                W[v] = A[v]
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            with T.block("B"):
+                v = T.axis.spatial(64, b * 32 + t)
+                B[v] = W[v]
+    """,
+    "grid-part": HEAD
+    + """
+    S = T.alloc_buffer((64,), scope="shared")
+    for t in T.thread_binding(16, thread="threadIdx.x"):
+        for b in T.thread_binding(4, thread="blockIdx.x"):
+            with T.block("S"):
+                v = T.axis.spatial(64, b * 16 + t)
+                S[v] = A[v]
+        for k in range(4):
+            with T.block("B"):
+                v = T.axis.spatial(64, k * 16 + t)
+                B[v] = S[v]
+    """,
     "divergent-barrier": HEAD
     + """
     S = T.alloc_buffer((64,), scope="shared")
@@ -208,7 +250,142 @@ def test_refused(code: str) -> None:
     assert e.value.message.startswith("main: ")
 
 
+# ----------------------------------------------------------------------------- who does what
+def conditions(text: str) -> list[str]:
+    return [str(c.cond) for c in all_of(body_of(text), IfThenElse)]
+
+
+@pytest.mark.parametrize("name", ["a.b", "1x", "my-f"])
+def test_the_name_of_a_kernel_is_one_in_c(name: str) -> None:
+    text = VIA_SHARED.format(blocks=1, threads=64, read="v")
+    (kernel,) = lower_gpu(parse(text).with_attr("global_symbol", name)).kernels
+    assert kernel.name.isidentifier()
+
+
+def test_a_block_beside_a_thread_loop_runs_once() -> None:
+    """Named for a bug: each thread added to the same sum."""
+    text = (
+        HEAD
+        + """
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for k in range(64):
+            with T.block("sum"):
+                v = T.axis.reduce(64, k)
+                with T.init():
+                    B[0] = T.float32(0)
+                B[0] = B[0] + A[v]
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            with T.block("rest"):
+                v = T.axis.spatial(64, t + 32)
+                B[v] = A[v]
+    """
+    )
+    assert "thread_x == 0" in conditions(text)
+
+
+def test_each_thread_fills_registers_of_its_own() -> None:
+    text = (
+        HEAD
+        + """
+    L = T.alloc_buffer((1,), scope="local")
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        with T.block("L"):
+            L[0] = A[0]
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            with T.block("B"):
+                v = T.axis.spatial(64, t)
+                B[v] = L[0]
+    """
+    )
+    assert conditions(text) == []
+
+
+def test_a_fetch_that_does_not_depend_on_an_axis_around_it_is_done_once() -> None:
+    """Named for a bug: all threads along y wrote the same element."""
+    text = (
+        HEAD
+        + """
+    S = T.alloc_buffer((64,), scope="shared")
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for y in T.thread_binding(4, thread="threadIdx.y"):
+            for x in T.thread_binding(16, thread="threadIdx.x"):
+                with T.block("S"):
+                    v = T.axis.spatial(64, x)
+                    S[v] = A[v]
+            for x in T.thread_binding(16, thread="threadIdx.x"):
+                with T.block("B"):
+                    v = T.axis.spatial(64, y * 16 + x)
+                    B[v] = S[v % 16]
+    """
+    )
+    assert conditions(text) == ["thread_y == 0"]
+
+
+def test_a_statement_outside_blocks_under_a_shorter_loop_is_guarded() -> None:
+    """Named for a bug: the condition was put on blocks only, of which there was none."""
+    text = (
+        HEAD
+        + """
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for t in T.thread_binding(64, thread="threadIdx.x"):
+            with T.block("x"):
+                v = T.axis.spatial(64, t)
+                B[v] = A[v]
+        for t in T.thread_binding(8, thread="threadIdx.x"):
+            B[t] = T.float32(0)
+    """
+    )
+    assert conditions(text) == ["thread_x < 8"]
+
+
+def test_registers_that_other_threads_filled_for_this_block_are_refused() -> None:
+    """Named for a bug: where only one side names the block, nothing was checked."""
+    text = (
+        HEAD
+        + """
+    L = T.alloc_buffer((64,), scope="local")
+    for b in T.thread_binding(2, thread="blockIdx.x"):
+        for k in range(4):
+            for t in T.thread_binding(16, thread="threadIdx.x"):
+                with T.block("L"):
+                    v = T.axis.spatial(64, k * 16 + t)
+                    L[v] = A[v]
+        for t in T.thread_binding(16, thread="threadIdx.x"):
+            with T.block("B"):
+                v = T.axis.spatial(64, b * 32 + t)
+                B[v] = L[b * 32 + 15 - t]
+    """
+    )
+    with pytest.raises(LowerError) as e:
+        lower_gpu(parse(text))
+    assert e.value.code == "not-private"
+
+
+def test_each_block_may_have_its_part_of_a_global_buffer() -> None:
+    text = REFUSED["grid-race"].replace("binding(48", "binding(32").replace("b * 16", "b * 32")
+    assert barriers(body_of(text)) == 0
+
+
 # ----------------------------------------------------------------------------- barriers
+def test_no_barrier_where_the_condition_keeps_rounds_apart() -> None:
+    """Named for a flaw: conditions on loop and thread together were left out of the count."""
+    text = (
+        HEAD
+        + """
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for k in range(6):
+            for t in T.thread_binding(4, thread="threadIdx.x"):
+                for i in range(4):
+                    with T.block("x"):
+                        v = T.axis.opaque(16, k // 2 * 4 + i)
+                        w = T.axis.opaque(32, k % 2 * 16 + t * 4)
+                        T.where(k // 2 * 4 + i < 16 and k % 2 * 16 + t * 4 < 4)
+                        B[v * 4 + w] = A[v]
+    """
+    )
+    assert barriers(body_of(text)) == 0
+
+
 def test_a_barrier_where_threads_exchange() -> None:
     assert barriers(body_of(VIA_SHARED.format(blocks=1, threads=64, read="63 - v"))) == 1
 

@@ -153,8 +153,10 @@ def _emit(e: Expr, s: Scope) -> tuple[str, int]:
         case Select():
             return _choice(e.cond, e.a, e.b, s)
         case Let():
-            name = s.names.of(e.var, e.var.name)
-            s.pending.append(f"const {compute_type(e.var.dtype)} {name} = {text(e.value, s)};")
+            value = text(e.value, s)
+            name = s.names.fresh(e.var.name)  # (a `let` may be written more than once)
+            s.names.rename(e.var, name)
+            s.pending.append(f"const {compute_type(e.var.dtype)} {name} = {value};")
             return _emit(e.body, s)
         case Call():
             return _call(e, s)
@@ -242,6 +244,14 @@ def _choice(c: Expr, a: Expr, b: Expr, s: Scope) -> tuple[str, int]:
     return f"{_tight(c, s, 2)} ? {_tight(a, s, 2)} : {_tight(b, s, 2)}", _CHOICE
 
 
+def _without_lets(e: Expr) -> Expr:
+    """The expression with values in place of names: declarations would be evaluated before it, also
+    where it is not (and then its loads may be out of bounds)."""
+    if type(e) is Let:
+        return _without_lets(walk.substitute(e.body, {e.var: e.value}))
+    return walk.map_expr(e, _without_lets)
+
+
 # ----------------------------------------------------------------------------- arithmetic
 def _binary(e: BinOp, s: Scope) -> tuple[str, int]:
     operand = e.a.dtype
@@ -320,7 +330,7 @@ def _call(e: Call, s: Scope) -> tuple[str, int]:
     match e.op:
         case "if_then_else":
             c, a, b = e.args
-            return _choice(c, a, b, s)
+            return _choice(c, _without_lets(a), _without_lets(b), s)
         case "likely":
             return _emit(e.args[0], s)
         case "assume":

@@ -21,101 +21,25 @@ NARROW = {
 }  # fmt: skip
 """Floats that are computed in `float`, and the prelude's function that rounds to them."""
 
-_TAKEN = frozenset(
-    [
-        "alignas",
-        "alignof",
-        "asm",
-        "auto",
-        "bool",
-        "break",
-        "case",
-        "catch",
-        "char",
-        "class",
-        "const",
-        "constexpr",
-        "continue",
-        "default",
-        "delete",
-        "do",
-        "double",
-        "else",
-        "enum",
-        "explicit",
-        "export",
-        "extern",
-        "false",
-        "float",
-        "for",
-        "friend",
-        "goto",
-        "half",
-        "if",
-        "inline",
-        "int",
-        "long",
-        "main",
-        "max",
-        "min",
-        "mutable",
-        "namespace",
-        "new",
-        "operator",
-        "printf",
-        "private",
-        "protected",
-        "public",
-        "register",
-        "restrict",
-        "return",
-        "short",
-        "signed",
-        "sizeof",
-        "static",
-        "struct",
-        "switch",
-        "template",
-        "this",
-        "threadIdx",
-        "blockIdx",
-        "blockDim",
-        "gridDim",
-        "throw",
-        "true",
-        "try",
-        "typedef",
-        "typeid",
-        "typename",
-        "union",
-        "unsigned",
-        "using",
-        "virtual",
-        "void",
-        "volatile",
-        "while",
-        "warpSize",
-        "abs",
-        "exp",
-        "log",
-        "pow",
-        "sin",
-        "cos",
-        "tan",
-        "sqrt",
-        "floor",
-        "ceil",
-        "round",
-        "y0",
-        "y1",
-        "j0",
-        "j1",
-        "yn",
-        "jn",
-        "gamma",
-        "erf",
-    ]
-)
+_WORDS = """
+alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t
+char32_t class co_await co_return co_yield compl concept const const_cast consteval constexpr
+constinit continue decltype default delete do double dynamic_cast else enum explicit export extern
+false float for friend goto if inline int long main mutable namespace new noexcept not not_eq
+nullptr operator or or_eq private protected public register reinterpret_cast requires restrict
+return short signed sizeof static static_assert static_cast struct switch template this
+thread_local throw true try typedef typeid typename typeof union unsigned using virtual void
+volatile wchar_t while xor xor_eq NULL threadIdx blockIdx blockDim gridDim warpSize half printf
+max min gamma y0 y1 j0 j1 yn jn isnan isinf isfinite
+"""
+_FUNCTIONS = """
+abs acos asin atan atan2 ceil copysign cos cosh erf exp exp10 exp2 fabs floor fmod hypot log log10
+log1p log2 pow rint round rsqrt sin sinh sqrt tan tanh trunc
+"""
+_TAKEN = frozenset([
+    *_WORDS.split(), *_FUNCTIONS.split(), *[f"{name}f" for name in _FUNCTIONS.split()]
+])  # fmt: skip
+"""Words of C++, and functions that generated text calls."""
 
 
 def compute_type(dtype: str) -> str:

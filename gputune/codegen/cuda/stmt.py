@@ -112,7 +112,9 @@ class Body:
     def _let(self, s: LetStmt) -> None:
         kind = compute_type(s.var.dtype)
         value = text(s.value, self.scope)
-        self.line(f"const {kind} {self.scope.names.of(s.var, s.var.name)} = {value};")
+        name = self.scope.names.fresh(s.var.name)  # (a statement may be written more than once)
+        self.scope.names.rename(s.var, name)
+        self.line(f"const {kind} {name} = {value};")
         if dtypes.is_int(s.value.dtype):
             self.scope.dom[s.var] = lin.interval(s.value, self.scope.dom)
         self.emit(s.body)
