@@ -94,8 +94,9 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
     if vector.width is not None:
         *head, last = loops
         loops = [*head, *sch.split(last, [None, vector.width])]
+        of_both = kinds[nest[-1].loop().var]
         nest = loop_links(sch.block(block))
-        kinds = loop_kinds(nest)
+        kinds = {**kinds, **{x.loop().var: of_both for x in nest[-2:]}}
     if jobs != -1:
         count = count_parallel(nest[: len(nest) - vector.fuse], kinds, jobs)
         if count:
