@@ -255,6 +255,36 @@ def main(s: T.float16, n: T.int64, A: T.Buffer((32,), "float32"), C: T.Buffer((3
     np.testing.assert_array_equal(report.outputs[names[-1]], a / 2 + 3)
 
 
+@pytest.mark.parametrize("dtype", ["float8_e4m3", "float8_e5m2"])
+def test_eight_bit_floats(dtype: str) -> None:
+    func = program(dtype, ["$a + $b", "$a * $b", "T.max($a, $b)", "$a"])
+    check(func, values(dtype, 1), values(dtype, 2), blank(4, dtype), rtol=1e-9)
+
+
+def test_strided_parameters_and_more_shared_memory_than_may_be_declared() -> None:
+    text = """@T.prim_func
+def main(a: T.handle, C: T.Buffer((32,), "float32")):
+    A = T.match_buffer(a, (32,), strides=(3,), elem_offset=0)
+    S = T.alloc_buffer((16384,), scope="shared")
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            with T.block("S"):
+                v = T.axis.spatial(16384, t * 512)
+                S[v] = A[v // 512]
+        for t in T.thread_binding(32, thread="threadIdx.x"):
+            with T.block("C"):
+                v = T.axis.spatial(32, t)
+                C[v] = S[(31 - v) * 512]
+    """
+    source = generate(parse(text))
+    assert source.host.params[0].elements == 31 * 3 + 1
+    assert source.host.launches[0].shared_bytes > 48 * 1024
+    a = np.arange(94, dtype=np.float32)
+    report = host_run(host_compile(source), {"A": a, "C": None})
+    assert not report.findings
+    np.testing.assert_array_equal(report.outputs["C"], a[::3][::-1])
+
+
 # ----------------------------------------------------------------------------- text
 def test_names_are_legal_and_unique() -> None:
     text = """@T.prim_func
