@@ -285,6 +285,38 @@ def main(a: T.handle, C: T.Buffer((32,), "float32")):
     np.testing.assert_array_equal(report.outputs["C"], a[::3][::-1])
 
 
+def test_indices_of_64_bits() -> None:
+    text = """@T.prim_func
+def main(A: T.Buffer((T.int64(8), T.int64(32)), "float32"), C: T.Buffer((T.int64(8),), "float32")):
+    for b in T.thread_binding(T.int64(8), thread="blockIdx.x"):
+        for k in range(T.int64(2)):
+            for t in T.thread_binding(T.int64(16), thread="threadIdx.x"):
+                with T.block("C"):
+                    v = T.axis.spatial(T.int64(8), b)
+                    w = T.axis.reduce(T.int64(32), k * T.int64(16) + t)
+                    with T.init():
+                        C[v] = T.float32(0)
+                    C[v] = C[v] + A[v, w]
+    """
+    a = np.arange(256, dtype=np.float32).reshape(8, 32)
+    check(parse(text), a, np.zeros(8, np.float32), rtol=0)
+
+
+def test_a_loop_that_never_runs_is_a_kernel_that_does_nothing() -> None:
+    text = """@T.prim_func
+def main(A: T.Buffer((0,), "float32"), C: T.Buffer((4,), "float32")):
+    for t in T.thread_binding(4, thread="threadIdx.x"):
+        with T.block("x"):
+            v = T.axis.spatial(4, t)
+            C[v] = T.float32(1)
+    for t in T.thread_binding(0, thread="threadIdx.x"):
+        with T.block("y"):
+            v = T.axis.spatial(0, t)
+            C[v] = A[v]
+    """
+    check(parse(text), np.zeros(0, np.float32), np.zeros(4, np.float32), rtol=0)
+
+
 # ----------------------------------------------------------------------------- text
 def test_names_are_legal_and_unique() -> None:
     text = """@T.prim_func
