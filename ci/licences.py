@@ -39,6 +39,7 @@ them); `pip install gputune` alone never gets one."""
 
 PROPRIETARY_TOOLS = frozenset(
     {
+        "nvidia-cuda-cccl",
         "nvidia-cuda-crt",
         "nvidia-cuda-cuobjdump",
         "nvidia-cuda-nvrtc",
