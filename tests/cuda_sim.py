@@ -10,8 +10,8 @@ import numpy as np
 
 from gputune.errors import RunError
 from gputune.meta_schedule.artifact import Artifact
+from gputune.meta_schedule.cuda_answers import told
 from gputune.meta_schedule.failures import Failure
-from gputune.meta_schedule.host_runner import told
 from gputune.meta_schedule.runner import Runner, RunnerFuture, RunnerInput, RunnerResult
 
 Defines = dict[str, str]

@@ -7,6 +7,7 @@ a barrier. Sums therefore round in another order than a serial loop's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -43,12 +44,12 @@ def lower_cross_thread(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
         LowerError: the reduction is none of +, *, min, max into one element.
     """
     while True:
-        axes, body = inner(kernel)
+        axes, _ = inner(kernel)
         threads = {a.var: a for a in axes if a.thread in BLOCK}
         found = _find(kernel, threads)
         if found is None:
             return kernel
-        kernel = with_inner(kernel, _combine(kernel, body, found, threads))
+        kernel = with_inner(kernel, _combine(kernel, found, threads))
 
 
 def _find(kernel: PrimFunc, threads: dict[Var, For]) -> Link | None:
@@ -79,7 +80,7 @@ class _Plan:
     reducing: frozenset[Var]
 
 
-def _combine(kernel: PrimFunc, body: Stmt, link: Link, threads: dict[Var, For]) -> Stmt:
+def _combine(kernel: PrimFunc, link: Link, threads: dict[Var, For]) -> Stmt:
     b = link.block()
     found = reducer_of(b)
     if found is None:
@@ -109,15 +110,14 @@ def _combine(kernel: PrimFunc, body: Stmt, link: Link, threads: dict[Var, For]) 
     _check(plan)
     new = _Writer(plan)
     top = next((x for x in link.above() if first < len(loops) and x.node is loops[first]), link)
-    inside = graft_within(top, link, new.share())
+    inside = _graft_within(top, link, new.share())
     stmt = new.around(inside)
     root = graft(top, stmt)
-    axes_now, out = inner(build.replace_body(kernel, root))
-    assert len(axes_now) == len(threads) + sum(a.thread not in BLOCK for a in inner(kernel)[0])
+    _, out = inner(build.replace_body(kernel, root))
     return out
 
 
-def graft_within(top: Link, link: Link, new: Stmt) -> Stmt:
+def _graft_within(top: Link, link: Link, new: Stmt) -> Stmt:
     """The statement of `top` with that of `link` (at or below it) replaced."""
     if link.node is top.node:
         return new
@@ -203,8 +203,7 @@ class _Writer:
             return (IntImm(0),)
         return tuple([build.sub(loops.get(f.var, f.var), f.min) for f in self.p.serial])
 
-    def _nest(self, body_of: object, suffix: str) -> Stmt:
-        assert callable(body_of)
+    def _nest(self, body_of: Callable[[dict[Var, Expr]], Stmt], suffix: str) -> Stmt:
         loops: dict[Var, Expr] = {
             f.var: Var(f.var.name + suffix, f.var.dtype) for f in self.p.serial
         }

@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GputuneError, RunError, UserError
-from ..ir import dtypes
 from ..runtime.process import Reply, Worker
 from .artifact import Artifact
-from .failures import Failure
-from .host_runner import told
+from .cuda_answers import WhenAsked, arrays_of, failure_of, told
 from .runner import Runner, RunnerFuture, RunnerInput, RunnerResult
 
 REGIMES = ("rotate", "flush", "warm")
@@ -87,7 +85,7 @@ class CudaRunner(Runner):
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Futures of the kernels' times; asking one, even whether it is done, measures."""
-        return [_Measurement(self, x) for x in runner_inputs]
+        return [WhenAsked(self.measure, x) for x in runner_inputs]
 
     def measure(self, x: RunnerInput) -> RunnerResult:
         """Time one kernel now."""
@@ -102,7 +100,7 @@ class CudaRunner(Runner):
             more = {"evaluator": self.evaluator, "cutoff_s": cutoff}
             data = self._ask("run_cuda", artifact, more).data
         except GputuneError as e:
-            return replace(RunnerResult.failed(_failure(e)), extras=facts)
+            return replace(RunnerResult.failed(failure_of(e)), extras=facts)
         facts |= {"timing": data["timing"], "gpu": data["gpu"]}
         if data["nvml"] is not None:
             facts["nvml"] = data["nvml"]
@@ -121,13 +119,7 @@ class CudaRunner(Runner):
         Raises:
             GputuneError: it does not run, or wrote where it must not.
         """
-        reply = self._ask("outputs_cuda", artifact, {})
-        return {
-            spec["name"]: np.frombuffer(blob, dtypes.numpy_dtype(spec["dtype"])).reshape(
-                spec["shape"]
-            )
-            for spec, blob in zip(reply.data["outputs"], reply.blobs)
-        }
+        return arrays_of(self._ask("outputs_cuda", artifact, {}))
 
     def _ask(self, op: str, artifact: Artifact, more: Mapping[str, Any]) -> Reply:
         if not artifact.cuda:
@@ -138,33 +130,3 @@ class CudaRunner(Runner):
         arguments = artifact.arguments if self.arguments is None else self.arguments
         args = {"cuda": artifact.cuda, "arguments": arguments, "seed": self.seed, **more}
         return self.worker.request(op, args, (artifact.code,), self.timeout_sec)
-
-
-def _failure(e: GputuneError) -> Failure:
-    found = Failure.of(e, "run")
-    if found.infrastructure:
-        return found
-    # errors of CUDA say their kind by their code; a lost worker ("crash", "timeout") by its own
-    own = found.kind == type(e).__name__ and e.code
-    return replace(found, phase="run", kind=e.code if own else found.kind)
-
-
-class _Measurement(RunnerFuture):
-    """Measures when it is first asked."""
-
-    def __init__(self, runner: CudaRunner, x: RunnerInput) -> None:
-        super().__init__()
-        self._runner = runner
-        self._input = x
-        self._found: RunnerResult | None = None
-
-    def done(self) -> bool:
-        """Always, once it was asked."""
-        self.result()
-        return True
-
-    def result(self) -> RunnerResult:
-        """Measure, the first time."""
-        if self._found is None:
-            self._found = self._runner.measure(self._input)
-        return self._found

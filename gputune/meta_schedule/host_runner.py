@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import GputuneError, RunError, UserError
-from ..ir import dtypes
 from ..runtime.process import Reply, Worker
 from .artifact import Artifact
-from .failures import Failure
+from .cuda_answers import WhenAsked, arrays_of, failure_of, told
 from .runner import Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
 
 CLOCK = "host execution"
@@ -74,7 +73,7 @@ class HostExecutionRunner(Runner):
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Futures; asking one runs its kernel."""
-        return [_Run(self, x) for x in runner_inputs]
+        return [WhenAsked(self.measure, x) for x in runner_inputs]
 
     def measure(self, x: RunnerInput) -> RunnerResult:
         """Run one kernel now."""
@@ -85,7 +84,7 @@ class HostExecutionRunner(Runner):
             reply = self._ask(artifact, outputs=False)
             return RunnerResult([float(s) for s in reply.data["run_secs"]], extras=facts)
         except GputuneError as e:
-            return replace(RunnerResult.failed(_failure(e)), extras=facts)
+            return replace(RunnerResult.failed(failure_of(e)), extras=facts)
 
     def outputs(self, artifact: Artifact) -> dict[str, np.ndarray[Any, Any]]:
         """What a kernel writes, by name.
@@ -93,13 +92,7 @@ class HostExecutionRunner(Runner):
         Raises:
             GputuneError: it does not run.
         """
-        reply = self._ask(artifact, outputs=True)
-        return {
-            spec["name"]: np.frombuffer(blob, dtypes.numpy_dtype(spec["dtype"])).reshape(
-                spec["shape"]
-            )
-            for spec, blob in zip(reply.data["outputs"], reply.blobs)
-        }
+        return arrays_of(self._ask(artifact, outputs=True))
 
     def _ask(self, artifact: Artifact, outputs: bool) -> Reply:
         if not artifact.cuda:
@@ -119,38 +112,3 @@ class HostExecutionRunner(Runner):
         # The program has a limit of its own, of processor time; this one is for a busy machine.
         patience = _COMPILE_SEC + 5 * self.timeout_sec
         return self.worker.request("run_host", args, timeout_s=patience)
-
-
-class _Run(RunnerFuture):
-    """Runs when it is first asked."""
-
-    def __init__(self, runner: HostExecutionRunner, x: RunnerInput) -> None:
-        super().__init__()
-        self._runner = runner
-        self._input = x
-        self._found: RunnerResult | None = None
-
-    def done(self) -> bool:
-        """Always, once it was asked."""
-        self.result()
-        return True
-
-    def result(self) -> RunnerResult:
-        """Run the kernel, the first time."""
-        if self._found is None:
-            self._found = self._runner.measure(self._input)
-        return self._found
-
-
-def told(artifact: Artifact) -> dict[str, Any]:
-    """What records keep of a compiled CUDA program: the facts of its kernels."""
-    return {"facts": artifact.cuda["facts"]} if artifact.cuda.get("facts") else {}
-
-
-def _failure(e: GputuneError) -> Failure:
-    found = Failure.of(e, "run")
-    if found.infrastructure:
-        return found
-    # What a worker raised is known by its class; a finding of the checks by the error's code.
-    raised = found.kind == type(e).__name__ and e.code
-    return replace(found, phase="run", kind=e.code if raised else found.kind)
