@@ -15,7 +15,10 @@ def _doctest_names(doctest_namespace: dict[str, Any]) -> None:
 
 
 def demo_schedule(which: str = "double") -> Schedule:
-    """A schedule of a small program: "double" (block B over i, j), "row_sum" (block S: i, k)."""
+    """A schedule of a small program: "double" (block B over i, j), "row_sum" (block S: i, k),
+    "u8_matmul" (block C: i, j, k, of bytes)."""
+    if which == "u8_matmul":
+        return Schedule(_u8_matmul(), seed=1)
     from gputune.ir import build
     from gputune.ir.nodes import (
         Block,
@@ -63,3 +66,19 @@ def demo_schedule(which: str = "double") -> Schedule:
     nest = For(i, zero, n, "serial", For(j, zero, n, "serial", block))
     func = PrimFunc((a_var, b_var), ((a_var, a), (b_var, b)), build.root_block(nest))
     return Schedule(func, seed=1)
+
+
+def _u8_matmul() -> Any:
+    from gputune.script import from_source
+
+    return from_source("""
+@T.prim_func
+def main(A: T.Buffer((8, 16), "uint8"), B: T.Buffer((32, 16), "int8"),
+         C: T.Buffer((8, 32), "int32")):
+    for i, j, k in T.grid(8, 32, 16):
+        with T.block("C"):
+            vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+            with T.init():
+                C[vi, vj] = 0
+            C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "int32") * T.cast(B[vj, vk], "int32")
+""")

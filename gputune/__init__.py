@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .errors import TimeoutExpired as TimeoutExpired
     from .errors import UserError as UserError
     from .errors import WrongResult as WrongResult
+    from .explaining import explain as explain
     from .ir.equal import structural_equal as structural_equal
     from .ir.equal import structural_hash as structural_hash
     from .ir.nodes import IRModule as IRModule
@@ -67,6 +68,7 @@ _PUBLIC = {
     "Module": "runtime.module",
     "build": "runtime.module",
     "tune": "tuning",
+    "explain": "explaining",
     "CudaKernel": "raw_kernel",
     "cdiv": "raw_kernel",
     "cuda_kernel": "raw_kernel",

@@ -41,4 +41,11 @@ HOST_CXX = Knob(
     "C++ compiler for host execution of CUDA kernels: a path, a name, or zig; empty: look for one",
 )
 
-ALL = (DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB, HOST_CXX)
+TRACKER_HOST = Knob("TVM_TRACKER_HOST", "", "host of the RPC tracker, where RPCConfig names none")
+TRACKER_PORT = Knob("TVM_TRACKER_PORT", "", "port of the RPC tracker, where RPCConfig names none")
+TRACKER_KEY = Knob("TVM_TRACKER_KEY", "", "key of the machines wanted, where RPCConfig names none")
+
+ALL = (
+    DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB, HOST_CXX,
+    TRACKER_HOST, TRACKER_PORT, TRACKER_KEY,
+)  # fmt: skip

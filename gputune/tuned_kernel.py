@@ -20,8 +20,11 @@ from .schedule import Schedule, Trace
 from .target import Target
 
 if TYPE_CHECKING:
+    from .meta_schedule.predicted import Predicted
     from .meta_schedule.record import TuningRecord
+    from .meta_schedule.why import Why
     from .runtime.cuda_program import CudaCall
+    from .schedule.explain import Explanation
 
 # A plain loop nest does at least this many operations a second: how long the unscheduled program
 # takes is estimated before it is run.
@@ -38,12 +41,14 @@ class Summary:
         seconds: how long it took.
         failures: failed candidates by reason.
         interrupted: was it ended by Ctrl-C?
+        why: where its candidates went.
     """
 
     trials: int = 0
     seconds: float = 0.0
     failures: Mapping[str, int] = field(default_factory=dict)
     interrupted: bool = False
+    why: Why | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         text = f"{self.trials} trials in {self.seconds:.1f} s"
@@ -69,6 +74,7 @@ class TunedKernel:
         module: the compiled schedule, if it was compiled already.
         verified: its numbers were compared with the unscheduled function's (True, too, if the
             record says that this process did so).
+        predicted: how the schedule was chosen, where nothing was measured.
 
     Example:
         >>> f = gputune.tune(matmul, seconds=20)
@@ -87,12 +93,14 @@ class TunedKernel:
         summary: Summary | None = None,
         module: Module | None = None,
         verified: bool = False,
+        predicted: Predicted | None = None,
     ) -> None:
         self.schedule = schedule
         self.target = target
         self.workload = workload
         self.record = record
         self.summary = summary
+        self.predicted = predicted
         self.verified = verified or (record is not None and record.verified)
         self.module = build(schedule.mod, target) if module is None else module
         self.function: AnyFunction = next(iter(self.module.functions.values()))
@@ -181,7 +189,7 @@ class TunedKernel:
         lines = [str(self.convention), f"  target   {self.target}"]
         seconds = self.seconds
         if seconds is None:
-            lines.append("  time     not measured")
+            lines.append(f"  time     {self.predicted or 'not measured'}")
         else:
             assert self.record is not None
             facts = [f"median of {len(self.record.run_secs or ())}"]
@@ -200,6 +208,22 @@ class TunedKernel:
             lines.append(f"  speed    {times(self.speedup)} the unscheduled program's")
         trace = str(self.trace).rstrip() or "(nothing: the program as it was written)"
         return "\n".join([*lines, "", *("  " + x for x in trace.splitlines())])
+
+    def why(self) -> Why:
+        """Where the candidates of its tuning went, and how well the model ranked them; prints as
+        tables. Empty for a kernel that was not tuned by this process.
+
+        Example:
+            >>> print(f.why())
+        """
+        from .meta_schedule.why import Why
+
+        found = None if self.summary is None else self.summary.why
+        return Why.of(()) if found is None else found
+
+    def explain(self, postproc: bool = False) -> Explanation:
+        """What each instruction of its trace did to the program; see `Schedule.explain`."""
+        return self.schedule.explain(postproc)
 
     # ------------------------------------------------------------------ keeping
     def export(self, folder: str | Path) -> Path:

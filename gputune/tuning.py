@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
 
 if TYPE_CHECKING:
-    from .meta_schedule import Database, Progress, TuningRecord
+    from .meta_schedule import Database, Progress, Runner, TuningRecord
+    from .meta_schedule.predicted import Predicted
 
 DEFAULT_TRIALS = 64
 """Candidates that are measured where neither trials nor seconds are given."""
@@ -34,6 +36,9 @@ def tune(
     seed: int | None = None,
     space: Any = "post-order-apply",
     progress: Callable[[Progress], None] | None = None,
+    early_stop: float | None = None,
+    patience: int | None = None,
+    runner: str | Runner = "local",
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -44,7 +49,9 @@ def tune(
         target: what `Target` accepts; "auto" is the best that this machine offers.
         seconds: time limit of the search.
         trials: limit of the candidates that are measured. With both limits the first one reached
-            ends the search; with neither, 64 candidates are measured.
+            ends the search; with neither, 64 candidates are measured. 0: nothing is measured; the
+            kernel is what `work_dir` knows to be best or, where it knows nothing, what the model
+            ranks first (`kernel.predicted`; `kernel.seconds` is None).
         work_dir: folder of the database. What is found is added to it, and what it holds already
             counts: the result is the best of the whole history. None: nothing is kept.
         seed: of all that is random. The same seed and the same measured times give the same
@@ -52,7 +59,14 @@ def tune(
             learns from times, which are never quite the same.
         space: what to choose from: "post-order-apply" (gputune's own rules), a `SpaceGenerator`, or
             a function that schedules with sampling instructions.
-        progress: called often during the search with a `meta_schedule.Progress`.
+        progress: called often during the search with a `meta_schedule.Progress`; its
+            `best_schedule` is the best so far.
+        early_stop: end the search when the model expects, two rounds running, that nothing is left
+            that is faster by this fraction (such as 0.05); None: never.
+        patience: end the search after so many trials without a new best; None: never.
+        runner: what runs candidates: "local": the machine's processor or GPU, as the target says;
+            "host": CUDA kernels by host execution on the processor, checked, with times that say
+            nothing about a GPU; or a `meta_schedule.Runner`.
 
     Returns:
         A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
@@ -72,7 +86,7 @@ def tune(
         >>> print(f.report())
     """
     name, workload = single_function(func, "tune")
-    _check_limits(seconds, trials)
+    _check_limits(seconds, trials, least=0)
     chosen = tunable_target(target, space)
     from . import meta_schedule as ms
     from .meta_schedule.logging import quiet
@@ -103,16 +117,23 @@ def tune(
                 seed=seed,
                 seconds=seconds,
                 on_progress=note,
+                early_stop=early_stop,
+                patience=patience,
+                runner=runner,
             )
         except RunError as e:
             if work_dir is None and e.code == "all-failed":  # the folder is about to go
                 e.hint = 'work_dir="FOLDER" keeps every failure with its trace'
             raise
-        summary = _summary(last)
+        summary = replace(_summary(last), why=result.why())
         mod = IRModule({name: workload})
         records = result.candidates(mod, chosen)
         found = best_kernel(records, mod, chosen, database=result, summary=summary)
-        if found is None and (records or summary.trials or _any_withdrawn(result, mod)):
+        if found is None:
+            found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
+        if found is None and (
+            trials == 0 or records or summary.trials or _any_withdrawn(result, mod)
+        ):
             found = _fallback(mod, chosen, summary)
     if found is None:
         why = "interrupted before" if summary.interrupted else "the search ended before"
@@ -171,6 +192,21 @@ def best_kernel(
     return None
 
 
+def _predicted_kernel(
+    predicted: Predicted | None, target: Target, workload: PrimFunc, summary: Summary
+) -> TunedKernel | None:
+    """What was chosen without a measurement, compiled, if it can be."""
+    if predicted is None:
+        return None
+    try:
+        return TunedKernel(
+            predicted.schedule, target, workload=workload, summary=summary,
+            verified=predicted.verified, predicted=predicted,
+        )  # fmt: skip
+    except GputuneError:
+        return None
+
+
 def _any_withdrawn(database: Database, mod: IRModule) -> bool:
     workload = database.commit_workload(mod)
     return any(r.withdraws and r.workload is workload for r in database.get_all_tuning_records())
@@ -190,15 +226,15 @@ def _fallback(mod: IRModule, target: Target, summary: Summary) -> TunedKernel:
     return TunedKernel(schedule, target, workload=workload, summary=summary, module=module)
 
 
-def _check_limits(seconds: float | None, trials: int | None) -> None:
+def _check_limits(seconds: float | None, trials: int | None, least: int = 1) -> None:
     if seconds is not None and (
         isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0
     ):
         raise UserError(f"tune: seconds is a time above 0, found {seconds!r}")
     if trials is not None and (
-        isinstance(trials, bool) or not isinstance(trials, int) or trials < 1
+        isinstance(trials, bool) or not isinstance(trials, int) or trials < least
     ):
-        raise UserError(f"tune: trials is a count from 1, found {trials!r}")
+        raise UserError(f"tune: trials is a count from {least}, found {trials!r}")
 
 
 def _summary(last: list[Progress]) -> Summary:

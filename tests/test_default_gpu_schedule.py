@@ -438,7 +438,7 @@ USERS: tuple[Callable[[], PrimFunc], ...] = (
     triangular, shared_loops, repeated, nested_blocks, no_loops, already_bound, other_kinds,
     long_indices, reduce_outside, own_buffer, between_kernels,
 )  # fmt: skip
-SERIAL = {"shifted_in_place", "opaque", "no_loops", "other_kinds", "repeated", "own_buffer"}
+SERIAL = {"shifted_in_place", "opaque", "no_loops", "other_kinds", "own_buffer"}
 """Programs of which nothing runs in parallel."""
 
 

@@ -39,6 +39,8 @@ outside the rooms: they are the front door, and only the cli (and tests) may imp
 UPWARD: dict[tuple[str, str], str] = {
     ("gputune/meta_schedule/verify.py", "default_gpu_schedule"): "what large programs on a GPU are "
     "compared with",
+    ("gputune/meta_schedule/predicted.py", "default_schedule"): "what is chosen without a "
+    "measurement where the strategy has no opinion",
 }
 """(file, room) pairs that break the order, with the reason."""
 

@@ -342,8 +342,8 @@ def test_ctrl_c_returns_the_best_so_far() -> None:
     ("func", "options", "error", "said"),
     [
         (matmul(), {"seconds": 0}, gt.UserError, "seconds is a time above 0, found 0"),
-        (matmul(), {"trials": 0}, gt.UserError, "trials is a count from 1, found 0"),
-        (matmul(), {"trials": 2.5}, gt.UserError, "trials is a count from 1, found 2.5"),
+        (matmul(), {"trials": -1}, gt.UserError, "trials is a count from 0, found -1"),
+        (matmul(), {"trials": 2.5}, gt.UserError, "trials is a count from 0, found 2.5"),
         (matmul(), {"target": "lvm"}, gt.TargetError, "unknown target kind 'lvm'"),
         ("matmul", {}, gt.UserError, "expected a PrimFunc or an IRModule, found str"),
         (gt.Schedule(matmul()), {}, gt.UserError, "found a Schedule"),

@@ -12,7 +12,7 @@ import click
 import gputune
 from gputune.errors import GputuneError
 
-from . import check, db, doctor, kernels, tune
+from . import check, db, doctor, explain, kernels, tune, why
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -23,6 +23,8 @@ Examples:
   gputune tune conv2d --shape n=1,h=56,w=56,ci=64,co=64 --trials 64 --work-dir tuned
   gputune tune mykernel.py:layernorm --shape 512,768
   gputune db ls tuned
+  gputune why tuned
+  gputune explain tuned
   gputune check vadd.cu --grid 8 --block 128 c=float32[1000]:out a=float32[1000] n=int32:1000
   gputune kernels
   gputune doctor
@@ -64,7 +66,9 @@ def main() -> None:
     """Tune tensor programs: find fast schedules for kernels, and keep them."""
 
 
-for _command in (tune.tune, db.db, check.check, kernels.kernels, doctor.doctor):
+for _command in (
+    tune.tune, db.db, why.why, explain.explain, check.check, kernels.kernels, doctor.doctor,
+):  # fmt: skip
     main.add_command(_command)
 
 

@@ -32,7 +32,11 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
 @click.option("--shape", metavar="SIZES", help="Sizes: m=128,n=64 by name, or 128,64 in order.")
 @click.option("--dtype", help="Element type of the inputs; default: float32.")
 @click.option("--target", default="auto", show_default=True, help='Such as "llvm -num-cores 4".')
-@click.option("--trials", type=click.IntRange(min=1), help="Limit of candidates; default: 64.")
+@click.option(
+    "--trials",
+    type=click.IntRange(min=0),
+    help="Limit of candidates; default: 64; 0: what the model chooses.",
+)
 @click.option(
     "--seconds", type=click.FloatRange(min=0, min_open=True), help="Time limit of the search."
 )
@@ -90,7 +94,9 @@ def show(out: Any, found: TunedKernel, last: list[Progress], quiet: bool) -> Non
     """The statistics table and the best schedule."""
     from gputune.meta_schedule.statistics_table import table
 
-    if last:
+    if found.predicted is not None:
+        out.print(f"{found.predicted}\n", soft_wrap=True)
+    elif last:
         out.print(table(last[0].tasks), soft_wrap=True)
     if quiet:
         return

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from . import build
-from .affine import Terms, add_term, from_linear, linear, minus, recombine, same
+from .affine import Terms, add_term, collect, from_linear, linear, minus, recombine, same
 from .intervals import NOTHING, Domain, bounds, sum_bounds
 from .iter_map import IterSum, Loops, detect_iter_map
 from .nodes import BinOp, Buffer, Cast, Expr, IntImm, Range, Var
@@ -197,6 +197,8 @@ def _divided(e: BinOp, x: _Span, divisor: IntImm) -> _Span:
             return {a: c // k for a, c in terms.items()}, const // k, extent
         first = build.floordiv(from_linear(terms, const, e.dtype), divisor)
     else:
+        if whole and n % k == 0 and rest == 0:
+            return {}, 0, k  # every remainder, as often as the quotient says: no question of sizes
         if not rest + n <= step:
             return {}, 0, k
         if whole:
@@ -258,10 +260,9 @@ def _exact_digits(region: Sequence[Range], loops: Loops) -> Ranges | None:
     moving: list[Expr] = []
     fixed: list[tuple[Terms, int]] = []
     for r in region:
-        terms, const = linear(r.min)
-        inner = {a: c for a, c in terms.items() if not _untouched(a, loops)}
-        moving.append(from_linear(inner, 0, r.min.dtype))
-        fixed.append(({a: c for a, c in terms.items() if a not in inner}, const))
+        terms, const, inner = _apart(r.min, loops)
+        moving.append(inner)
+        fixed.append((terms, const))
     sums = detect_iter_map(moving, loops, bijective=False)
     if sums is None:
         return None
@@ -273,6 +274,35 @@ def _exact_digits(region: Sequence[Range], loops: Loops) -> Ranges | None:
         dtype = r.min.dtype
         out.append(Range(from_linear(terms, const + s.base, dtype), IntImm(covered, dtype)))
     return tuple(out)
+
+
+def _apart(e: Expr, loops: Loops) -> tuple[Terms, int, Expr]:
+    """`e` as the sum of what stands still while the loops run (terms and constant) and what moves:
+    `(i*8 + j) // 4` with only j moving is i*2 plus `j // 4`."""
+    terms, const = linear(e)
+    still: Terms = {}
+    moving: Terms = {}
+    extra = 0
+    for atom, c in terms.items():
+        if _untouched(atom, loops):
+            _merge(still, atom, c)
+            continue
+        if type(atom) is BinOp and atom.op in ("//", "%") and type(atom.b) is IntImm:
+            k = atom.b.value
+            below, offset, inner = _apart(atom.a, loops)
+            step, rest = _residue(below, offset, k) if k > 0 else (0, 0)
+            if (below or type(offset) is not int or offset != 0) and step is k and rest == 0:
+                if atom.op == "//":
+                    for a, f in below.items():
+                        _merge(still, a, f // k * c)
+                    if type(offset) is not int or offset != 0:
+                        const = const + offset // k * c
+                extra = extra + collect(build.binary(atom.op, inner, atom.b), c, moving)
+                continue
+        extra = extra + collect(atom, c, moving)
+    if type(extra) is not int or extra != 0:
+        const = const + extra
+    return still, const, from_linear(moving, 0, e.dtype)
 
 
 def _gapless(s: IterSum, covered: int) -> int | None:

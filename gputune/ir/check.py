@@ -61,7 +61,7 @@ from .nodes import (
     StringImm,
     Var,
 )
-from .ops import MATH
+from .ops import MATH, VECTOR
 
 THREAD_AXES = (
     *(f"{group}Idx.{axis}" for group in ("block", "thread") for axis in "xyz"),
@@ -531,6 +531,12 @@ class _Checker:
         elif e.op == "call_extern":
             if not e.args or type(e.args[0]) is not StringImm:
                 self.fail("call", "call_extern needs the name of a function first")
+        elif e.op in VECTOR:
+            op = VECTOR[e.op]
+            self.arguments(e, len(op.args))
+            self.same_dtype(e.dtype, op.result, f"the result of {e.op}")
+            for x, dtype in zip(e.args, op.args, strict=True):
+                self.same_dtype(x.dtype, dtype, f"an argument of {e.op}")
         elif e.op == "reinterpret":
             self.arguments(e, 1)
             self.reinterpret(e.args[0].dtype, e.dtype)
@@ -543,7 +549,7 @@ class _Checker:
         for dtype in (src, dst):
             if dtypes.scalar(dtype) not in dtypes.SCALARS:
                 self.fail("dtype", f"a reinterpret of {src} as {dst}")
-        if (dtypes.bits(src), dtypes.lanes(src)) != (dtypes.bits(dst), dtypes.lanes(dst)):
+        if dtypes.bits(src) * dtypes.lanes(src) != dtypes.bits(dst) * dtypes.lanes(dst):
             self.fail("dtype", f"a reinterpret of {src} as {dst}: the sizes differ")
 
     def lanes(self, n: int, what: str) -> None:

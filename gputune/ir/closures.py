@@ -59,7 +59,7 @@ from .nodes import (
     StringImm,
     Var,
 )
-from .ops import MATH
+from .ops import MATH, VECTOR, VectorOp
 
 _FIRST_SLOT = 2
 
@@ -126,6 +126,7 @@ class _Compiler:
         self.view_vars: set[Var] = set()
         self.check_regions = check_regions
         self.blocks: list[Block] = []
+        self.cells: list[int] = []  # of the statement at hand: values to be computed anew
 
     # ------------------------------------------------------------------ parameters
     def param(self, b: Buffer) -> Callable[[], BufferParam]:
@@ -314,9 +315,9 @@ class _Compiler:
 
             return assume
         if e.op == "reinterpret":
-            (value,) = self.exprs(e.args)
-            to = scalar.reinterpret(e.args[0].dtype, dtype, where)
-            return lambda env: to(value(env))
+            return self.reinterpret(e)
+        if e.op in VECTOR:
+            return self.whole(e, scalar.on_arrays(_vector_op(e, where)))
         fn: Callable[..., Any] | None = None
         args = e.args
         if e.op in MATH:
@@ -335,6 +336,32 @@ class _Compiler:
             x = codes[0]
             return lambda env: function(x(env))
         return lambda env: function(*[c(env) for c in codes])
+
+    def reinterpret(self, e: Call) -> Code:
+        (x,) = e.args
+        if dtypes.lanes(x.dtype) == dtypes.lanes(e.dtype):
+            (value,) = self.exprs(e.args)
+            to = scalar.reinterpret(x.dtype, e.dtype, self.where)
+            return lambda env: to(value(env))
+        return self.whole(e, scalar.reinterpret_lanes(x.dtype, e.dtype, self.where))
+
+    def whole(self, e: Call, function: Callable[..., Sequence[Any]]) -> Code:
+        """Code for a call whose lanes depend on all lanes of its arguments: all of them are
+        computed when the first is asked for, once each time the statement around them runs."""
+        args = [self.lanes(a) for a in e.args]
+        slot = self.count
+        self.count += 1
+        self.cells.append(slot)
+
+        def lane(env: Env) -> Any:
+            got = env[slot]
+            if got is None:
+                got = env[slot] = function(*[a(env) for a in args])
+            return got[env[LANE]]
+
+        if dtypes.lanes(e.dtype) > 1:
+            return lane
+        return lambda env: function(*[a(env) for a in args])[0]
 
     # ------------------------------------------------------------------ accesses
     def load(self, e: BufferLoad) -> Code:
@@ -413,6 +440,20 @@ class _Compiler:
 
     # ------------------------------------------------------------------ statements
     def stmt(self, s: Stmt) -> Code:
+        around, self.cells = self.cells, []
+        code = self.statement(s)
+        cells, self.cells = self.cells, around
+        if not cells:
+            return code
+
+        def anew(env: Env) -> None:
+            for slot in cells:
+                env[slot] = None
+            code(env)
+
+        return anew
+
+    def statement(self, s: Stmt) -> Code:
         match s:
             case BufferStore():
                 return self.store(s)
@@ -668,6 +709,18 @@ def _assign(value: Code, slot: int) -> Code:
 
 def _choice(cond: Code, a: Code, b: Code) -> Code:
     return lambda env: a(env) if cond(env) else b(env)
+
+
+def _vector_op(e: Call, where: str) -> VectorOp:
+    op = VECTOR[e.op]
+    if (e.dtype, tuple([a.dtype for a in e.args])) != (op.result, op.args):
+        given = ", ".join([a.dtype for a in e.args])
+        raise RunError(
+            f"{e.op} takes {', '.join(op.args)} and gives {op.result}, it is given {given} for "
+            f"{e.dtype}, in {where}",
+            code="intrinsic",
+        )
+    return op
 
 
 def _extern_name(e: Call) -> str:

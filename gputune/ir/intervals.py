@@ -281,6 +281,8 @@ def _floormod_bounds(a: Interval, b: Interval) -> Interval:
     if lo is not None and hi is not None:
         if b[0] is b[1]:
             k = b[0]
+            if (hi + 1 - lo) % k == 0 and lo % k == 0:
+                return 0, k - 1  # every remainder: no question of how many periods
             if lo // k == hi // k:  # one period
                 return lo % k, hi % k
         elif lo >= 0 and hi < b[0]:

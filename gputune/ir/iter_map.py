@@ -200,7 +200,8 @@ class _Parser:
                 mark = self.marks.get(atom)
                 if mark is None:
                     mark = self.marks[atom] = IterMark(atom, found[1])
-                base = base + found[0] * c
+                if not _is_zero(found[0]):
+                    base = base + found[0] * c
                 digits.append(IterSplit(mark, 1, found[1], c))
             elif type(atom) is BinOp and atom.op in ("//", "%") and type(atom.b) is IntImm:
                 inner = self.number(atom.a)
@@ -209,7 +210,8 @@ class _Parser:
                 part = self.part(atom.a, inner, atom.b.value, atom.op == "//")
                 if part is None:
                     return None
-                base = base + part.base * c
+                if not _is_zero(part.base):
+                    base = base + part.base * c
                 digits += [
                     IterSplit(d.source, d.lower_factor, d.extent, _times(d.scale, c))
                     for d in part.args
@@ -225,12 +227,14 @@ class _Parser:
         digits = in_radix(x.args)
         if digits is None:
             return None
-        if x.base % k == 0:
+        plain = not self._is_limited(e) or x.base < 0 or digits[-1].scale != 1
+        if plain and (_is_zero(x.base) or x.base % k == 0):
             cut = _cut(digits, k)
             if cut is not None:
                 high, low = cut
                 if quotient:
-                    return IterSum(tuple([_scaled(d, k) for d in high]), x.base // k)
+                    base = 0 if _is_zero(x.base) else x.base // k
+                    return IterSum(tuple([_scaled(d, k) for d in high]), base)
                 return IterSum(low, 0)
         if x.base < 0 or digits[-1].scale != 1:
             return None
@@ -261,6 +265,11 @@ class _Parser:
         mark = IterMark(x, extent)
         self.fused.append((x, mark))
         return mark
+
+    def _is_limited(self, e: Expr) -> bool:
+        """Does the predicate bound this number? Then it is one mark for all that is taken of it:
+        the bound may cut through what the loops that it is made of would be cut into."""
+        return any(same(bounded, e) for bounded, _ in self.limits)
 
     def claim(self, digits: Sequence[IterSplit]) -> None:
         """Note that the digits are used."""
@@ -316,6 +325,10 @@ def _cut_digit(d: IterSplit, k: int) -> tuple[tuple[IterSplit, ...], tuple[IterS
 
 def _is_one(n: int) -> bool:
     return type(n) is int and n == 1
+
+
+def _is_zero(n: int) -> bool:
+    return type(n) is int and n == 0
 
 
 def _times(a: int, b: int) -> int:

@@ -3,6 +3,10 @@
 A math intrinsic is written `T.exp(x)` and stands in the program as `Call("exp", (x,), dtype)`. The
 result has the dtype of the first argument, or bool where `to_bool`. The NumPy function computes it
 on scalars and arrays (in float32 for narrower floats) and is the meaning of the intrinsic.
+
+A vector intrinsic is a function on whole vectors that some processor has as one instruction. It is
+written `T.call_intrin("int32x16", "x86.vpdpbusd", acc, a, b)`; its lanes may depend on any lanes of
+its arguments. `VECTOR` holds those that there are, `declare_vector_op` adds one.
 """
 
 from __future__ import annotations
@@ -75,7 +79,139 @@ MATH: dict[str, MathOp] = {
     "popcount": MathOp(1, _popcount, on_ints=True),
 }
 
+
+@dataclass(frozen=True)
+class VectorOp:
+    """One vector intrinsic.
+
+    Attributes:
+        result: the dtype of the value, lanes included, such as "int32x16".
+        args: the dtypes of the arguments.
+        numpy: the meaning: arrays, one element a lane, to the array of the result. It must be pure.
+        llvm: the LLVM function that computes it, "" if there is none. Narrow floats are passed as
+            LLVM's own types (bfloat, half).
+        features: what the processor needs for it, as LLVM names its features; of a GPU, the first
+            architecture that has it, such as "sm_70".
+        cuda: the function of the device prelude that computes it, "" if there is none. The 32
+            threads of a warp call it together: they hold what is in a scope `wmma.*` in parts.
+        tiles: for CUDA, how the result and each argument lie: a scope `wmma.*`, with ":row" or
+            ":col" where the registers depend on it; "memory"; or "" for a number.
+    """
+
+    result: str
+    args: tuple[str, ...]
+    numpy: Callable[..., Any]
+    llvm: str = ""
+    features: tuple[str, ...] = ()
+    cuda: str = ""
+    tiles: tuple[str, ...] = ()
+
+
+def _quads(a: Any, b: Any) -> Any:
+    """Sums of four products of bytes."""
+    return (a.astype(np.int32) * b.astype(np.int32)).reshape(-1, 4).sum(axis=1, dtype=np.int32)
+
+
+def _bf16_pairs(acc: Any, a: Any, b: Any) -> Any:
+    """The odd products first, then the even ones, each sum rounded to float32."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    return acc + x[1::2] * y[1::2] + x[0::2] * y[0::2]
+
+
+def _pairs(a: Any, b: Any) -> Any:
+    return (a.astype(np.int32) * b.astype(np.int32)).reshape(-1, 2).sum(axis=1, dtype=np.int32)
+
+
+VECTOR: dict[str, VectorOp] = {
+    "x86.vpdpbusd": VectorOp(
+        "int32x16", ("int32x16", "uint8x64", "int8x64"), lambda acc, a, b: acc + _quads(a, b),
+        "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",),
+    ),
+    "x86.pmaddwd": VectorOp(
+        "int32x16", ("int16x32", "int16x32"), _pairs,
+        "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",),
+    ),
+    "x86.vdpbf16ps": VectorOp(
+        "float32x16", ("float32x16", "bfloat16x32", "bfloat16x32"), _bf16_pairs,
+        "llvm.x86.avx512bf16.dpbf16ps.512", ("avx512bf16",),
+    ),
+}  # fmt: skip
+
+_FIRST = {"float16": "sm_70", "float32": "sm_70", "int8": "sm_72", "int32": "sm_72"}
+
+TILE = 16
+"""Rows and columns of the tiles that a warp computes with; a vector holds one row after another."""
+
+
+def _multiply(wide: Any, transposed: bool) -> Callable[..., Any]:
+    """acc + a @ b, or acc + a @ b.T, of tiles; summed in `wide`, rounded once."""
+
+    def run(acc: Any, a: Any, b: Any) -> Any:
+        x, y = (v.reshape(TILE, TILE).astype(wide) for v in (a, b))
+        return acc.astype(wide) + (x @ (y.T if transposed else y)).ravel()
+
+    return run
+
+
+def _warp_ops() -> dict[str, VectorOp]:
+    """What the tensor cores of a GPU do with tiles of 16 x 16: load, fill, multiply, store."""
+    lanes, out = TILE * TILE, {}
+    for short, dtype in (("f16", "float16"), ("s8", "int8")):
+        tile = f"{dtype}x{lanes}"
+        for operand, layout in (("a", "row"), ("b", "row"), ("b_trans", "col")):
+            held = f"wmma.matrix_{operand[0]}:{layout}"
+            out[f"wmma.load_{operand}.{short}"] = VectorOp(
+                tile, (tile,), lambda x: x, features=(_FIRST[dtype],),
+                cuda=f"gt_wmma_load_{operand}", tiles=(held, "memory"),
+            )  # fmt: skip
+    for short, dtype in (("f32", "float32"), ("f16", "float16"), ("s32", "int32")):
+        tile, acc = f"{dtype}x{lanes}", "wmma.accumulator"
+        out[f"wmma.fill.{short}"] = VectorOp(
+            tile, (dtype,), lambda x: np.repeat(x, TILE * TILE), features=(_FIRST[dtype],),
+            cuda="gt_wmma_fill", tiles=(acc, ""),
+        )  # fmt: skip
+        out[f"wmma.store.{short}"] = VectorOp(
+            tile, (tile,), lambda x: x, features=(_FIRST[dtype],),
+            cuda="gt_wmma_store", tiles=("memory", acc),
+        )  # fmt: skip
+    for short, ab, c, wide in (
+        ("f16f16f32", "float16", "float32", np.float32),
+        ("f16f16f16", "float16", "float16", np.float32),
+        ("s8s8s32", "int8", "int32", np.int32),
+    ):
+        for name, layout in (("mma", "row"), ("mma_trans", "col")):
+            out[f"wmma.{name}.{short}"] = VectorOp(
+                f"{c}x{lanes}", (f"{c}x{lanes}", f"{ab}x{lanes}", f"{ab}x{lanes}"),
+                _multiply(wide, layout == "col"), features=(_FIRST[ab],), cuda=f"gt_wmma_{name}",
+                tiles=(acc, acc, "wmma.matrix_a:row", f"wmma.matrix_b:{layout}"),
+            )  # fmt: skip
+    return out
+
+
+VECTOR.update(_warp_ops())
+
+
+def declare_vector_op(name: str, op: VectorOp, *, override: bool = False) -> None:
+    """Let programs call a vector intrinsic of this name.
+
+    Raises:
+        ValueError: the name is taken, and `override` is not set; or it is no dotted name.
+
+    Example:
+        >>> double = VectorOp("int32x4", ("int32x4",), lambda x: x + x)
+        >>> declare_vector_op("example.double", double, override=True)
+        >>> VECTOR["example.double"].numpy(np.arange(3)).tolist()
+        [0, 2, 4]
+    """
+    if "." not in name or not all(part.isidentifier() for part in name.split(".")):
+        raise ValueError(f"the name of a vector intrinsic is dotted (x86.vpdpbusd), got {name!r}")
+    if name in VECTOR and not override:
+        raise ValueError(f"there is a vector intrinsic {name!r} already; pass override=True")
+    VECTOR[name] = op
+
+
 STRUCTURAL = ("if_then_else", "likely", "assume", "call_extern", "reinterpret")
 """Intrinsics with a meaning of their own: `if_then_else(c, a, b)` evaluates one side; `likely(c)`
 is c; `assume(c)` promises c; `call_extern(name, ...)` calls a C function of the process;
-`reinterpret(x)` keeps the bits and changes the dtype (of equal size)."""
+`reinterpret(x)` keeps the bits and changes the dtype (of equal size; lanes may be joined or cut:
+four lanes of uint8 are one of int32, the first lane in the low bits)."""

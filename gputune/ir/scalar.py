@@ -26,7 +26,7 @@ import numpy as np
 
 from ..errors import RunError
 from . import dtypes
-from .ops import MATH
+from .ops import MATH, VectorOp
 
 Unary: TypeAlias = Callable[[Any], Any]
 Binary: TypeAlias = Callable[[Any, Any], Any]
@@ -255,3 +255,32 @@ def reinterpret(src: str, dst: str, where: str) -> Unary:
     a, b = dtypes.numpy_dtype(src), dtypes.numpy_dtype(dst)
     kind: Unary = float if dtypes.is_float(dst) else bool if dtypes.is_bool(dst) else int
     return lambda x: kind(np.array(x).astype(a).view(b)[()])
+
+
+def on_arrays(op: VectorOp) -> Callable[..., list[Any]]:
+    """A vector intrinsic as a function of sequences of elements."""
+    kinds = [dtypes.numpy_dtype(dtypes.scalar(a)) for a in op.args]
+    result = dtypes.numpy_dtype(dtypes.scalar(op.result))
+
+    def run(*args: Any) -> list[Any]:
+        arrays = [np.atleast_1d(np.array(a)).astype(k) for a, k in zip(args, kinds)]
+        return _as_elements(op.numpy(*arrays).astype(result), op.result)
+
+    return run
+
+
+def _as_elements(values: Any, dtype: str) -> list[Any]:
+    if dtypes.is_float(dtype):
+        values = values.astype(np.float64)
+    out: list[Any] = values.tolist()
+    return out
+
+
+def reinterpret_lanes(src: str, dst: str, where: str) -> Callable[[Any], list[Any]]:
+    """The elements of `src` -> those of `dst` with the same bits in memory, lowest lane first."""
+    if dtypes.bits(src) * dtypes.lanes(src) != dtypes.bits(dst) * dtypes.lanes(dst):
+        raise RunError(
+            f"reinterpret of {src} as {dst}: the sizes differ, in {where}", code="reinterpret"
+        )
+    a, b = dtypes.numpy_dtype(dtypes.scalar(src)), dtypes.numpy_dtype(dtypes.scalar(dst))
+    return lambda xs: _as_elements(np.atleast_1d(np.array(xs)).astype(a).view(b), dst)

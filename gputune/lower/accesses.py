@@ -24,6 +24,7 @@ from ..ir.nodes import (
     Var,
 )
 from .linear import Bounds
+from .tiles import by_row_and_column, operands, tile_loops, tile_op
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,6 +33,8 @@ class Access:
 
     `order` numbers the statements (a load in a statement has the number of the statement);
     `loops` and `conds` are those between the analysed statement and the access, outer first.
+    `warp`: the threads of a warp make it together, any of them at any element of the tile over
+    which the last two of `loops` run.
     """
 
     buffer: Buffer
@@ -42,6 +45,7 @@ class Access:
     loops: tuple[For, ...]
     conds: tuple[Expr, ...]
     lets: tuple[Var, ...]
+    warp: bool = False
 
 
 def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
@@ -82,6 +86,15 @@ def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
         counter += 1
         order = counter
         match x:
+            case BufferStore() if (op := tile_op(x)) is not None:
+                rows, cols = tile_loops(x)
+                for tile in operands(x, op):
+                    if wanted is None or tile.buffer is wanted:
+                        at = by_row_and_column(tile.indices, rows.var, cols.var)
+                        around = (*loops, rows, cols)
+                        out.append(
+                            Access(tile.buffer, at, tile.store, None, order, around, conds, lets, True)
+                        )
             case BufferStore():
                 for e in walk.stmt_exprs(x):
                     on_expr(e, order, loops, conds, lets)

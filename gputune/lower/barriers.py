@@ -34,6 +34,7 @@ from . import linear as lin
 from .accesses import Access, collect, loop_bounds
 from .kernels import inner, with_inner
 from .limits import CpuLimits
+from .tiles import in_registers
 from .touches import Threads, Touch, length, mixed, reach, share
 
 BARRIER = "sync_threads"
@@ -62,7 +63,7 @@ def insert_barriers(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
         return kernel
     dom = {a.var: (0, length(a) - 1) for a in axes}
     stored = {s.buffer for s in walk.walk_stmt(body) if type(s) is BufferStore}
-    shared = {b for b in stored if b.scope != "local"}
+    shared = {b for b in stored if not in_registers(b)}
     out = _Inserter(threads, shared).go(body, dom)
     return with_inner(kernel, out.stmt)
 
@@ -267,5 +268,5 @@ def _under(t: Touch, cond: Expr) -> Touch:
     a = t.access
     conds = (cond, *a.conds)
     return Touch(
-        Access(a.buffer, a.indices, a.store, a.mask, a.order, a.loops, conds, a.lets), t.dom
+        Access(a.buffer, a.indices, a.store, a.mask, a.order, a.loops, conds, a.lets, a.warp), t.dom
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from ..ir import build, walk
+from ..ir import build, dtypes, walk
 from ..ir.nodes import (
     Alloc,
     Buffer,
@@ -23,6 +23,7 @@ from .accesses import Access, collect, loop_bounds
 from .blocks import ALIGN_ATTR
 from .limits import CpuLimits
 from .prepare import as_block
+from .vthreads import is_virtual
 
 _Aligns = dict[Buffer, list[tuple[int, int, int]]]
 
@@ -38,12 +39,12 @@ def compact_buffers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
 
 
 def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset[Var]) -> Stmt:
-    """`threads`: the thread axes around `s`."""
+    """`threads`: the thread axes around `s`, virtual ones among them."""
     match s:
         case For():
             bounds = loop_bounds(s)
             inner = dom if bounds is None else {**dom, s.var: bounds}
-            if s.thread is not None and s.thread.startswith("threadIdx"):
+            if is_virtual(s) or (s.thread is not None and s.thread.startswith("threadIdx")):
                 threads = threads | {s.var}
             body = _go(s.body, inner, aligns, threads)
             return s if body is s.body else For(
@@ -121,18 +122,16 @@ def _reach(
         bounds = loop_bounds(loop)
         if bounds is not None:
             inner[loop.var] = bounds
+    for cond in a.conds:
+        inner = lin.within(cond, inner)
     form = lin.linear(index, inner)
-    lo = form.const + min(spread, 0)
-    hi = form.const + max(spread, 0)
     outer: dict[Hashable, tuple[Expr, int]] = {}
     for key, (atom, c) in form.terms.items():
         loads = any(type(x) is BufferLoad for x in walk.walk_expr(atom))
         if not loads and not walk.uses_var(atom, names):
             outer[key] = (atom, c)
-            continue
-        p, q = lin.interval(atom, inner)
-        lo += min(p * c, q * c)
-        hi += max(p * c, q * c)
+    lo, hi = lin.interval_of(form.without(outer), inner)
+    lo, hi = lo + min(spread, 0), hi + max(spread, 0)
     if hi - lo > 2**31:
         return None
     return lin.Linear(outer, 0), lo, hi
@@ -158,6 +157,7 @@ def _rebase(s: Stmt, old: Buffer, new: Buffer, mins: list[Expr | None]) -> Stmt:
         return tuple(
             i if lo is None
             else Ramp(_less(i.base, lo), i.stride, i.lanes) if type(i) is Ramp
+            else build.sub(i, build.cast(i.dtype, lo)) if dtypes.lanes(i.dtype) > 1
             else _less(i, lo)
             for i, lo in zip(indices, mins)
         )  # fmt: skip

@@ -25,7 +25,9 @@ from .place_memory import place_memory
 from .prepare import settle
 from .private import check_private
 from .races import check_races
-from .simplify import simplify
+from .simplify import simplify_within
+from .vthreads import sink_vthreads
+from .warps import check_warps
 
 WHOLE: tuple[Pass, ...] = (
     settle,  # sampled sizes are plain integers
@@ -35,9 +37,11 @@ KERNEL: tuple[Pass, ...] = (
     lower_cross_thread,  # reductions that threads share
     lower_init,  # initial values of reductions become statements
     lower_blocks,  # iterators become their bindings; blocks vanish
-    simplify,  # unit loops and decided conditions vanish
+    simplify_within,  # unit loops and decided conditions vanish
     compact_buffers,  # shared and local buffers are as small as what is used of them
-    simplify,
+    sink_vthreads,  # virtual threads take turns only where they differ
+    simplify_within,
+    check_warps,  # what whole warps do together
     check_private,  # registers hold what their own thread wrote
     check_races,  # what no barrier can put in order
     insert_barriers,  # where threads exchange data

@@ -18,6 +18,7 @@ from ..errors import LowerError
 from ..ir import build, walk
 from ..ir.build import const_int
 from ..ir.nodes import (
+    Annotations,
     Block,
     Buffer,
     BufferLoad,
@@ -34,6 +35,8 @@ from ..ir.nodes import (
     Var,
 )
 from ..schedule.tree import block_with
+from .tiles import WARP, has_tile_op, in_registers
+from .vthreads import VIRTUAL
 
 Triple: TypeAlias = tuple[int, int, int]
 
@@ -147,7 +150,24 @@ def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
             "gputune.default_gpu_schedule",
             code="unbound-block",
         )
+    if has_tile_op(s):
+        _warp_lanes(out)
     return out
+
+
+def _warp_lanes(extents: dict[str, int]) -> None:
+    """The threads of a warp lie along threadIdx.x where whole warps run operations on tiles; loops
+    bound to threadIdx.y and threadIdx.z count warps."""
+    n = extents.get("threadIdx.x", 1)
+    if n > WARP:
+        raise LowerError(
+            f"threadIdx.x has {n} steps in a kernel with operations of whole warps, which has "
+            f"the {WARP} threads of a warp there",
+            hint="bind what counts warps to threadIdx.y, and split what threads fetch by "
+            f"{WARP} for threadIdx.x",
+            code="warp-lanes",
+        )
+    extents["threadIdx.x"] = WARP
 
 
 def _check_size(name: str, extents: Mapping[str, int]) -> None:
@@ -249,7 +269,9 @@ class _Spmd:
         out = dict(bound)
         inside = {x.thread for x in walk.walk_stmt(s) if type(x) is For}
         for axis, n in self.extents.items():
-            keep = {"local"} if axis in BLOCK else {"local", "shared"}
+            if axis == "threadIdx.x" and has_tile_op(s):
+                continue  # all threads of a warp come to it; other statements inside see to theirs
+            keep = {"local", "wmma"} if axis in BLOCK else {"local", "wmma", "shared"}
             apart = axis not in bound or (axis in BLOCK and self._same(s, bound[axis]))
             if n > 1 and apart and axis not in inside and scopes - keep:
                 cond = build.logical_and(cond, build.eq(self.axes[axis], IntImm(0)))
@@ -264,13 +286,14 @@ class _Spmd:
             and not self.nested
             and v not in self.ragged
             and not _mentions(s, v)
-            and all(r.buffer.scope != "local" for r in s.reads)
+            and not any(in_registers(r.buffer) for r in s.reads)
         )
 
     def _axis(self, s: For, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
         assert s.thread is not None
         if s.thread.startswith("vthread"):
-            plain = For(s.var, s.min, s.extent, "serial", s.body, None, s.annotations)
+            notes = (*s.annotations, (VIRTUAL, True))
+            plain = For(s.var, s.min, s.extent, "serial", _with_notes(s.body, s), None, notes)
             return self.go(plain, table, bound)
         outer = bound.get(s.thread)
         if outer is not None and _mentions(s.body, outer):
@@ -281,12 +304,36 @@ class _Spmd:
                 "outer loops before compute_at",
                 code="axis-twice",
             )
+        if s.thread == "threadIdx.x" and has_tile_op(s.body):
+            raise LowerError(
+                f"{self.func}: loop {s.var.name} over threadIdx.x stands around an operation of "
+                "whole warps, whose threads lie along it",
+                hint="bind it to threadIdx.y, which counts warps",
+                code="warp-divergent",
+            )
         axis = self.axes[s.thread]
         value = build.cast(s.var.dtype, axis)
-        body = self.go(s.body, {**table, s.var: value}, {**bound, s.thread: s.var})
+        body = self.go(_with_notes(s.body, s), {**table, s.var: value}, {**bound, s.thread: s.var})
         n = const_int(s.extent)
         assert n is not None  # `_extents` refused others
         return body if n == self.extents[s.thread] else _guarded(body, build.lt(axis, int(n)))
+
+
+def _with_notes(s: Stmt, axis: For) -> Stmt:
+    """`s`, below a thread-bound loop that is about to vanish, with the loop's pragmas."""
+    notes = tuple([kv for kv in axis.annotations if kv[0].startswith("pragma_")])
+    return _noted(s, notes) if notes else s
+
+
+def _noted(s: Stmt, notes: Annotations) -> Stmt:
+    if type(s) is For:
+        own = {k for k, _ in s.annotations}
+        more = tuple([kv for kv in notes if kv[0] not in own])
+        body = _noted(s.body, notes) if const_int(s.extent) == 1 else s.body  # it will vanish, too
+        return For(s.var, s.min, s.extent, s.kind, body, s.thread, (*s.annotations, *more))
+    out = walk.map_stmt(s, lambda e: e, lambda x: _noted(x, notes))
+    assert out is not None  # nothing is deleted
+    return out
 
 
 def _binds_grid(s: Stmt) -> bool:

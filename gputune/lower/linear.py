@@ -34,6 +34,29 @@ Bounds: TypeAlias = tuple[int, int]
 Dom: TypeAlias = Mapping[Var, Bounds]
 """Variable -> the least and greatest value that it takes (both included)."""
 
+
+class Where(dict[Var, Bounds]):
+    """The domain inside of conditions, with what they say of sums.
+
+    Attributes:
+        sums: by the key of a sum without constant, the greatest value that it takes.
+    """
+
+    __slots__ = ("sums",)
+
+    def __init__(self, dom: Dom, sums: Mapping[Hashable, int] | None = None) -> None:
+        super().__init__(dom)
+        known = dom.sums if isinstance(dom, Where) else {}
+        self.sums: dict[Hashable, int] = dict(known if sums is None else sums)
+
+
+def inside(dom: Dom, v: Var, bounds: Bounds) -> dict[Var, Bounds]:
+    """The domain inside a loop."""
+    out = Where(dom) if isinstance(dom, Where) else dict(dom)
+    out[v] = bounds
+    return out
+
+
 _ANY: Bounds = (-(2**63), 2**63 - 1)
 
 
@@ -283,7 +306,59 @@ def interval_of(form: Linear, dom: Dom) -> Bounds:
             a, b = b, a
         lo += a * c
         hi += b * c
+    if isinstance(dom, Where) and dom.sums and len(form.terms) > 1:
+        most = dom.sums.get(Linear(form.terms, 0).key())
+        if most is not None:
+            hi = max(lo, min(hi, most + form.const))
     return lo, hi
+
+
+def within(cond: Expr, dom: Dom) -> Where:
+    """The domain where a condition holds: variables, and sums of several, have upper bounds."""
+    out = Where(dom)
+    for c in conjuncts(cond):
+        form = _below_zero(c, dom)
+        if form is None:
+            continue
+        free, most = Linear(form.terms, 0), -form.const - 1
+        if len(free.terms) > 1:
+            out.sums[free.key()] = min(most, out.sums.get(free.key(), most))
+            continue
+        for atom, n in free.terms.values():
+            if type(atom) is Var and n == 1 and atom in out:
+                lo, hi = out[atom]
+                out[atom] = (lo, max(lo, min(hi, most)))
+    return out
+
+
+def _below_zero(c: Expr, dom: Dom) -> Linear | None:
+    """The form that is below 0 just where the comparison holds."""
+    if type(c) is not BinOp or c.op not in ("<", "<=", ">", ">="):
+        return None
+    if not dtypes.is_int(c.a.dtype) or dtypes.lanes(c.a.dtype) > 1:
+        return None
+    a, b = (c.a, c.b) if c.op in ("<", "<=") else (c.b, c.a)
+    form = plus(linear(a, dom), times(linear(b, dom), -1))
+    return form if c.op in ("<", ">") else Linear(form.terms, form.const - 1)
+
+
+def coarser(c: Expr, dom: Dom) -> Expr:
+    """The comparison without what is too small to matter: `x * 4 + lane < 48` with lane < 4 is
+    `x < 12`."""
+    form = _below_zero(c, dom)
+    if form is None or not form.terms:
+        return c
+    for g in sorted({abs(n) for _, n in form.terms.values()}, reverse=True):
+        small = Linear({k: t for k, t in form.terms.items() if t[1] % g}, form.const % g)
+        if g == 1 or not small.terms:
+            continue
+        lo, hi = interval_of(small, dom)
+        if lo >= 0 and hi < g:
+            big = {k: (x, n // g) for k, (x, n) in form.terms.items() if n % g == 0}
+            assert type(c) is BinOp  # or there were no form
+            sum_, bound = to_expr(Linear(big, 0), c.a.dtype), -(form.const // g)
+            return build.lt(sum_, IntImm(bound, c.a.dtype))
+    return c
 
 
 def interval(e: Expr, dom: Dom) -> Bounds:

@@ -32,22 +32,28 @@ def place_memory(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     return func
 
 
+def home_of(users: Sequence[Link], b: Buffer) -> tuple[Link | None, Link | None]:
+    """Where does a buffer live that these blocks use? The loop in each of whose iterations it is
+    anew, and the outermost loop around all of the blocks; None where there is none."""
+    common = common_loops(users)
+    at: Link | None = None
+    for x in common:
+        if _written_first(users, x, b):
+            at = x
+    return at, common[0] if common else None
+
+
 def _place(func: PrimFunc, b: Buffer) -> PrimFunc:
     root = func.body
     users = [x for x in blocks_below(Link(root, None)) if _uses(x.block(), b)]
     rest = block_with(root, alloc_buffers=tuple([x for x in root.alloc_buffers if x is not b]))
     if not users:
         return as_block(func, rest)
-    common = _common_loops(users)
-    at: Link | None = None
-    for x in common:
-        if _written_first(users, x, b):
-            at = x
+    at, top = home_of(users, b)
     if at is not None:
         loop = at.loop()
         new = graft(at, with_body(loop, Alloc(b, loop.body)))
     else:
-        top = common[0] if common else None
         if top is None:
             return func  # used by several kernels: `split_kernels` says so
         new = graft(top, Alloc(b, top.node))
@@ -59,7 +65,7 @@ def _uses(block: Block, b: Buffer) -> bool:
     return any(r.buffer is b for r in (*block.reads, *block.writes))
 
 
-def _common_loops(links: Sequence[Link]) -> list[Link]:
+def common_loops(links: Sequence[Link]) -> list[Link]:
     """The loops above all of the blocks, outermost first."""
     chains = [[x for x in reversed(list(link.above())) if type(x.node) is For] for link in links]
     out: list[Link] = []
@@ -71,7 +77,9 @@ def _common_loops(links: Sequence[Link]) -> list[Link]:
 
 
 def _written_first(users: Sequence[Link], at: Link, b: Buffer) -> bool:
-    """Is all of `b` that one iteration of the loop reads written earlier in that iteration?"""
+    """Is all of `b` that one iteration of the loop reads written earlier in that iteration? (What
+    threads share is read and written by all of them.)"""
+    shared = b.scope.startswith("shared")
     loops = {at.loop().var} | {x.loop().var for x in at.above() if type(x.node) is For}
     for k, user in enumerate(users):
         block = user.block()
@@ -85,11 +93,14 @@ def _written_first(users: Sequence[Link], at: Link, b: Buffer) -> bool:
         for r in block.reads:
             if r.buffer is not b or (mine and block.init is not None):
                 continue
-            need = region_under(user, at, r)
+            need = region_under(user, at, r, threads=shared)
             if need is None:
                 return False
             made = [
-                region_under(w, at, x) for w in users[:k] for x in w.block().writes if x.buffer is b
+                region_under(w, at, x, threads=shared)
+                for w in users[:k]
+                for x in w.block().writes
+                if x.buffer is b
             ]
             dom = domain(_ranges(at))
             if not any(m is not None and covers(m, need, dom) for m in made):

@@ -18,6 +18,7 @@ from . import linear as lin
 from .accesses import Access, collect, loop_bounds
 from .kernels import GRID, inner
 from .limits import CpuLimits
+from .tiles import in_registers
 from .touches import Threads, Touch, length, mixed, reach, share
 
 _MOST_POINTS = 1 << 16
@@ -34,7 +35,7 @@ def check_races(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
         LowerError: threads meet in one statement, or blocks in global memory.
     """
     axes, body = inner(kernel)
-    found = [a for a in collect(body) if a.buffer.scope != "local"]
+    found = [a for a in collect(body) if not in_registers(a.buffer)]
     stored = {a.buffer for a in found if a.store}
     found = [a for a in found if a.buffer in stored]
     own = {a.var: (0, length(a) - 1) for a in axes}
@@ -88,6 +89,8 @@ def _meet(
     )
     if one is None or two is None or one.symbolic != two.symbolic:
         return False
+    if a.warp and b.warp:
+        one, two = threads.warps_of(one), threads.warps_of(two)
     return share(one, two)
 
 

@@ -32,7 +32,17 @@ _Dom = dict[Var, lin.Bounds]
 
 def simplify(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` without unit loops, empty loops and conditions that are always true or false."""
-    body = _go(func.body.body, {}, {}, ())
+    return _simplified(func, {})
+
+
+def simplify_within(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
+    """`simplify`, with conditions as coarse as they can be, and known where they hold: what threads
+    fetch together has indices that are taken from a sum, and a condition on that sum."""
+    return _simplified(func, lin.Where({}))
+
+
+def _simplified(func: PrimFunc, dom: _Dom) -> PrimFunc:
+    body = _go(func.body.body, dom, {}, ())
     return as_block(func, Evaluate(IntImm(0)) if body is None else body)
 
 
@@ -44,10 +54,14 @@ def _go(s: Stmt, dom: _Dom, table: dict[Var, Expr], pragmas: Annotations) -> Stm
         case IfThenElse():
             cond = expr(walk.substitute(s.cond, table), dom)
             known = lin.decide(cond, dom)
+            inner = dom
+            if isinstance(dom, lin.Where):
+                cond = _coarser(cond, dom)
+                inner = lin.within(cond, dom)
             if known is not None and not _reads(cond):
                 taken = s.then if known else s.orelse
                 return None if taken is None else _go(taken, dom, table, pragmas)
-            then = _go(s.then, dom, table, pragmas)
+            then = _go(s.then, inner, table, pragmas)
             orelse = None if s.orelse is None else _go(s.orelse, dom, table, pragmas)
             if then is None:
                 if orelse is None:
@@ -77,6 +91,13 @@ def _go(s: Stmt, dom: _Dom, table: dict[Var, Expr], pragmas: Annotations) -> Stm
             )
 
 
+def _coarser(cond: Expr, dom: _Dom) -> Expr:
+    out: Expr = build.TRUE
+    for c in lin.conjuncts(cond):
+        out = build.logical_and(out, lin.coarser(c, dom))
+    return out
+
+
 def _reads(e: Expr) -> bool:
     return any(type(x) is BufferLoad for x in walk.walk_expr(e))
 
@@ -91,12 +112,11 @@ def _loop(s: For, dom: _Dom, table: dict[Var, Expr], pragmas: Annotations) -> St
         value = lo if lo.dtype == s.var.dtype else build.cast(s.var.dtype, lo)
         kept = tuple((k, v) for k, v in notes.items() if k.startswith("pragma_"))
         return _go(s.body, dom, {**table, s.var: value}, kept)
-    inner = dom
     bounds = loop_bounds(For(s.var, lo, n, s.kind, s.body))
     if bounds is None:
         (a, _), (_, b), (_, m) = (lin.interval(x, dom) for x in (lo, lo, n))
         bounds = (a, max(a, b + m - 1))
-    inner = {**dom, s.var: bounds}
+    inner = lin.inside(dom, s.var, bounds)
     body = _go(s.body, inner, table, ())
     if body is None:
         return None

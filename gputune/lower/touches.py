@@ -20,11 +20,15 @@ from . import linear as lin
 from .accesses import Access
 from .flat import steps_of
 from .kernels import BLOCK
+from .tiles import WARP
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
 _MOST_POINTS = 1 << 20
 """Elements that are counted out for one access."""
+
+_LANES = 2
+"""Threads of a warp that stand for all of them where they touch the same: there is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,9 @@ class Threads:
 
     def __init__(self, axes: list[For]) -> None:
         self._fill({a.var: length(a) for a in axes if a.thread in BLOCK})
+        first = [a.var for a in axes if a.thread == "threadIdx.x"]
+        if first:
+            self.some = self.at[list(self.lengths).index(first[0])] < _LANES
 
     @staticmethod
     def along(lengths: dict[Var, int]) -> Threads:
@@ -65,6 +72,12 @@ class Threads:
         self.count = prod(self.lengths.values())
         self.at = [a.ravel().astype(np.int64) for a in grid]
         """The value of each axis, for each thread of the block."""
+        self.some = np.ones(self.count, bool)
+        """Threads that stand for all of their warp where it touches something as one."""
+
+    def warps_of(self, p: Points) -> Points:
+        """Warps in place of their threads, where threadIdx.x is the threads of a warp."""
+        return Points(p.at, p.who % max(1, self.count // WARP), p.round, p.symbolic)
 
     def points(
         self,
@@ -106,17 +119,18 @@ class Threads:
         if any(v not in t.dom for v in inner):
             return None
         sizes = [t.dom[v][1] - t.dom[v][0] + 1 for v in inner]
-        if self.count * prod(sizes) > most:
+        ours = np.flatnonzero(self.some) if t.access.warp else np.arange(self.count)
+        if len(ours) * prod(sizes) > most:
             return None
         env: dict[Var, IntArray] = {}
         rank = 1 + len(inner)
         for v, values in zip(self.lengths, self.at, strict=True):
-            env[v] = values.reshape(-1, *[1] * len(inner))
+            env[v] = values[ours].reshape(-1, *[1] * len(inner))
         for k, v in enumerate(inner):
             shape = [1] * rank
             shape[k + 1] = sizes[k]
             env[v] = np.arange(t.dom[v][0], t.dom[v][1] + 1, dtype=np.int64).reshape(shape)
-        full = (self.count, *sizes)
+        full = (len(ours), *sizes)
         at: IntArray = np.full(full, total.const, np.int64)
         for atom, c in moving:
             value = evaluate(atom, env)
@@ -128,7 +142,7 @@ class Threads:
             known = evaluate(cond, env)
             if known is not None:
                 runs &= known.astype(bool)
-        who = np.broadcast_to(np.arange(full[0]).reshape(-1, *[1] * len(inner)), full)
+        who = np.broadcast_to(ours.reshape(-1, *[1] * len(inner)), full)
         when = np.broadcast_to(env[loop], full) if loop is not None else np.zeros(full, np.int64)
         for v in alike:
             lo, hi = t.dom[v]

@@ -12,22 +12,29 @@ from . import (
     measure_callback,
     measure_candidate,
     mutator,
+    post_optimization,
     postproc,
     profiler,
+    relax_integration,
+    rpc,
     runner,
     schedule_rule,
     search_strategy,
     space_generator,
     task_scheduler,
+    testing,
     tir_integration,
+    trace_apply,
 )
+from . import counts_and_seeds as utils
 from .arg_info import ArgInfo, ScalarInfo, TensorInfo
-from .builder import Builder, BuilderInput, BuilderResult, LocalBuilder
+from .builder import Builder, BuilderInput, BuilderResult, LocalBuilder, PyBuilder
 from .cost_model import CostModel, PyCostModel, RandomModel, XGBConfig, XGBModel
 from .database import (
     Database,
     MemoryDatabase,
     OrderedUnionDatabase,
+    PyDatabase,
     ScheduleFnDatabase,
     UnionDatabase,
 )
@@ -35,16 +42,26 @@ from .derived import derived_object
 from .failures import Failure
 from .feature_extractor import FeatureExtractor, PyFeatureExtractor
 from .json_database import JSONDatabase
-from .measure_callback import AddToDatabase, MeasureCallback, RemoveBuildArtifact, UpdateCostModel
+from .measure_callback import (
+    AddToDatabase,
+    MeasureCallback,
+    PyMeasureCallback,
+    RemoveBuildArtifact,
+    UpdateCostModel,
+)
 from .measure_candidate import MeasureCandidate
 from .module_equality import ModuleEquality
 from .mutator import Mutator, PyMutator
 from .postproc import Postproc, PyPostproc
 from .profiler import Profiler
 from .record import TuningRecord, Workload
+from .relax_integration import compile_relax, extract_tasks, tune_relax
+from .rpc import RPCConfig, RPCRunner
 from .runner import (
     EvaluatorConfig,
     LocalRunner,
+    PyRunner,
+    PyRunnerFuture,
     Runner,
     RunnerFuture,
     RunnerInput,
@@ -66,20 +83,13 @@ from .space_generator import (
     SpaceGeneratorUnion,
 )
 from .task_record import Progress, TaskRecord
-from .task_scheduler import GradientBased, RoundRobin, TaskScheduler
+from .task_scheduler import GradientBased, PyTaskScheduler, RoundRobin, TaskScheduler
 from .tir_integration import compile_tir
 from .tune import ExtractedTask, TuneConfig, tune_tasks, tune_tir
 from .tune_context import TuneContext
 from .tune_result import TuneResult
 from .verify import Verifier
-
-# MetaSchedule's names of the classes that one inherits from
-PyBuilder = Builder
-PyDatabase = Database
-PyMeasureCallback = MeasureCallback
-PyRunner = Runner
-PyRunnerFuture = RunnerFuture
-PyTaskScheduler = TaskScheduler
+from .why import Why
 
 __all__ = [
     "AddToDatabase",
@@ -121,6 +131,8 @@ __all__ = [
     "PySearchStrategy",
     "PySpaceGenerator",
     "PyTaskScheduler",
+    "RPCConfig",
+    "RPCRunner",
     "RandomModel",
     "RemoveBuildArtifact",
     "ReplayFunc",
@@ -147,28 +159,38 @@ __all__ = [
     "UnionDatabase",
     "UpdateCostModel",
     "Verifier",
+    "Why",
     "Workload",
     "XGBConfig",
     "XGBModel",
     "arg_info",
     "builder",
+    "compile_relax",
     "compile_tir",
     "cost_model",
     "database",
     "derived_object",
+    "extract_tasks",
     "feature_extractor",
     "logging",
     "measure_callback",
     "measure_candidate",
     "mutator",
+    "post_optimization",
     "postproc",
     "profiler",
+    "relax_integration",
+    "rpc",
     "runner",
     "schedule_rule",
     "search_strategy",
     "space_generator",
     "task_scheduler",
+    "testing",
     "tir_integration",
+    "trace_apply",
+    "tune_relax",
     "tune_tasks",
     "tune_tir",
+    "utils",
 ]

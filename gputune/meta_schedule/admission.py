@@ -28,6 +28,7 @@ from .database import Database, replay
 from .failures import Failure
 from .logging import console
 from .record import TuningRecord
+from .trace_apply import is_of, schedule_for
 from .verify import Checker, Verdict, Verifier
 
 # Where the unscheduled program takes longer than that, a record's program is run by itself.
@@ -71,15 +72,17 @@ def admitted(
     name = next(iter(mod.functions), "main")
     for record in records:
         try:
-            sch = replay(record, name)
+            sch = schedule_for(record, mod, target, name)
+            own = is_of(record, mod)
         except (GputuneError, RecursionError):
             continue  # queries pass it over, too
-        if believe_own and record.own:
+        if believe_own and record.own and own:
             yield Admitted(record, sch)
             continue
         verdict = _verdict_on(record, sch.mod, mod, target, checker)
         if verdict.outcome == "wrong":
-            _withdraw(record, sch, target, verdict, database)
+            if own:  # for a similar program it may be right all the same
+                _withdraw(record, sch, target, verdict, database)
         elif verdict.outcome != "unknown" or record.own:
             yield Admitted(record, sch)
 

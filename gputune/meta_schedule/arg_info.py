@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 from ..errors import RecordError, UserError
 from ..ir import dtypes
-from ..ir.nodes import IntImm, IRModule, PrimFunc
+from ..ir.nodes import Buffer, IntImm, IRModule, PrimFunc
+from ..ir.walk import blocks
 
 Json: TypeAlias = Any
 
@@ -55,16 +56,7 @@ class ArgInfo:
             if buffer is None:
                 out.append(ScalarInfo(p.dtype))
                 continue
-            shape = []
-            for n in buffer.shape:
-                if type(n) is not IntImm:
-                    raise UserError(
-                        f"{func.name}: argument {buffer.name} has the symbolic extent {n}",
-                        hint="tune one static shape at a time",
-                        code="symbolic",
-                    )
-                shape.append(int(n.value))
-            out.append(TensorInfo(buffer.dtype, tuple(shape)))
+            out.append(TensorInfo(buffer.dtype, _static(func, buffer)))
         return out
 
     @staticmethod
@@ -73,9 +65,47 @@ class ArgInfo:
 
         Args:
             mod: the module.
-            remove_preproc: accepted for compatibility; gputune has no preprocessing blocks.
+            remove_preproc: an argument that a block packs anew is described as it is packed, where
+                the block is annotated `meta_schedule.layout_rewrite_preproc`: it runs once, ahead
+                of the kernel.
         """
-        return ArgInfo.from_prim_func(entry_func(mod))
+        func = entry_func(mod)
+        out = ArgInfo.from_prim_func(func)
+        if remove_preproc:
+            table = dict(func.buffer_map)
+            for given, packed in _packed(func).items():
+                at = next(k for k, p in enumerate(func.params) if table.get(p) is given)
+                out[at] = TensorInfo(packed.dtype, _static(func, packed))
+        return out
+
+
+LAYOUT_REWRITE = "meta_schedule.layout_rewrite_preproc"
+
+
+def _packed(func: PrimFunc) -> dict[Buffer, Buffer]:
+    """What blocks that pack an argument ahead of the kernel make of it."""
+    arguments = set(func.buffers)
+    out = {}
+    for block in blocks(func.body):
+        if any(k == LAYOUT_REWRITE for k, _ in block.annotations) and block.writes:
+            for r in block.reads:
+                if r.buffer in arguments:
+                    out[r.buffer] = block.writes[0].buffer
+    return out
+
+
+def _static(func: PrimFunc, buffer: Buffer) -> tuple[int, ...]:
+    """The extents of a buffer; UserError if one is symbolic."""
+    shape = []
+    for n in buffer.shape:
+        if type(n) is not IntImm:
+            raise UserError(
+                f"{func.name}: argument {buffer.name} has the symbolic extent {n}",
+                hint="tune one static shape at a time",
+                code="symbolic",
+            )
+        shape.append(int(n.value))
+    return tuple(shape)
 
 
 @dataclass(frozen=True, slots=True)

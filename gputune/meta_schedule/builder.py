@@ -18,6 +18,7 @@ from ..target import Target
 from ..target import host as machine
 from .arg_info import entry_func
 from .artifact import Artifact, new_path
+from .derived import left_open
 from .failures import Failure
 from .module_equality import as_module
 
@@ -86,6 +87,11 @@ class Builder(ABC):
         raise ValueError(f"unknown kind of builder {kind!r}; known is: local")
 
 
+@left_open
+class PyBuilder(Builder):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
+
+
 @cache
 def shared_pool(max_workers: int) -> WorkerPool:
     """The process's pool of build workers: they stay warm from one tuning to the next."""
@@ -101,7 +107,7 @@ class LocalBuilder(Builder):
         f_build: `(mod, target, params) -> Module` in place of `gputune.build`. It runs in this
             process, one program after the other, without a time limit.
         f_export: `(Module) -> path` of the artifact; default: a file that `LocalRunner` reads.
-        initializer: called once in this process before the first `f_build`.
+        initializer: called once in this process before the first program is built.
     """
 
     def __init__(
@@ -134,6 +140,11 @@ class LocalBuilder(Builder):
 
     def build(self, build_inputs: list[BuilderInput]) -> list[BuilderResult]:
         """Compile programs, equal ones once."""
+        try:
+            self._initialize()
+        except Exception as e:  # whatever the user's function raises fails what it was to serve
+            why = Failure("build", type(e).__name__, f"initializer: {e}")
+            return [_failed(why) for _ in build_inputs]
         if self._in_parent:
             return [self._build_here(x) for x in build_inputs]
         requests: list[Request] = []
@@ -153,6 +164,11 @@ class LocalBuilder(Builder):
         outcomes = shared_pool(self.max_workers).map(requests) if requests else []
         results = [self._result(r, o) for r, o in zip(requests, outcomes)]
         return [results[w] if isinstance(w, int) else w for w in where]
+
+    def _initialize(self) -> None:
+        if not self._initialized and self.initializer is not None:
+            self.initializer()
+            self._initialized = True
 
     def _request(self, x: BuilderInput) -> Request:
         return Request("build", build_args(x.mod, x.target), timeout_s=self.timeout_sec)
@@ -181,9 +197,6 @@ class LocalBuilder(Builder):
         from ..runtime.module import build
 
         try:
-            if not self._initialized and self.initializer is not None:
-                self.initializer()
-                self._initialized = True
             f_build = self.f_build or (lambda mod, target, params: build(mod, target))
             module = f_build(x.mod, x.target, x.params)
             if self.f_export is not None:

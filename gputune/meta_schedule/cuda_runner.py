@@ -22,7 +22,8 @@ from .cuda_answers import WhenAsked, arrays_of, failure_of, told
 from .runner import Runner, RunnerFuture, RunnerInput, RunnerResult
 
 REGIMES = ("rotate", "flush", "warm")
-# A candidate whose first call takes longer than this is clearly slower than the best.
+# A candidate whose first call takes longer than this is clearly slower than the best. The factor is
+# what `EvaluatorConfig.cut` is.
 _CUT_FACTOR, _CUT_SECONDS = 3.0, 50e-6
 
 
@@ -41,7 +42,7 @@ class CudaRunner(Runner):
         arguments: descriptions of the arguments, as workers' requests carry them; default: those of
             each artifact, with random contents.
         evaluator: fields of `runtime.cuda_timer.CudaTimerConfig`; "regime" None (the default): as
-            fits the size of the arguments.
+            fits the size of the arguments. "cut" is that of `EvaluatorConfig`.
         cooldown_sec: pause before each candidate.
         seed: of random contents.
 
@@ -67,12 +68,16 @@ class CudaRunner(Runner):
         self.timeout_sec = float(timeout_sec)
         self.arguments = None if arguments is None else [dict(a) for a in arguments]
         self.evaluator = dict(evaluator or {})
+        self.cut = float(self.evaluator.pop("cut", _CUT_FACTOR))
+        if not self.cut > 1:
+            raise UserError(f"CudaRunner: cut is a factor above 1, found {self.cut!r}")
         self.cooldown_sec = float(cooldown_sec)
         self.seed = seed
 
     def with_arguments(self, arguments: Sequence[Mapping[str, Any]]) -> CudaRunner:
         """A runner with the same settings and these arguments."""
-        return CudaRunner(self.timeout_sec, arguments, self.evaluator, self.cooldown_sec, self.seed)
+        evaluator = {**self.evaluator, "cut": self.cut}
+        return CudaRunner(self.timeout_sec, arguments, evaluator, self.cooldown_sec, self.seed)
 
     @property
     def worker(self) -> Worker:
@@ -96,7 +101,8 @@ class CudaRunner(Runner):
             artifact = Artifact.load(x.artifact_path)
             facts |= told(artifact)
             best = math.inf if x.best is None else x.best.seconds
-            cutoff = best * _CUT_FACTOR + _CUT_SECONDS if best < math.inf else None
+            longest = best * self.cut + _CUT_SECONDS
+            cutoff = longest if longest < math.inf else None
             more = {"evaluator": self.evaluator, "cutoff_s": cutoff}
             data = self._ask("run_cuda", artifact, more).data
         except GputuneError as e:

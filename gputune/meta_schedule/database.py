@@ -13,6 +13,7 @@ from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule
 from ..target import Target
 from ..target.target import TargetLike
+from .derived import left_open
 from .module_equality import ModuleEquality, as_module
 from .record import TuningRecord, Workload
 
@@ -100,12 +101,16 @@ class Database(ABC):
     ) -> Schedule | None:
         """The best schedule of a program: its record's trace, replayed.
 
-        A record whose trace cannot be read or does not apply is passed over for the next best.
+        A record whose trace cannot be read or does not apply is passed over for the next best. One
+        of a similar program (module_equality="anchor-block") is applied by way of the anchor block.
         Nothing is run: see `compile_tir` for a schedule whose program was checked.
         """
-        for record in self.candidates(mod, target):
+        from .trace_apply import schedule_for
+
+        whole, chosen = as_module(mod), Target(target)
+        for record in self.candidates(whole, chosen):
             try:
-                return replay(record, workload_name)
+                return schedule_for(record, whole, chosen, workload_name)
             except (RecordError, ScheduleError):
                 continue
         return None
@@ -214,6 +219,11 @@ class Database(ABC):
             f"unknown kind of database {kind!r}; known are: {', '.join(Database.KINDS)}, "
             "or a function that schedules"
         )
+
+
+@left_open
+class PyDatabase(Database):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
 _ALL = 1 << 62

@@ -1,9 +1,9 @@
 """What can be decided in a sketch, and how are rows of decisions drawn and varied?
 
-A row holds one candidate: n factors for a `sample_perfect_tile`, an index for a
+A row holds one candidate: n factors for a primitive that samples tiles, an index for a
 `sample_categorical`, a location for a `sample_compute_location`. All operations work on whole
-matrices of rows and give legal rows: factors multiply to the extent, the innermost one is within
-its limit, locations are among the legal ones.
+matrices of rows and give legal rows: tiles are those of their rule (`schedule/tilings.py`),
+locations are among the legal ones.
 """
 
 from __future__ import annotations
@@ -11,25 +11,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import prod
-from random import Random
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from ..schedule.sampling import count_tilings, divisors, draw_tiling
+from ..schedule.tilings import Covering, Perfect, Rule, covering_primes, near, nice_sizes, primes
 from ..schedule.trace import Instruction
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 
-_TABLE_LIMIT = 200_000  # tilings of one extent that are enumerated
-_TRIES = 4  # attempts to move a prime factor before a tile is drawn anew
+_TRIES = 4  # attempts to change a tile a little before it is drawn anew
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
-    """n columns from `at`, whose product is the extent of a loop.
+    """The factors of a loop, in columns from `at`.
 
     `extent` gives the extent for each row; it is constant unless the loop that is tiled was itself
     made by a sampled split.
@@ -37,9 +34,18 @@ class Tile:
 
     inst: Instruction
     at: int
-    n: int
-    limit: int
+    rule: Rule
     extent: Callable[[IntArray], IntArray | int]
+
+    @property
+    def n(self) -> int:
+        """How many factors."""
+        return self.rule.n
+
+    @property
+    def limit(self) -> int:
+        """The last factor is at most this."""
+        return self.rule.limit
 
     @property
     def columns(self) -> slice:
@@ -65,66 +71,137 @@ class Location:
 
 
 Site: TypeAlias = Tile | Category | Location
+T = TypeVar("T")
 LegalLocations: TypeAlias = Callable[[Location, IntArray], Sequence[int]]
-
-
-@lru_cache(maxsize=256)
-def tilings(extent: int, n: int, limit: int) -> IntArray | None:
-    """All lists of n factors of `extent` whose last is at most `limit`, as a table (tilings, n);
-    None if there are too many.
-
-    Example:
-        >>> tilings(4, 2, 2).tolist()
-        [[4, 1], [2, 2]]
-    """
-    if count_tilings(extent, n) > _TABLE_LIMIT:
-        return None
-    if n == 1:
-        return np.array([[extent]] if extent <= limit else np.empty((0, 1)), np.int64)
-    parts = []
-    for d in divisors(extent):
-        if d > limit:
-            break
-        head = tilings(extent // d, n - 1, extent)
-        assert head is not None  # fewer than for n
-        parts.append(np.concatenate([head, np.full((len(head), 1), d)], axis=1))
-    return np.concatenate(parts)
-
-
-def _primes(n: int) -> tuple[int, ...]:
-    out = []
-    p = 2
-    while p * p <= n:
-        if n % p == 0:
-            out.append(p)
-            while n % p == 0:
-                n //= p
-        p += 1
-    if n > 1:
-        out.append(n)
-    return tuple(out)
 
 
 def row_keys(rows: IntArray) -> list[bytes]:
     """A hashable key for each row."""
+    if rows.shape[1] == 0:
+        return [b""] * len(rows)
+    keys: list[bytes] = _as_bytes(rows).tolist()
+    return keys
+
+
+def _as_bytes(rows: IntArray) -> npt.NDArray[np.void]:
     data = np.ascontiguousarray(rows, np.int64)
-    width = data.shape[1] * 8
-    text = data.tobytes()
-    return [text[k : k + width] for k in range(0, len(text), width)] if width else [b""] * len(rows)
+    return data.view(np.dtype((np.void, data.shape[1] * 8))).ravel()
+
+
+def row_hashes(rows: IntArray) -> npt.NDArray[np.uint64]:
+    """A number for each row; different rows have, as good as always, different ones."""
+    width = rows.shape[1]
+    factors = np.array([_mixed(2 * k + 1) for k in range(width)], np.uint64) | np.uint64(1)
+    with np.errstate(over="ignore"):
+        total = (rows.astype(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
+        total ^= total >> np.uint64(29)
+        total *= np.uint64(_mixed(0) | 1)
+        out: npt.NDArray[np.uint64] = total ^ (total >> np.uint64(32))
+    return out
+
+
+def _mixed(n: int) -> int:
+    """A fixed odd-looking 64-bit number for each n (SplitMix64's finish)."""
+    n = (n + 1) * 0x9E3779B97F4A7C15 % 2**64
+    n = (n ^ n >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    n = (n ^ n >> 27) * 0x94D049BB133111EB % 2**64
+    return n ^ n >> 31
 
 
 def distinct(rows: IntArray) -> IntArray:
     """The positions of the first occurrence of each row, ascending."""
     if rows.shape[1] == 0:
         return np.arange(min(1, len(rows)))
-    data = np.ascontiguousarray(rows, np.int64)
-    view = data.view(np.dtype((np.void, data.shape[1] * 8))).ravel()
-    _, first = np.unique(view, return_index=True)
-    first.sort()
-    return first.astype(np.int64)
+    # Sorting one number a row is ten times as fast as sorting rows; what it takes for equal is
+    # compared, so that two rows of one number are found out.
+    _, first, which = np.unique(
+        rows @ _mixer(rows.shape[1]), return_index=True, return_inverse=True
+    )
+    if len(first) < len(rows) and (rows != rows[first[which.ravel()]]).any():
+        _, first = np.unique(_as_bytes(rows), return_index=True)
+    out: IntArray = np.sort(first).astype(np.int64)
+    return out
 
 
+@lru_cache(maxsize=64)
+def _mixer(width: int) -> IntArray:
+    """Odd numbers of 62 bits."""
+    return np.random.default_rng(width).integers(-(2**61), 2**61, width) * 2 + 1
+
+
+_PLACES = 6  # locations that one draw chooses from
 _EXPLORED = 4  # rows of a sample whose locations are drawn one after the other, with replays
+
+
+class _Pool:
+    """The tiles with a product that is the same in all rows: prime factors are moved in all of them
+    at once, each row in a tile of its own.
+
+    Attributes:
+        has: is a site one of them?
+    """
+
+    def __init__(self, sites: Sequence[Site], width: int) -> None:
+        nowhere = np.empty((0, width), np.int64)
+        count = len(sites)
+        self.has = np.zeros(count, bool)
+        self.width = width
+        self.at, self.n, self.limit = np.zeros((3, count), np.int64)
+        of_site: list[tuple[int, ...]] = [(1,)] * count
+        self.rules: list[
+            tuple[int, Tile, int]
+        ] = []  # those with more to obey than product and limit
+        for k, site in enumerate(sites):
+            if type(site) is not Tile or site.n < 2 or type(site.rule) is Covering:
+                continue
+            extent = site.extent(nowhere)
+            if not isinstance(extent, int):
+                continue
+            self.has[k] = True
+            self.at[k], self.n[k], self.limit[k] = site.at, site.n, site.limit
+            of_site[k] = primes(extent) or (1,)
+            if type(site.rule) is not Perfect:
+                self.rules.append((k, site, extent))
+        self.count = np.array([len(p) for p in of_site], np.int64)
+        self.primes = np.ones((count, max(map(len, of_site), default=1)), np.int64)
+        for k, p in enumerate(of_site):
+            self.primes[k, : len(p)] = p
+
+    def move(
+        self, rows: IntArray, chosen: IntArray, at: IntArray, rng: np.random.Generator
+    ) -> IntArray:
+        """Move a prime factor between two places of the chosen tile in the rows at `at`; those in
+        which that did not succeed are returned."""
+        flat = rows.reshape(-1)
+        for _ in range(_TRIES):
+            if len(at) == 0:
+                break
+            site = chosen[at]
+            u = rng.random((3, len(at)))
+            n = self.n[site]
+            p = self.primes[site, (u[0] * self.count[site]).astype(np.int64)]
+            src = (u[1] * n).astype(np.int64)
+            dst = src + 1 + (u[2] * (n - 1)).astype(np.int64)
+            dst = np.where(dst < n, dst, dst - n)
+            start = at * self.width + self.at[site]
+            src += start
+            given, taken = flat[src], flat[start + dst]
+            kept = given // p
+            good = (kept * p == given) & (p > 1)
+            good &= (dst < n - 1) | (taken * p <= self.limit[site])
+            done = np.flatnonzero(good)
+            src, dst = src[done], (start + dst)[done]
+            flat[src] = kept[done]
+            flat[dst] = (taken * p)[done]
+            bad = ~good
+            for k, tile, extent in self.rules:
+                mine = np.flatnonzero(good & (site == k))
+                broken = mine[~tile.rule.holds(rows[at[mine], tile.columns], extent)]
+                bad[broken] = True
+                places = np.searchsorted(done, broken)
+                flat[src[places]], flat[dst[places]] = given[broken], taken[broken]
+            at = at[bad]
+        return at
 
 
 class Decisions:
@@ -146,7 +223,14 @@ class Decisions:
         self._where = np.array([s.at for s in self.locations], np.int64)
         self._tuples: dict[tuple[int, ...], None] = {}  # legal locations of all sites together
         weights = [1.0 if type(s) is Tile else 0.5 for s in self.sites]
-        self._site_weights = np.array(weights) / sum(weights) if weights else np.empty(0)
+        chances = np.cumsum(weights)
+        self._chances = chances / chances[-1] if weights else chances
+        self._owner = np.zeros(width, np.int64)  # which site a column is of
+        for k, site in enumerate(self.sites):
+            self._owner[_columns(site)] = k
+        if self._joint:  # they go together
+            self._owner[self._where] = self.sites.index(self.locations[0])
+        self._pool = _Pool(self.sites, width)
 
     # ------------------------------------------------------------------ drawing
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
@@ -178,7 +262,7 @@ class Decisions:
 
     def _place(self, rows: IntArray, at: IntArray, rng: np.random.Generator) -> None:
         """Give the rows at `at` locations that are known to go together."""
-        known = np.array(list(self._tuples), np.int64)
+        known = np.array(_some(list(self._tuples), rng), np.int64)
         rows[np.ix_(at, self._where)] = known[rng.integers(0, len(known), len(at))]
 
     def _draw(self, site: Site, rows: IntArray, at: IntArray, rng: np.random.Generator) -> None:
@@ -186,15 +270,15 @@ class Decisions:
         if len(at) == 0:
             return
         if type(site) is Category:
-            p = np.array(site.weights)
-            rows[at, site.at] = rng.choice(len(p), len(at), p=p / p.sum())
+            rows[at, site.at] = _draw_indices(site.weights, rng, len(at))
         elif type(site) is Location:
             for group, legal in self._by_location(site, rows, at):
-                rows[group, site.at] = rng.choice(np.array(legal), len(group))
+                some = np.array(_some(legal, rng))
+                rows[group, site.at] = some[rng.integers(0, len(some), len(group))]
         else:
             assert type(site) is Tile
             for group, extent in _by_extent(site, rows, at):
-                rows[group, site.columns] = _draw_tiles(extent, site.n, site.limit, len(group), rng)
+                rows[group, site.columns] = site.rule.draw_many(rng, extent, len(group))
 
     def _by_location(
         self, site: Location, rows: IntArray, at: IntArray
@@ -219,62 +303,58 @@ class Decisions:
 
     # ------------------------------------------------------------------ varying
     def mutate(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
-        """Each row with one decision changed: half of the tiles by moving a prime factor."""
+        """Each row with one decision changed: half of the tiles a little, by moving a prime factor
+        or by taking the next size, the others drawn anew."""
         out = rows.copy()
         if not self.sites or len(out) == 0:
             return out
-        chosen = rng.choice(len(self.sites), len(out), p=self._site_weights)
+        chosen = np.searchsorted(self._chances, rng.random(len(out)), "right")
+        little = rng.integers(0, 2, len(out), dtype=bool)
+        anew = ~little
+        anew[self._pool.move(out, chosen, np.flatnonzero(little & self._pool.has[chosen]), rng)] = (
+            True
+        )
         for k, site in enumerate(self.sites):
-            at = np.flatnonzero(chosen == k)
+            mine = chosen == k
             if type(site) is Tile:
-                move = rng.random(len(at)) < 0.5
-                self._move(site, out, at[move], rng)
-                at = at[~move]
-            elif type(site) is Location and self._joint and self._tuples:
-                self._place(out, at, rng)
+                at = np.flatnonzero(mine & anew)
+                if not self._pool.has[k]:
+                    left = self._vary(site, out, np.flatnonzero(mine & little), rng)
+                    at = np.concatenate([at, left])
+                self._draw(site, out, at, rng)
                 continue
+            at = np.flatnonzero(mine)
+            if type(site) is Location and self._joint and self._tuples:
+                self._place(out, at, rng)
             elif type(site) is Category and len(site.weights) > 1:
                 shift = rng.integers(1, len(site.weights), len(at))
                 out[at, site.at] = (out[at, site.at] + shift) % len(site.weights)
-                continue
-            self._draw(site, out, at, rng)
+            else:
+                self._draw(site, out, at, rng)
         return self.legalise(out, rng)
 
-    def _move(self, site: Tile, rows: IntArray, at: IntArray, rng: np.random.Generator) -> None:
-        """Move a prime factor between two places of a tile."""
+    def _vary(self, site: Tile, rows: IntArray, at: IntArray, rng: np.random.Generator) -> IntArray:
+        """Change a tile a little in the rows at `at`; where that did not succeed is returned."""
         if site.n < 2:
-            return
+            return at
+        left = []
         for group, extent in _by_extent(site, rows, at):
-            primes = np.array(_primes(extent) or (1,))
-            left = group
+            todo = group
             for _ in range(_TRIES):
-                if len(left) == 0:
+                if len(todo) == 0:
                     break
-                p = rng.choice(primes, len(left))
-                src = rng.integers(0, site.n, len(left))
-                dst = (src + rng.integers(1, site.n, len(left))) % site.n
-                a, b = site.at + src, site.at + dst
-                good = (p > 1) & (rows[left, a] % p == 0)
-                good &= (dst != site.n - 1) | (rows[left, b] * p <= site.limit)
-                x = left[good]
-                rows[x, a[good]] //= p[good]
-                rows[x, b[good]] *= p[good]
-                left = left[~good]
-            self._draw(site, rows, left, rng)
+                old = rows[todo, site.columns]
+                new = _varied(site.rule, old, extent, rng)
+                good = site.rule.holds(new, extent) & (new != old).any(axis=1)
+                rows[todo[good], site.columns] = new[good]
+                todo = todo[~good]
+            left.append(todo)
+        return np.concatenate(left) if left else at
 
     def cross(self, a: IntArray, b: IntArray, rng: np.random.Generator) -> IntArray:
         """Each decision from one of two parents."""
-        out = a.copy()
-        for site in self.sites:
-            take = rng.random(len(a)) < 0.5
-            if type(site) is Location and self._joint:
-                if site is self.locations[0]:  # they go together
-                    at = np.ix_(np.flatnonzero(take), self._where)
-                    out[at] = b[at]
-                continue
-            where = site.columns if type(site) is Tile else slice(site.at, site.at + 1)
-            out[take, where] = b[take, where]
-        return self.legalise(out, rng)
+        mine = rng.integers(0, 2, (len(a), max(len(self.sites), 1)), dtype=bool)
+        return self.legalise(np.where(mine[:, self._owner], a, b), rng)
 
     def legalise(self, rows: IntArray, rng: np.random.Generator) -> IntArray:
         """Draw anew, in place, what earlier decisions of the same row have made illegal."""
@@ -284,7 +364,7 @@ class Decisions:
                 extent = site.extent(rows)
                 if isinstance(extent, int):
                     continue  # no decision changes it
-                bad = np.flatnonzero(np.prod(rows[:, site.columns], axis=1) != extent)
+                bad = np.flatnonzero(~site.rule.holds(rows[:, site.columns], extent))
                 self._draw(site, rows, bad, rng)
             elif type(site) is Location and self._joint and len(rows):
                 for group, legal in self._by_location(site, rows, everything):
@@ -296,7 +376,8 @@ class Decisions:
 
     # ------------------------------------------------------------------ around and through
     def neighbours(self, row: IntArray) -> IntArray:
-        """All rows that differ by one prime factor moved, one other index or one other location."""
+        """All rows that differ by one prime factor moved, one factor of the next size (where tiles
+        need not divide), one other index or one other location."""
         found: list[IntArray] = []
         for site in self.sites:
             if type(site) is Category:
@@ -340,7 +421,7 @@ class Decisions:
             elif type(site) is Tile:
                 extent = site.extent(np.empty((0, self.width), np.int64))
                 if isinstance(extent, int):
-                    table = tilings(extent, site.n, site.limit)
+                    table = site.rule.table(extent)
                     count *= limit + 1 if table is None else max(len(table), 1)
             if count > limit:
                 return True
@@ -356,7 +437,7 @@ class Decisions:
             everything = np.arange(len(rows))
             if type(site) is Tile:
                 for group, extent in _by_extent(site, rows, everything):
-                    table = tilings(extent, site.n, site.limit)
+                    table = site.rule.table(extent)
                     if table is None or len(table) * len(group) > limit:
                         return None
                     parts.append(_spread(rows[group], site.at, table))
@@ -384,30 +465,95 @@ def _by_extent(site: Tile, rows: IntArray, at: IntArray) -> list[tuple[IntArray,
     return [(at[extent == e], int(e)) for e in np.unique(extent)]
 
 
-def _draw_tiles(extent: int, n: int, limit: int, count: int, rng: np.random.Generator) -> IntArray:
-    table = tilings(extent, n, limit)
-    if table is not None:
-        if len(table) == 0:  # one factor that is above the limit: replay refuses it
-            return np.full((count, n), extent, np.int64)
-        return table[rng.integers(0, len(table), count)]
-    draw = Random(int(rng.integers(2**31)))
-    return np.array([draw_tiling(draw, extent, n, limit) for _ in range(count)], np.int64)
+def _columns(site: Site) -> slice:
+    return site.columns if type(site) is Tile else slice(site.at, site.at + 1)
+
+
+def _some(places: Sequence[T], rng: np.random.Generator) -> Sequence[T]:
+    """A few of many locations: each makes structure classes of its own, which should have many
+    rows. Another call chooses others."""
+    if len(places) <= _PLACES:
+        return places
+    return [places[k] for k in rng.choice(len(places), _PLACES, replace=False)]
+
+
+def _draw_indices(
+    weights: tuple[float, ...], rng: np.random.Generator, count: int
+) -> npt.NDArray[np.intp]:
+    """Indices by their weights; one of weight 0 is never drawn."""
+    chances = np.cumsum(weights)
+    found: npt.NDArray[np.intp] = np.searchsorted(chances, rng.random(count) * chances[-1], "right")
+    # rounding may say beyond the last one
+    return np.minimum(found, int(np.flatnonzero(weights)[-1]))
+
+
+def _varied(rule: Rule, old: IntArray, extent: int, rng: np.random.Generator) -> IntArray:
+    """Tiles with a prime factor moved between two places, or one factor of the next size; some are
+    not legal, or no other than before."""
+    if type(rule) is not Covering:
+        return _moved_prime(rule, old, primes(extent) or (1,), rng)
+    stepped = _stepped(old, extent, rng)
+    if rule.n == 2:
+        return stepped
+    moved = _moved_prime(rule, old, covering_primes(extent), rng)
+    return np.where(rng.random(len(old))[:, None] < 0.5, _with_outer(moved, extent), stepped)
+
+
+def _moved_prime(
+    rule: Rule, old: IntArray, movable: tuple[int, ...], rng: np.random.Generator
+) -> IntArray:
+    """Tiles with a prime factor moved from one place to another, or as before."""
+    count, n = old.shape
+    p = np.array(movable)[rng.integers(0, len(movable), count)]
+    src = rng.integers(0, n, count)
+    dst = (src + rng.integers(1, n, count)) % n
+    new = old.copy()
+    flat = new.reshape(-1)
+    rows = np.arange(0, count * n, n)
+    a, b = rows + src, rows + dst
+    given = flat[a]
+    kept = given // p
+    # the outermost factor of a covering follows from the others, so anything may be taken from it
+    good = kept * p == given if type(rule) is not Covering else (kept * p == given) | (src == 0)
+    flat[a[good]] = kept[good]
+    flat[b[good]] *= p[good]
+    return new
+
+
+def _stepped(old: IntArray, extent: int, rng: np.random.Generator) -> IntArray:
+    """Tiles with one inner factor of the next larger or smaller nice size, the outermost one as
+    follows; or as before."""
+    sizes = np.array(nice_sizes(extent))
+    rows = np.arange(len(old))
+    k = rng.integers(1, old.shape[1], len(old))
+    size = old[rows, k]
+    up = rng.integers(0, 2, len(old), dtype=bool)
+    place = np.where(
+        up, np.searchsorted(sizes, size, "right"), np.searchsorted(sizes, size) - 1
+    ).clip(0, len(sizes) - 1)
+    new = old.copy()
+    new[rows, k] = sizes[place]
+    return _with_outer(new, extent)
+
+
+def _with_outer(tiles: IntArray, extent: int) -> IntArray:
+    """Tiles whose outermost factor is what covers the extent."""
+    inner = tiles[:, 1]
+    for k in range(2, tiles.shape[1]):
+        inner = inner * tiles[:, k]
+    tiles[:, 0] = -(-extent // inner)
+    return tiles
 
 
 def _moves(site: Tile, row: IntArray) -> list[IntArray]:
-    out: list[IntArray] = []
-    tile = row[site.columns]
-    for p in _primes(prod(tile.tolist())):
-        for a in range(site.n):
-            if tile[a] % p:
-                continue
-            for b in range(site.n):
-                if a == b or (b == site.n - 1 and tile[b] * p > site.limit):
-                    continue
-                other = row.copy()
-                other[site.at + a] //= p
-                other[site.at + b] *= p
-                out.append(other)
+    """The rows that differ from one by a tile changed a little."""
+    extent = site.extent(row[None])
+    total = extent if isinstance(extent, int) else int(extent[0])
+    out = []
+    for tile in near(site.rule, row[site.columns].tolist(), total):
+        other = row.copy()
+        other[site.columns] = tile
+        out.append(other)
     return out
 
 

@@ -54,10 +54,16 @@ class Failure:
 
 
 def write_failures(path: Path, lines: Sequence[dict[str, object]]) -> None:
-    """Append failures to a file, one JSON object a line; RecordError if that fails."""
+    """Append failures to a file, one JSON object a line; RecordError if that fails. A line that an
+    interrupted process left torn stays alone: what follows begins on a line of its own."""
+    text = "".join(json.dumps(x, sort_keys=True, allow_nan=False) + "\n" for x in lines)
     try:
-        with path.open("a", encoding="utf-8") as f:
-            f.write("".join(json.dumps(x, sort_keys=True) + "\n" for x in lines))
+        with path.open("ab+") as f:
+            if f.seek(0, 2) > 0:
+                f.seek(-1, 2)
+                if f.read(1) != b"\n":
+                    text = "\n" + text
+            f.write(text.encode())
     except OSError as e:
         raise RecordError(
             f"cannot record in {path}: {e.strerror or e}", code="not-recorded"

@@ -6,6 +6,8 @@ import math
 from dataclasses import replace
 
 from ..errors import RunError
+from ..ir.nodes import IRModule
+from ..target import Target
 from . import proofs
 from .artifact import Artifact
 from .builder import BuilderResult
@@ -65,7 +67,7 @@ def _checked(
     result: RunnerResult,
 ) -> RunnerResult:
     with Profiler.timeit("Verify"):
-        verdict = _verdict(verifier, candidate, built)
+        verdict = check_built(verifier, task.ctx.mod, task.ctx.target, candidate, built)
     if verdict.outcome == "wrong":
         assert verdict.failure is not None
         console().warning(
@@ -74,16 +76,24 @@ def _checked(
         return replace(RunnerResult.failed(verdict.failure), extras=result.extras)
     if verdict.outcome != "right":
         return result
-    if isinstance(verifier, Verifier):
-        mod, target = task.ctx.mod, task.ctx.target
-        proofs.note(proofs.key_of(mod, candidate.sch.mod, target), verdict)
     return replace(result, verified=True)
 
 
-def _verdict(verifier: Checker, candidate: MeasureCandidate, built: BuilderResult) -> Verdict:
-    """Check what was built, or the program where a builder of one's own built something else."""
+def check_built(
+    verifier: Checker,
+    mod: IRModule,
+    target: Target,
+    candidate: MeasureCandidate,
+    built: BuilderResult,
+) -> Verdict:
+    """Check what was built of a candidate, or its program where a builder of one's own built
+    something else; that it is right is remembered."""
     try:
         artifact = Artifact.load(str(built.artifact_path))
     except RunError:
-        return verifier.check_program(candidate.sch.mod)
-    return verifier.check(artifact)
+        verdict = verifier.check_program(candidate.sch.mod)
+    else:
+        verdict = verifier.check(artifact)
+    if verdict.outcome == "right" and isinstance(verifier, Verifier):
+        proofs.note(proofs.key_of(mod, candidate.sch.mod, target), verdict)
+    return verdict

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import UserError
+from ..target.host import enabled
 
 if TYPE_CHECKING:
     from ..target import Target
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KINDS = ("llvm", "cuda", "cuda-tensorcore", "hexagon")
-"""The kinds that MetaSchedule names; not all of them have defaults yet."""
+"""The kinds that MetaSchedule names."""
+LIKE = {"vnni": "llvm", "avx512": "llvm", "hexagon": "llvm", "cuda-tensorcore": "cuda"}
+"""Kinds whose defaults are those of another one where they have none of their own."""
+TENSOR_CORES = 75
+"""From sm_75 on a GPU is searched with its tensor cores."""
 
 
 def choose(table: Mapping[str, T], kind: str, what: str) -> T:
@@ -31,6 +36,8 @@ def choose(table: Mapping[str, T], kind: str, what: str) -> T:
     """
     if kind in table:
         return table[kind]
+    if LIKE.get(kind) in table:
+        return table[LIKE[kind]]
     known = ", ".join(table)
     if kind in KINDS:
         raise UserError(
@@ -60,6 +67,14 @@ def kind_of_target(context: TuneContext, what: str) -> str:
             hint='give TuneContext(target="llvm"), or name the kind instead of "from-target"',
             code="no-target",
         )
+    if target.kind == "llvm":
+        have = enabled(target.mcpu, target.mattr)
+        if "avx512vnni" in have:
+            return "vnni"
+        if {"avx512f", "avx512bw"} <= have:
+            return "avx512"
+    if target.kind == "cuda" and int(target.arch.strip("sm_af")) >= TENSOR_CORES:
+        return "cuda-tensorcore"
     return target.kind
 
 

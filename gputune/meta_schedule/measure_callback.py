@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GputuneError
 from .builder import BuilderResult
+from .derived import left_open
 from .failures import Failure
 from .measure_candidate import MeasureCandidate
 from .record import TuningRecord
@@ -43,6 +44,11 @@ class MeasureCallback(ABC):
         if kind == "default":
             return [AddToDatabase(), RemoveBuildArtifact(), UpdateCostModel()]
         raise ValueError(f"unknown kind of measure callbacks {kind!r}; known is: default")
+
+
+@left_open
+class PyMeasureCallback(MeasureCallback):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
 class AddToDatabase(MeasureCallback):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
+
 from ..ir.equal import structural_hash
 from ..schedule import Schedule
 from .arg_info import ArgInfo
@@ -16,11 +19,18 @@ class MeasureCandidate:
     Args:
         sch: the schedule.
         args_info: descriptions of the entry function's arguments.
+
+    Attributes:
+        score: what the strategy's model thought of it when it was proposed (higher is better); None
+            where nobody said.
+        features: its row of sketch features, where the strategy knows them.
     """
 
     def __init__(self, sch: Schedule, args_info: Sequence[ArgInfo]) -> None:
         self.sch = sch
         self.args_info = list(args_info)
+        self.score: float | None = None
+        self.features: npt.NDArray[np.float32] | None = None
 
     @cached_property
     def digest(self) -> str:

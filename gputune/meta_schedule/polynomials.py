@@ -14,12 +14,15 @@ needs no guard.
     >>> Values(t, np.array([[2, 3], [4, 5]])).of(ab)
     array([ 6, 20])
 
-Columns are at least 0, and divisors never 0: that is so for sampled factors and indices.
+Columns are at least 0, and divisors never 0: that is so for sampled factors and indices. What is
+known beyond that (`restrict`) decides most comparisons without looking at a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -31,6 +34,24 @@ IntArray: TypeAlias = npt.NDArray[np.int64]
 Monomial: TypeAlias = tuple[int, ...]  # atoms, ascending, repeated for powers
 Terms: TypeAlias = tuple[tuple[Monomial, int], ...]  # ascending by monomial, no zero coefficients
 Literal: TypeAlias = tuple[bool, int]  # (is it "== 0" rather than "<= 0"?, number of polynomial)
+Bounds: TypeAlias = tuple[int | None, int | None]  # None: unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What is known of some columns that belong together.
+
+    Attributes:
+        columns: their places.
+        highest: the largest value of each; the smallest is `lowest`.
+        product: smallest and largest product of all of them.
+        lowest: 1 for factors, 0 for indices.
+    """
+
+    columns: tuple[int, ...]
+    highest: tuple[int, ...]
+    product: tuple[int, int]
+    lowest: int = 1
 
 
 class Polynomials:
@@ -48,6 +69,18 @@ class Polynomials:
             a: k for k, a in enumerate(self.atoms)
         }
         self._numbers: dict[Terms, int] = {}
+        self._ranges: dict[int, Range] = {}  # by column
+        self._highest: dict[int, int] = {}
+        self._bounds: dict[int, Bounds] = {}
+
+    def restrict(self, ranges: Sequence[Range]) -> None:
+        """From now on, rows keep within these ranges. A product that is the same in all of them
+        becomes a number wherever it occurs."""
+        for r in ranges:
+            for c, high in zip(r.columns, r.highest):
+                self._ranges[c] = r
+                self._highest[c] = high
+        self._bounds.clear()
 
     def number(self, e: DimExpr, memo: dict[Sym, int] | None = None) -> int:
         """The number of the polynomial that an expression is. `memo` saves work between calls
@@ -79,7 +112,8 @@ class Polynomials:
         x, y = self.number(a, memo), self.number(b, memo)
         if op in ("eq", "ne"):
             d = self._difference(x, y, 0)
-            if self.constant(d) is not None:
+            low, high = self.bounds(d)
+            if (low is not None and low > 0) or (high is not None and high < 0) or low == high == 0:
                 return None
             if self.terms[d][0][1] < 0:  # one sign for a - b and b - a
                 d = self._difference(y, x, 0)
@@ -87,12 +121,105 @@ class Polynomials:
         if op in ("gt", "ge"):  # a > b: not a <= b
             x, y, op = y, x, "lt" if op == "gt" else "le"
         d = self._difference(x, y, 1 if op == "lt" else 0)
-        if self.constant(d) is not None:
+        low, high = self.bounds(d)
+        if (high is not None and high <= 0) or (low is not None and low > 0):
             return None
         return (False, d), outcome
 
+    # ------------------------------------------------------------------ ranges
+    def bounds(self, number: int) -> Bounds:
+        """The least and the greatest value that a polynomial may have, where that is known."""
+        found = self._bounds.get(number)
+        if found is None:
+            low: int | None = 0
+            high: int | None = 0
+            for m, c in self.terms[number]:
+                a, b = self._monomial_bounds(m)
+                if c < 0:
+                    a, b = b, a
+                low = None if low is None or a is None else low + c * a
+                high = None if high is None or b is None else high + c * b
+            found = self._bounds[number] = low, high
+        return found
+
+    def _monomial_bounds(self, m: Monomial) -> Bounds:
+        low, high = 1, 1
+        unbounded = False
+        groups: dict[Range, list[int]] = {}
+        for atom in m:
+            r = self._ranges.get(atom)
+            if r is not None and atom not in groups.get(r, ()):
+                groups.setdefault(r, []).append(atom)
+                continue
+            a, b = self._atom_bounds(atom)
+            if a is None or a < 0:
+                return None, None
+            low *= a
+            if b is None:
+                unbounded = True
+            else:
+                high *= b
+        for r, columns in groups.items():
+            low *= r.product[0] if len(columns) == len(r.columns) else r.lowest ** len(columns)
+            # the other columns of the range are at least 1, so part of a product is at most all
+            most = prod([self._highest[c] for c in columns])
+            high *= min(most, r.product[1]) if r.lowest else most
+        return low, None if unbounded else high
+
+    def _atom_bounds(self, number: int) -> Bounds:
+        op, a, b = self.atoms[number]
+        if op == "column":
+            r = self._ranges.get(number)
+            return (0, None) if r is None else (r.lowest, self._highest[number])
+        if op == "take":
+            assert isinstance(a, tuple)
+            return min(a), max(a)
+        assert isinstance(a, int)
+        (low, high), (low_b, high_b) = self.bounds(a), self.bounds(b)
+        match op:
+            case "floordiv":
+                if low is None or low < 0 or low_b is None or low_b < 0:
+                    return None, None
+                most = None if high is None else high // max(low_b, 1)
+                return (low // high_b if high_b else 0), most
+            case "mod":
+                if low_b is None or low_b < 0:
+                    return None, None
+                return 0, None if high_b is None else max(high_b - 1, 0)
+            case "minimum":
+                least = None if low is None or low_b is None else min(low, low_b)
+                known = [x for x in (high, high_b) if x is not None]
+                return least, min(known, default=None)
+            case "maximum":
+                known = [x for x in (low, low_b) if x is not None]
+                most = None if high is None or high_b is None else max(high, high_b)
+                return max(known, default=None), most
+            case "gcd":
+                return 0, None
+            case _:
+                return None, None
+
+    def _reduced(self, m: Monomial) -> tuple[Monomial, int]:
+        """A monomial without the products that are the same in every row, and those."""
+        factor = 1
+        for r in {self._ranges[c]: None for c in m if c in self._ranges}:
+            low, high = r.product
+            if low != high:
+                continue
+            left = _without(m, r.columns)
+            while left is not None:
+                m, factor = left, factor * low
+                left = _without(m, r.columns)
+        return m, factor
+
     # ------------------------------------------------------------------ arithmetic
     def _keep(self, terms: dict[Monomial, int]) -> int:
+        if self._ranges:
+            found_terms: dict[Monomial, int] = {}
+            for m, c in terms.items():
+                m, factor = self._reduced(m)
+                found_terms[m] = found_terms.get(m, 0) + c * factor
+            terms = found_terms
         key = tuple(sorted((m, c) for m, c in terms.items() if c))
         found = self._numbers.get(key)
         if found is None:

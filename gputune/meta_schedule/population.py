@@ -6,8 +6,9 @@ guards: every row for which the guards come out the same is of the same *structu
 the replay. Classes are kept, so most rows are never replayed at all.
 
 Where that cannot work (a postproc that a user wrote, far too many classes), rows are replayed one
-by one, with the same results. Each new class is checked on one of its rows by plain replay; one
-that does not agree (code that lost the expression of a sampled value) is replayed row by row, too.
+by one, with the same results. The first classes, and some of the later ones, are checked on one of
+their rows by plain replay: where one does not agree (code that lost the expression of a sampled
+value) it is replayed row by row, too, and all that follow are checked.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ from ..errors import ScheduleError
 from ..ir.build import const_int
 from ..ir.nodes import IRModule
 from ..schedule import Schedule
-from ..schedule.dim import Dim, Guard, expr_of, recording
+from ..schedule.dim import Dim, Guard, Sym, SymTable, expr_of, recording
 from ..schedule.sampling import compute_locations
+from ..schedule.tilings import RULES, Covering, most_covered
 from ..schedule.trace import Instruction, Trace
 from .decisions import Category, Decisions, IntArray, Location, Site, Tile
-from .polynomials import Literal, Polynomials, Values
+from .polynomials import Literal, Polynomials, Range, Values
 from .postproc import Postproc, postprocess
 from .sketch_feature import (
     FEATURE_COUNT,
     Features,
     Floats,
     Machine,
+    Rows,
     features,
     features_of,
 )
-from .sketch_layout import Layout, describe
+from .sketch_layout import Layout, Part, describe, parts_of
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
@@ -47,8 +50,10 @@ MAX_CLASSES = 4096
 """Structure classes of one sketch, beyond which rows are replayed one by one."""
 
 _CHUNK = 1024  # rows whose features are computed at a time: the arrays stay in the cache
+_CHECKED = 16  # so many classes are compared with plain replay, then every so many-th
+_MANY = 2**40  # more than any factor
 _MOST_PLAIN = 64  # rows of a class that are replayed where not all are wanted
-SAMPLING = frozenset({"SamplePerfectTile", "SampleCategorical", "SampleComputeLocation"})
+SAMPLING = frozenset({*RULES, "SampleCategorical", "SampleComputeLocation"})
 
 
 class Unsupported(Exception):
@@ -75,6 +80,20 @@ class Evaluation:
     refusals: dict[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A block of a layout, as it is in any class: features are computed for all of them at once.
+
+    Attributes:
+        slot: its place in the layout.
+        facts: polynomials.
+    """
+
+    slot: int
+    what: Part
+    facts: tuple[int, ...]
+
+
 @dataclass(slots=True, eq=False)
 class _Class:
     """Rows that share one replay."""
@@ -85,6 +104,7 @@ class _Class:
     refusal: str | None
     layout: Layout | None
     facts: tuple[int, ...]  # polynomials
+    parts: tuple[int, ...]  # what the layout consists of
     rows: int = 0
     trusted: bool = True
 
@@ -106,6 +126,9 @@ class _Waiting:
     values: Values
     members: list[tuple[_Class, IntArray]]
     left: IntArray
+
+
+_Users: TypeAlias = dict[int, list[IntArray]]  # number of a part: the rows that have it
 
 
 class Sketch:
@@ -150,6 +173,11 @@ class Sketch:
         something else ("disagrees"), or what replay with Dims raised."""
         self._replayed: dict[bytes, tuple[str | None, Features, float]] = {}
         self._tile_extents: dict[Instruction, int] = {}
+        self._syms: SymTable = {}  # the expressions of all replays, with the polynomials they are
+        self._numbers: dict[Sym, int] = {}
+        self._literals: dict[Guard, tuple[Literal, bool] | None] = {}
+        self._parts: list[_Part] = []
+        self._part_numbers: dict[_Part, int] = {}
         self._beginning: tuple[Schedule, dict[Any, Any]] | None = None
         samples = [i.kind.samples for i in insts]
         self._undecided = samples.index(True) if True in samples else len(insts)
@@ -171,7 +199,7 @@ class Sketch:
                 continue
             if inst.kind.name not in SAMPLING:
                 raise Unsupported(f"{inst.kind.method} takes decisions that have no columns")
-            n = int(inst.attrs[0]) if inst.kind.name == "SamplePerfectTile" else 1
+            n = _width(inst)
             places[inst] = width
             names += [f"d{width + k}" for k in range(n)]
             width += n
@@ -182,14 +210,17 @@ class Sketch:
         extents = self._extents(first)
         sites: list[Site] = []
         for inst, at in places.items():
-            if inst.kind.name == "SamplePerfectTile":
-                sites.append(Tile(inst, at, int(inst.attrs[0]), int(inst.attrs[1]), extents[inst]))
+            if inst.kind.name in RULES:
+                rule = RULES[inst.kind.name](*[int(x) for x in inst.attrs])
+                sites.append(Tile(inst, at, rule, extents[inst]))
             elif inst.kind.name == "SampleCategorical":
                 sites.append(Category(inst, at, tuple([float(p) for p in inst.attrs[1]])))
             else:
                 sites.append(Location(inst, at))
         self.decisions = Decisions(sites, width, self._legal_locations)
         self._location_columns = [s.at for s in sites if type(s) is Location]
+        self._ranges = [r for s in sites for r in _ranges(s)]
+        self.table.restrict(self._ranges)
 
     def _first_row(self, width: int) -> IntArray:
         trace = self.trace
@@ -209,7 +240,7 @@ class Sketch:
         decide = self._decider(row, dims=True)
 
         def provide(inst: Instruction, inputs: list[Any], attrs: list[Any], old: Any) -> Any:
-            if inst.kind.name == "SamplePerfectTile":
+            if inst.kind.name in RULES:
                 n = const_int(sch.loop(inputs[0]).loop().extent)
                 if n is None:
                     raise Unsupported("a loop of symbolic extent is tiled")
@@ -253,7 +284,7 @@ class Sketch:
             if decision is None:
                 return None
             values = decision if isinstance(decision, (list, tuple)) else [decision]
-            if len(values) != (mine.attrs[0] if mine.kind.name == "SamplePerfectTile" else 1):
+            if len(values) != _width(mine):
                 return None
             out += [int(x) for x in values]
         return np.array(out, np.int64)
@@ -263,8 +294,8 @@ class Sketch:
         values = row.tolist()
         decisions: dict[Instruction, Any] = {}
         for inst, at in self._places.items():
-            if inst.kind.name == "SamplePerfectTile":
-                decisions[inst] = values[at : at + int(inst.attrs[0])]
+            if inst.kind.name in RULES:
+                decisions[inst] = values[at : at + _width(inst)]
             else:
                 decisions[inst] = values[at]
         return Trace(self.trace.insts, decisions)
@@ -293,8 +324,8 @@ class Sketch:
         def decide(inst: Instruction, inputs: list[Any], attrs: list[Any], old: Any) -> Any:
             at = self._places[inst]
             name = inst.kind.name
-            if name == "SamplePerfectTile":
-                where = range(at, at + int(inst.attrs[0]))
+            if name in RULES:
+                where = range(at, at + _width(inst))
                 return [Dim(values[k], names[k]) if dims else values[k] for k in where]
             if name == "SampleCategorical" and dims:
                 return Dim(values[at], names[at])
@@ -369,22 +400,30 @@ class Sketch:
         if self.by_replay:
             self._one_by_one(rows, everything, out)
             return out
+        odd = np.flatnonzero(~self._in_range(rows))
+        if len(odd):  # such as a record's tile above the limit: classes are about other rows
+            self._one_by_one(rows, odd, out)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             most = None if new_classes is None else self._count + new_classes
             waiting: list[_Waiting] = []
-            for key, at in _by_columns(rows, self._location_columns):
+            users: _Users = {}
+            for key, at in _by_columns(rows, self._location_columns, odd):
                 group = self._groups.setdefault(key, _Group())
                 waiting.append(self._known_classes(group, rows, at))
             # the largest remainder first: with few classes to spend, they should cover many rows
             for w in sorted(waiting, key=lambda w: -len(w.left)):
                 self._new_classes(w, rows, out, most)
-                self._fill(w, rows, out, None if new_classes is None else _MOST_PLAIN)
+                self._fill(w, rows, out, None if new_classes is None else _MOST_PLAIN, users)
+            self._features(rows, users, out)
         return out
 
     def verdicts(self, rows: IntArray) -> Bools:
         """Is each row legal? `evaluate` without the features."""
         out = np.zeros(len(rows), bool)
-        for key, at in _by_columns(rows, self._location_columns):
+        odd = np.flatnonzero(~self._in_range(rows))
+        if len(odd):
+            out[odd] = self.evaluate(rows[odd]).valid
+        for key, at in _by_columns(rows, self._location_columns, odd):
             group = self._groups.setdefault(key, _Group())
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 w = self._known_classes(group, rows, at)
@@ -397,6 +436,20 @@ class Sketch:
             if left:  # new classes, and those that need a replay
                 rest = at[np.concatenate(left)]
                 out[rest] = self.evaluate(rows[rest]).valid
+        return out
+
+    def _in_range(self, rows: IntArray) -> Bools:
+        """Does each row keep what the decisions promise?"""
+        out = np.ones(len(rows), bool)
+        for r in self._ranges:
+            product = None
+            for c, high in zip(r.columns, r.highest):
+                x = rows[:, c]
+                out &= (x >= r.lowest) & (x <= high)
+                product = x if product is None else product * x
+            if len(r.columns) > 1:
+                assert product is not None
+                out &= (product >= r.product[0]) & (product <= r.product[1])
         return out
 
     def _known_classes(self, group: _Group, rows: IntArray, at: IntArray) -> _Waiting:
@@ -436,7 +489,8 @@ class Sketch:
                 bits = _pack(w.values, w.group.literals, len(at))
             match = _matches(new, bits[:, left])
             match[0] = True  # it is this row's own replay
-            self._check(new, w, rows[at], int(left[match][-1]))
+            if new.number < _CHECKED or new.number % _CHECKED == 0 or self.fallbacks:
+                self._check(new, w, rows[at], int(left[match][-1]))
             w.members.append((new, left[match]))
             left = left[~match]
 
@@ -455,7 +509,7 @@ class Sketch:
 
     def _new_class(self, group: _Group, row: IntArray) -> _Class | None:
         """The class of a row, from a replay with Dims."""
-        with recording() as guards:
+        with recording(self._syms) as guards:
             try:
                 sch, refusal = self._replay(self._decider(row, dims=True))
                 layout, facts = describe(sch.mod) if refusal is None else (None, [])
@@ -474,10 +528,11 @@ class Sketch:
         layout: Layout | None,
         facts: list[int],
     ) -> _Class:
-        memo: dict[Any, int] = {}
         wanted: dict[int, bool] = {}
         for guard in dict.fromkeys(guards):
-            found = self.table.literal(guard, memo)
+            if guard not in self._literals:
+                self._literals[guard] = self.table.literal(guard, self._numbers)
+            found = self._literals[guard]
             if found is not None:
                 literal, outcome = found
                 wanted[group.literals.setdefault(literal, len(group.literals))] = outcome
@@ -486,22 +541,33 @@ class Sketch:
         value = np.zeros(size * 8, np.uint8)
         for k, outcome in wanted.items():
             care[k], value[k] = 1, outcome
+        numbers = tuple([self.table.number(expr_of(x), self._numbers) for x in facts])
+        parts = []
+        for slot, (what, places) in enumerate(
+            parts_of(layout, len(numbers)) if layout is not None else []
+        ):
+            part = _Part(slot, what, tuple([numbers[k] for k in places]))
+            parts.append(self._part_numbers.setdefault(part, len(self._parts)))
+            if parts[-1] == len(self._parts):
+                self._parts.append(part)
         c = _Class(
             self._count,
             np.packbits(care),
             np.packbits(value),
             refusal,
             layout,
-            tuple([self.table.number(expr_of(x), memo) for x in facts]),
+            numbers,
+            tuple(parts),
         )
         self._count += 1
         group.classes.append(c)
         return c
 
-    def _fill(self, w: _Waiting, rows: IntArray, out: Evaluation, most: int | None) -> None:
-        """Verdicts and features of the rows whose class is known."""
+    def _fill(
+        self, w: _Waiting, rows: IntArray, out: Evaluation, most: int | None, users: _Users
+    ) -> None:
+        """Verdicts of the rows whose class is known; `users` learns which parts they have."""
         at = w.at
-        programs: dict[tuple[Layout, tuple[int, ...]], list[IntArray]] = {}
         for c, local in w.members:
             c.rows += len(local)
             if not c.trusted:
@@ -511,19 +577,26 @@ class Sketch:
             if c.layout is None:
                 reason = str(c.refusal)
                 out.refusals[reason] = out.refusals.get(reason, 0) + len(local)
-            else:
-                out.valid[at[local]] = True
-                programs.setdefault((c.layout, c.facts), []).append(local)
-        for (layout, facts), parts in programs.items():
-            everyone = np.concatenate(parts)
-            known = [w.values.of(n) for n in facts]
-            for start in range(0, len(everyone), _CHUNK):
-                local = everyone[start : start + _CHUNK]
-                table = np.empty((len(facts), len(local)))
-                for k, v in enumerate(known):
-                    table[k] = v if isinstance(v, int) else v[local]
-                where = at[local]
-                out.features[where], out.score[where] = features(layout, table, self.machine)
+                continue
+            out.valid[at[local]] = True
+            for part in c.parts:
+                users.setdefault(part, []).append(at[local])
+
+    def _features(self, rows: IntArray, users: _Users, out: Evaluation) -> None:
+        """Features and scores, part by part."""
+        table = Rows(out.features, self.machine)
+        parts = [(self._parts[k], everyone) for k, everyone in users.items()]
+        for part, everyone in sorted(parts, key=lambda x: x[0].slot):
+            whole = np.concatenate(everyone)
+            for start in range(0, len(whole), _CHUNK):
+                at = whole[start : start + _CHUNK]
+                values = Values(self.table, rows[at])
+                facts = np.empty((len(part.facts), len(at)))
+                for k, number in enumerate(part.facts):
+                    facts[k] = values.of(number)
+                table.add(part.slot, part.what, facts, at)
+        valid = np.flatnonzero(out.valid & (out.classes >= 0))
+        out.score[valid] = table.finish(valid)
 
     def _one_by_one(
         self, rows: IntArray, at: IntArray, out: Evaluation, most: int | None = None
@@ -559,6 +632,11 @@ class Sketch:
         return refusal, np.zeros(FEATURE_COUNT, np.float32), -np.inf
 
 
+def _width(inst: Instruction) -> int:
+    """How many columns the decision of a sampling instruction takes."""
+    return int(inst.attrs[0]) if inst.kind.name in RULES else 1
+
+
 class _Found(Exception):
     """Replay has come to the instruction that was looked for."""
 
@@ -585,9 +663,30 @@ def _plain(x: Any) -> Any:
     return [_plain(y) for y in x] if isinstance(x, (list, tuple)) else x
 
 
-def _by_columns(rows: IntArray, which: list[int]) -> list[tuple[tuple[int, ...], IntArray]]:
-    """The rows split by the values of some columns."""
+def _ranges(site: Site) -> list[Range]:
+    """What the columns of a site keep to."""
+    if type(site) is Category:
+        most = len(site.weights) - 1
+        return [Range((site.at,), (most,), (0, most), lowest=0)]
+    if type(site) is not Tile:
+        return []
+    columns = tuple(range(site.at, site.at + site.n))
+    extent = site.extent(np.empty((0, site.at + site.n), np.int64))
+    if not isinstance(extent, int):  # it follows from earlier decisions
+        return [Range(columns, (*[_MANY] * (site.n - 1), site.limit), (1, _MANY))]
+    most = most_covered(extent) if type(site.rule) is Covering else extent
+    highest = (*[most] * (site.n - 1), min(site.limit, most))
+    return [Range(columns, highest, (extent, most))]
+
+
+def _by_columns(
+    rows: IntArray, which: list[int], without: IntArray
+) -> list[tuple[tuple[int, ...], IntArray]]:
+    """The rows split by the values of some columns, less those at `without`."""
     everything = np.arange(len(rows))
+    if len(without):
+        kept = np.delete(everything, without)
+        return [(key, kept[at]) for key, at in _by_columns(rows[kept], which, without[:0])]
     if not which:
         return [((), everything)]
     keys, inverse = np.unique(rows[:, which], axis=0, return_inverse=True)

@@ -15,6 +15,7 @@ from ..errors import GputuneError, RunError, UserError
 from ..runtime.process import Worker
 from .arg_info import ArgInfo
 from .artifact import Artifact
+from .derived import left_open
 from .failures import Failure
 
 
@@ -25,17 +26,22 @@ class EvaluatorConfig:
     Attributes:
         number: calls in a repeat, to begin with.
         repeat: repeats; each gives one entry of `run_secs`.
-        min_repeat_ms: how long a repeat lasts. Unless `adaptive` is off this is an upper limit:
-            a repeat lasts as long as the clock needs for a good figure, about a millisecond.
+        min_repeat_ms: how long a repeat lasts at least; `number` is raised until it does. With
+            `adaptive` an upper limit: a repeat lasts as long as the clock needs, about 1 ms.
         enable_cpu_cache_flush: drop the arguments from the caches before every call.
-        adaptive: shorten repeats, and raise their number to a few where they are cheap.
+        adaptive: shorten repeats, and raise their number to a few where they are cheap: what
+            gputune does where nothing is said. Off, as MetaSchedule has no such thing.
+        cut: a candidate that takes more than so many times the best of its task so far is timed
+            once only, and recorded with that time ("cut" in the record's extras): it has lost, and
+            more repeats would tell nothing. Infinity: every candidate is timed in full.
     """
 
     number: int = 3
     repeat: int = 1
     min_repeat_ms: float = 100
     enable_cpu_cache_flush: bool = False
-    adaptive: bool = True
+    adaptive: bool = False
+    cut: float = 3.0
 
     def __post_init__(self) -> None:
         for name in ("number", "repeat"):
@@ -46,6 +52,8 @@ class EvaluatorConfig:
             raise UserError(
                 f"EvaluatorConfig: min_repeat_ms is from 0 upwards, found {self.min_repeat_ms!r}"
             )
+        if isinstance(self.cut, bool) or not self.cut > 1:
+            raise UserError(f"EvaluatorConfig: cut is a factor above 1, found {self.cut!r}")
 
 
 @dataclass(slots=True)
@@ -164,7 +172,7 @@ class Runner(ABC):
     @staticmethod
     def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
         """A runner by kind: "local", "cuda" (CUDA kernels on the GPU), or "host" (CUDA kernels by
-        host execution). ValueError for another."""
+        host execution); "rpc" says that it comes later. ValueError for another."""
         if isinstance(kind, Runner):
             return kind
         if kind == "local":
@@ -177,12 +185,22 @@ class Runner(ABC):
             from .cuda_runner import CudaRunner
 
             return CudaRunner(*args, **kwargs)
-        raise ValueError(f"unknown kind of runner {kind!r}; known are: local, cuda, host")
+        if kind == "rpc":
+            from .rpc import RPCRunner
+
+            return RPCRunner(*args, **kwargs)
+        raise ValueError(f"unknown kind of runner {kind!r}; known are: local, rpc, cuda, host")
 
 
-# A candidate whose first call takes longer than this is clearly slower than the best: first calls
-# are up to three times slower than later ones (cold caches), and take some time in any case.
-_CUT_FACTOR, _CUT_SECONDS = 4.0, 200e-6
+@left_open
+class PyRunner(Runner):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
+
+
+class PyRunnerFuture(RunnerFuture):
+    """MetaSchedule's name of the class to inherit from: give it `done` and `result`."""
+
+
 _REPEAT_MS = 1.0  # enough for a clock of nanoseconds, and short against a scheduler's time slice
 
 
@@ -228,7 +246,7 @@ class LocalRunner(Runner):
         if type(alloc_repeat) is not int or alloc_repeat < 1:
             raise UserError(f"LocalRunner: alloc_repeat is a count from 1, found {alloc_repeat!r}")
         self.timeout_sec = float(timeout_sec)
-        self.evaluator_config = evaluator_config or EvaluatorConfig()
+        self.evaluator_config = evaluator_config or EvaluatorConfig(adaptive=True)
         self.cooldown_sec = float(cooldown_sec)
         self.alloc_repeat = alloc_repeat
         self.f_alloc_argument = f_alloc_argument
@@ -300,8 +318,8 @@ class LocalRunner(Runner):
             if plan["repeat"] == 1 and self.alloc_repeat == 1:
                 return RunnerResult(found, None, disturbed=held_up)
         cutoff = None
-        if x.best is not None and best < math.inf:
-            cutoff = best * _CUT_FACTOR + _CUT_SECONDS
+        if best < math.inf and config.cut < math.inf:
+            cutoff = best * config.cut
         seconds: list[float] = []
         cut, disturbed = False, 0
         for seed in range(self.alloc_repeat):
@@ -397,6 +415,7 @@ def _cuda_plan(config: EvaluatorConfig) -> dict[str, Any]:
         "most": most,
         "min_repeat_ms": milliseconds,
         "regime": "flush" if config.enable_cpu_cache_flush else None,
+        "cut": config.cut,
     }
 
 

@@ -23,8 +23,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .gpu_layout import GpuLayout
+from .gpu_machine import GpuMachine
+from .gpu_model import GPU_COLUMNS, columns_used, gpu_features
+from .index_spans import Span
 from .raw_features import raw_features
-from .sketch_layout import AccessFact, BlockFact, Layout, Span, describe
+from .sketch_layout import AccessFact, BlockFact, Layout, Part, describe, parts_of
 
 if TYPE_CHECKING:
     from ..ir.nodes import IRModule
@@ -34,6 +38,9 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Features: TypeAlias = npt.NDArray[np.float32]
 
 LINE, PAGE = 64, 4096
+_ADD_LATENCY, _FORWARD_LATENCY = 4.0, 5.0  # cycles: of an addition; of a store and the load after
+_WARM = 0.05  # share of a nest's data that has left a cache into which all of it fits
+_WINDOW, _INSTRUCTIONS = 400.0, 3.0  # instructions under way at once; of one step of a reduction
 LEVELS = (12, 4, 4)  # loop levels that are told of the first, second and third block
 ACCESSES = (4, 2, 2)  # accesses that are told of them
 PER_LEVEL = 8
@@ -44,7 +51,7 @@ GLOBAL = 8
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the features and the first ranking need to know about a CPU.
+    """What the features and the first ranking need to know about a CPU, or a GPU.
 
     Attributes:
         cores: that parallel loops may use.
@@ -52,6 +59,8 @@ class Machine:
         registers: vector registers.
         caches: bytes of L1, L2 and L3.
         bandwidth: bytes a cycle from L2, L3 and memory, of one core.
+        gpu: the GPU; the rest is then of no importance. None: a CPU. (A program for a GPU is then
+            looked at as if it were to run on an H100.)
     """
 
     cores: int = 1
@@ -59,12 +68,19 @@ class Machine:
     registers: int = 16
     caches: tuple[float, float, float] = (32e3, 1e6, 32e6)
     bandwidth: tuple[float, float, float] = (32.0, 10.0, 4.0)
+    gpu: GpuMachine | None = None
 
     @staticmethod
     def of(target: Target | None) -> Machine:
-        """The machine of a target (None, or one that is no CPU: a common CPU)."""
-        if target is None or target.kind != "llvm":
+        """The machine of a target (None: a common CPU).
+
+        Raises:
+            TargetError: a cuda target of an architecture that is not known.
+        """
+        if target is None:
             return Machine()
+        if target.kind == "cuda":
+            return Machine(gpu=GpuMachine.of(target))
         return Machine(target.num_cores, target.vector_bytes, target.num_vector_registers)
 
 
@@ -75,6 +91,70 @@ def columns(facts: Sequence[int], count: int = 1) -> Floats:
     return out
 
 
+CPU_COUNT = GLOBAL + sum(
+    PER_BLOCK + PER_LEVEL * n + PER_ACCESS * m for n, m in zip(LEVELS, ACCESSES)
+)
+"""Columns about CPUs; those about GPUs, `gpu_model.GPU_COLUMNS`, follow."""
+
+FEATURE_COUNT = CPU_COUNT + len(GPU_COLUMNS)
+
+
+_TOLD = [PER_BLOCK + PER_LEVEL * n + PER_ACCESS * m for n, m in zip(LEVELS, ACCESSES)]
+_STARTS = [GLOBAL + sum(_TOLD[:k]) for k in range(len(_TOLD))]
+
+
+class Rows:
+    """The features of some candidates (zeros at first) while they are put together, part by part.
+
+    Parts are added in the order of the layout, each for the candidates that have it: what is the
+    same in many structures is computed for all of them together.
+    """
+
+    def __init__(self, features: Features, machine: Machine) -> None:
+        self.features = features
+        self.machine = machine
+        self._sums = np.zeros((len(features), GLOBAL))
+
+    def add(self, slot: int, part: Part, facts: Floats, at: npt.NDArray[np.int64]) -> None:
+        """The part in place `slot` of the layout, for the candidates at `at`."""
+        if isinstance(part, GpuLayout):
+            self._add_gpu(part, facts, at)
+            return
+        nest = _Nest(part, facts, self.machine)
+        sums = self._sums
+        sums[at, 0] += 1.0
+        sums[at, 1] += nest.flops
+        sums[at, 2] += nest.traffic[0]
+        sums[at, 3] += nest.traffic[1]
+        sums[at, 7] += nest.cycles
+        if slot < len(LEVELS):
+            told = np.zeros((_TOLD[slot], nest.count))
+            nest.tell(told, 0, LEVELS[slot], ACCESSES[slot])
+            start = _STARTS[slot]
+            columns = slice(start, start + _TOLD[slot])
+            self.features[at, columns] = np.log2(told + 1.0).T
+        else:
+            sums[at, 4] += nest.trips
+            sums[at, 5] += nest.flops
+            sums[at, 6] += nest.cycles
+
+    def _add_gpu(self, layout: GpuLayout, facts: Floats, at: npt.NDArray[np.int64]) -> None:
+        """A program for a GPU: the columns of a CPU are zeros, but for sums over the program."""
+        out = np.zeros((len(GPU_COLUMNS), facts.shape[1]))
+        machine = self.machine.gpu or GpuMachine.named("sm_90")
+        seconds, flops = gpu_features(layout, facts, machine, out)
+        used = columns_used(layout)  # the rest are zeros
+        self.features[at, CPU_COUNT : CPU_COUNT + used] = np.log2(out[:used] + 1.0).T
+        self._sums[at, 1] = flops
+        self._sums[at, 7] = seconds * 1e9
+
+    def finish(self, at: npt.NDArray[np.int64]) -> Floats:
+        """Fill in what is about all blocks of the candidates at `at`; their scores."""
+        sums = np.log2(self._sums[at] + 1.0)
+        self.features[at, :GLOBAL] = sums
+        return -sums[:, 7]
+
+
 def features(layout: Layout, facts: Floats, machine: Machine) -> tuple[Features, Floats]:
     """The rows, (candidates, FEATURE_COUNT) float32, and the score of each candidate.
 
@@ -83,37 +163,16 @@ def features(layout: Layout, facts: Floats, machine: Machine) -> tuple[Features,
         facts: (facts, candidates), in the order of `describe`.
         machine: what they will run on.
     """
-    count = facts.shape[1]
-    out = np.zeros((FEATURE_COUNT, count))
-    nests = [_Nest(b, facts, machine) for b in layout.blocks]
-    at = GLOBAL
-    for slot, (levels, accesses) in enumerate(zip(LEVELS, ACCESSES)):
-        if slot < len(nests):
-            nests[slot].tell(out, at, levels, accesses)
-        at += PER_BLOCK + PER_LEVEL * levels + PER_ACCESS * accesses
-    zero = np.zeros(count)
-    rest = nests[len(LEVELS) :]
-    out[0] = len(nests)
-    out[1] = sum((n.flops for n in nests), zero)
-    out[2] = sum((n.traffic[0] for n in nests), zero)
-    out[3] = sum((n.traffic[1] for n in nests), zero)
-    out[4] = sum((n.trips for n in rest), zero)
-    out[5] = sum((n.flops for n in rest), zero)
-    out[6] = sum((n.cycles for n in rest), zero)
-    cycles = sum((n.cycles for n in nests), zero)
-    out[7] = cycles
-    np.log2(out + 1.0, out=out)
-    return np.ascontiguousarray(out.T, np.float32), -np.log2(cycles + 1.0)
-
-
-FEATURE_COUNT = GLOBAL + sum(
-    PER_BLOCK + PER_LEVEL * n + PER_ACCESS * m for n, m in zip(LEVELS, ACCESSES)
-)
+    rows = Rows(np.zeros((facts.shape[1], FEATURE_COUNT), np.float32), machine)
+    everyone = np.arange(facts.shape[1])
+    for slot, (part, places) in enumerate(parts_of(layout, len(facts))):
+        rows.add(slot, part, facts[list(places)], everyone)
+    return rows.features, rows.finish(everyone)
 
 
 def features_of(mod: IRModule, machine: Machine) -> tuple[Features, float]:
     """The row of one scheduled program, (FEATURE_COUNT,), and its score."""
-    raw = raw_features(mod, FEATURE_COUNT)
+    raw = raw_features(mod, FEATURE_COUNT, CPU_COUNT, machine.gpu)
     if raw is not None:
         return raw
     layout, facts = describe(mod)
@@ -279,14 +338,18 @@ class _Nest:
         return out
 
     def _caches(self) -> None:
-        """Bytes that each cache must be given: the lines of the outermost nest that fits in it,
-        times how often that nest runs."""
+        """Bytes that each cache must be given. From the outermost nest that fits in it on outward,
+        one more loop finds there what its last iteration left; further out nothing is left."""
         self.traffic = []
+        self.fetched = []  # the same, but what fits whole is there since the last call
         total = self.lines * LINE
         for size in self.machine.caches:
             d = np.minimum((total > size).sum(axis=0), self.depth)
+            whole = d == 0
+            d = np.maximum(d - 1, 0)
             often = self.trips / self._at(self.inside, d)
             self.traffic.append(often * self._at(total, d))
+            self.fetched.append(self.traffic[-1] * np.where(whole, _WARM, 1.0))
 
     # ------------------------------------------------------------------ how long it may take
     def _cycles(self) -> None:
@@ -313,7 +376,8 @@ class _Nest:
         if block.guarded:
             overhead = overhead + self.trips * self.per_lane
         core = np.maximum(arithmetic / 2.0, np.maximum(loads / 2.0, stores)) + spills + overhead
-        slow = [t / b for t, b in zip(self.traffic, machine.bandwidth)]
+        core = np.maximum(core, self._waiting(passes, small))
+        slow = [t / b for t, b in zip(self.fetched, machine.bandwidth)]
         core = np.maximum(core, np.maximum(slow[0], slow[1]))
         cores = np.where(
             self.parallel > 1, np.minimum(self.parallel, machine.cores) * self.balance, 1.0
@@ -322,6 +386,14 @@ class _Nest:
         shared = np.where(self.parallel > 1, np.minimum(float(machine.cores), 4.0), 1.0)
         launch = np.where(self.parallel > 1, 2000.0, 0.0) * self.regions
         self.cycles = np.maximum(core / cores, slow[2] / shared) + launch
+
+    def _waiting(self, passes: Floats, small: npt.NDArray[np.bool_]) -> Floats:
+        """Cycles that pass because each addition to an accumulator waits for the one before it. What
+        is within reach of the processor's window goes on meanwhile."""
+        latency = np.where(small, _ADD_LATENCY, _ADD_LATENCY + _FORWARD_LATENCY)
+        chain = self.inner_reduction * np.maximum(self.tile_vectors, 1.0) * _INSTRUCTIONS
+        alone = np.minimum(chain / _WINDOW, 1.0)
+        return np.where(self.inner_reduction > 1, passes * latency * alone, 0.0)
 
     def _per_element(self, a: AccessFact) -> Floats:
         """Instructions that one element of an access costs: a share of a vector, or its own."""

@@ -10,20 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from functools import lru_cache
+from typing import TypeAlias
 
 from ..ir import dtypes
 from ..ir.build import const_int
 from ..ir.nodes import (
-    COMPARISONS,
-    LOGIC,
-    BinOp,
     Block,
     Buffer,
     BufferLoad,
     BufferStore,
-    Call,
-    Cast,
     Expr,
     For,
     ForKind,
@@ -33,17 +29,10 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
-
-# An index expression as far as its width matters. Numbers in it are positions in the facts.
-Span: TypeAlias = (
-    tuple[Literal["point"]]
-    | tuple[Literal["loop"], int]
-    | tuple[Literal["sum"], "tuple[Span, ...]"]
-    | tuple[Literal["scale", "div", "mod"], "Span", int]
-    | tuple[Literal["all"]]
-)
-POINT: Span = ("point",)
-ALL: Span = ("all",)
+from ..schedule.dim import expr_of
+from .gpu_layout import GpuLayout, describe_gpu, is_gpu_program
+from .index_spans import Span, span_of
+from .layout_parts import drives_reduction, operations, work
 
 KIND_CODES: Mapping[ForKind, int] = {
     "serial": 0,
@@ -107,9 +96,62 @@ class BlockFact:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The leaf blocks of a module, the most important first: reductions, then by arithmetic."""
+    """The leaf blocks of a module, the most important first: reductions, then by arithmetic. Of a
+    program with thread-bound loops, the kernels instead."""
 
     blocks: tuple[BlockFact, ...]
+    gpu: GpuLayout | None = None
+
+
+@lru_cache(maxsize=16384)
+def own_facts(block: BlockFact) -> tuple[BlockFact, tuple[int, ...]]:
+    """A block with its facts numbered from 0, and their places among those of the layout. Blocks of
+    different layouts that do the same become equal."""
+    places: dict[int, int] = {}
+
+    def number(at: int) -> int:
+        return places.setdefault(at, len(places))
+
+    def span(s: Span) -> Span:
+        match s:
+            case ("sum", parts):
+                return ("sum", tuple([span(x) for x in parts]))
+            case (("scale" | "div" | "mod") as op, inner, at):
+                return (op, span(inner), number(at))
+            case _:
+                return s
+
+    out = BlockFact(
+        tuple([LoopFact(number(f.extent), f.kind, f.reduces) for f in block.loops]),
+        tuple([
+            AccessFact(
+                k,
+                a.size,
+                tuple([span(s) for s in a.spans]),
+                tuple([number(n) for n in a.shape]),
+                a.reads,
+                a.writes,
+                a.packed,
+            )
+            for k, a in enumerate(block.accesses)
+        ]),
+        block.flops,
+        block.calls,
+        -1 if block.unroll < 0 else number(block.unroll),
+        block.guarded,
+    )  # fmt: skip
+    return out, tuple(places)
+
+
+Part: TypeAlias = BlockFact | GpuLayout
+
+
+def parts_of(layout: Layout, count: int) -> list[tuple[Part, tuple[int, ...]]]:
+    """What a layout with `count` facts consists of, each part with the places of its facts: the
+    blocks. A program for a GPU is one part."""
+    if layout.gpu is not None:
+        return [(layout.gpu, tuple(range(count)))]
+    return [own_facts(b) for b in layout.blocks]
 
 
 def describe(mod: IRModule) -> tuple[Layout, list[int]]:
@@ -119,6 +161,8 @@ def describe(mod: IRModule) -> tuple[Layout, list[int]]:
     is compared.
     """
     facts: list[int] = []
+    if is_gpu_program(mod):
+        return Layout((), describe_gpu(mod, facts)), facts
     found: list[tuple[tuple[bool, float, int], BlockFact]] = []
     for func in mod.functions.values():
         walk = _Walk(facts, {b: k for k, b in enumerate(func.buffers)})
@@ -133,13 +177,19 @@ class _Walk:
 
     def __init__(self, facts: list[int], params: dict[Buffer, int]) -> None:
         self.facts = facts
+        self.places: dict[object, int] = {}
         self.buffers = params
         self.params = frozenset(params)
         self.found: list[tuple[tuple[bool, float, int], BlockFact]] = []
 
     def fact(self, x: int) -> int:
-        self.facts.append(x)
-        return len(self.facts) - 1
+        """The place of an integer; equal expressions have one, so equal indices stay equal."""
+        key = expr_of(x)
+        at = self.places.get(key)
+        if at is None:
+            at = self.places[key] = len(self.facts)
+            self.facts.append(x)
+        return at
 
     def stmt(
         self,
@@ -157,7 +207,7 @@ class _Walk:
                 if key == _UNROLL_KEYS[0] and isinstance(value, int):
                     unroll = self.fact(value)
             loop = LoopFact(
-                self.fact(1 if n is None else n), KIND_CODES[s.kind], _drives_reduction(s)
+                self.fact(1 if n is None else n), KIND_CODES[s.kind], drives_reduction(s)
             )
             inner = {**env, s.var: ("loop", len(loops))}
             self.stmt(s.body, (*loops, loop), inner, reducing, unroll)
@@ -165,11 +215,11 @@ class _Walk:
             assert isinstance(s, Block)
             inner = dict(env)
             for iv, value in zip(s.iter_vars, s.iter_values):
-                inner[iv.var] = self.span(value, env)
+                inner[iv.var] = span_of(value, env, self.fact)
             if any(type(x) is Block for x in walk_stmt(s.body)):
                 self.stmt(s.body, loops, inner, reducing, unroll)
             else:
-                self.found.append((_work(s), self.block(s, loops, inner, unroll)))
+                self.found.append((work(s), self.block(s, loops, inner, unroll)))
         else:
             for c in stmt_children(s):
                 self.stmt(c, loops, env, reducing, unroll)
@@ -191,7 +241,7 @@ class _Walk:
                 own.append(LoopFact(self.fact(1 if n is None else n), KIND_CODES[s.kind], False))
             if type(s) is BufferStore:
                 self.touch(touched, s.buffer, s.indices, inner, 1)
-                f, c = _operations(s.value)
+                f, c = operations(s.value)
                 flops, calls = flops + f, calls + c
             for e in stmt_exprs(s):
                 self.loads(e, inner, touched)
@@ -221,7 +271,7 @@ class _Walk:
         env: dict[Var, Span],
         how: int,
     ) -> None:
-        spans = tuple([self.span(i, env) for i in indices])
+        spans = tuple([span_of(i, env, self.fact) for i in indices])
         touched.setdefault((buffer, spans), [False, False])[how] = True
 
     def access(self, buffer: Buffer, spans: tuple[Span, ...], how: list[bool]) -> AccessFact:
@@ -240,103 +290,3 @@ class _Walk:
             how[1],
             buffer not in self.params,
         )
-
-    # ------------------------------------------------------------------ indices
-    def span(self, e: Expr, env: dict[Var, Span]) -> Span:
-        t = type(e)
-        if t is Var:
-            return env.get(e, POINT)  # type: ignore[arg-type]  # t is the class of e
-        if t is IntImm:
-            return POINT
-        if isinstance(e, Cast):
-            return self.span(e.value, env)
-        if t is not BinOp:
-            return ALL
-        assert isinstance(e, BinOp)
-        a, b = self.span(e.a, env), self.span(e.b, env)
-        if e.op in ("+", "-"):
-            parts = [
-                y
-                for x in (a, b)
-                if x is not POINT
-                for y in (x[1] if x[0] == "sum" else (x,))
-            ]  # fmt: skip
-            if ALL in parts:
-                return ALL
-            return POINT if not parts else parts[0] if len(parts) == 1 else ("sum", tuple(parts))
-        if a is POINT and b is POINT:
-            return POINT
-        if a is ALL or b is ALL:
-            return ALL
-        if e.op == "*":
-            for x, y in ((a, e.b), (b, e.a)):
-                c = const_int(y)
-                if c is not None:
-                    return ("scale", x, self.fact(c))
-        c = const_int(e.b)
-        if c is not None and e.op == "//":
-            return ("div", a, self.fact(c))
-        if c is not None and e.op in ("%", "truncmod"):
-            return ("mod", a, self.fact(c))
-        return ALL
-
-
-def _drives_reduction(loop: For) -> bool:
-    """Is the loop used by the binding of an iterator that is not spatial?"""
-    stack: list[Stmt] = [loop.body]
-    while stack:
-        s = stack.pop()
-        if type(s) is Block:
-            for iv, value in zip(s.iter_vars, s.iter_values):
-                if iv.kind != "spatial" and _mentions(value, loop.var):
-                    return True
-            continue
-        stack.extend(stmt_children(s))
-    return False
-
-
-def _mentions(e: Expr, v: Var) -> bool:
-    stack = [e]
-    while stack:
-        x = stack.pop()
-        if x is v:
-            return True
-        if type(x) is BinOp:
-            stack.append(x.a)
-            stack.append(x.b)
-        else:
-            stack.extend(expr_children(x))
-    return False
-
-
-_COUNTED = frozenset({"+", "-", "*", "/", "//", "%", "truncmod", "min", "max"})
-_FREE_CALLS = frozenset({"if_then_else", "likely", "assume"})
-
-
-def _operations(e: Expr) -> tuple[float, float]:
-    """Arithmetic operations (comparisons and conditions at half the price) and calls of a value."""
-    flops = calls = 0.0
-    stack = [e]
-    while stack:
-        x = stack.pop()
-        if type(x) is BinOp:
-            if x.op in _COUNTED:
-                flops += 1
-            elif x.op in COMPARISONS or x.op in LOGIC:
-                flops += 0.5
-        elif type(x) is Call and x.op not in _FREE_CALLS:
-            calls += 1
-        if type(x) is not BufferLoad:  # the arithmetic of indices is another matter
-            stack.extend(expr_children(x))
-    return flops, calls
-
-
-def _work(b: Block) -> tuple[bool, float, int]:
-    """How much a block matters, from what is the same for all candidates: extents are not."""
-    flops = calls = 0.0
-    for s in walk_stmt(b.body):
-        if type(s) is BufferStore:
-            f, c = _operations(s.value)
-            flops, calls = flops + f, calls + c
-    reduces = any(iv.kind == "reduce" for iv in b.iter_vars)
-    return reduces and flops + calls > 0, flops + 8 * calls, len(b.iter_vars)

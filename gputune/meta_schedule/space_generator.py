@@ -13,6 +13,7 @@ from ..ir.nodes import Block, IntImm, IRModule, PrimFunc
 from ..ir.walk import stmt_children
 from ..schedule import BlockRV, Schedule
 from .analysis import SCHEDULE_RULE, annotation, is_gone
+from .derived import left_open
 from .kinds import kind_of_target, random_of
 from .mutator import Mutator
 from .postproc import Postproc
@@ -133,8 +134,9 @@ class SpaceGenerator(ABC):
         return WatchedSchedule(mod, maker=self, wishes=self.wishes, seed=seed)
 
 
-PySpaceGenerator = SpaceGenerator
-"""MetaSchedule's name of the class to inherit from."""
+@left_open
+class PySpaceGenerator(SpaceGenerator):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
 def _listed(given: Any) -> Any:

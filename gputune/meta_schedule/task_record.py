@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import CheckError
+from ..ir.equal import structural_hash
 from ..ir.flops import estimate_flops
+from ..schedule import Schedule
 from .builder import BuilderResult
+from .early_stop import Outlook, StopRule
 from .failures import Failure, in_words
 from .measure_candidate import MeasureCandidate
+from .predicted import Predicted
 from .runner import BestSoFar, RunnerFuture, RunnerResult
 from .tune_context import TuneContext
 from .verify import Checker
@@ -41,6 +45,15 @@ class TaskRecord:
         failed_rounds: rounds in which all candidates failed, before the first success.
         lost_rounds: rounds on end in which no worker could be had.
         last_failure: the failure that happened last.
+        best_candidate: the best of this run so far, measured, and checked where checks are on.
+        predicted: what was chosen without a measurement, where nothing was to be measured.
+        outlook: is it worth going on?
+        ended: why it ended before its budget did, or "".
+        source: who ranked the candidates of the round under way.
+        laps: seconds of the parts of the round under way: "search_s", "build_s", "measure_s".
+        spent_s: of all rounds.
+        proposed: candidates of the last round.
+        last_turn: which of all rounds was its last, from 1.
     """
 
     ctx: TuneContext
@@ -61,6 +74,18 @@ class TaskRecord:
     failed_rounds: int = 0
     lost_rounds: int = 0
     last_failure: Failure | None = None
+    best_candidate: MeasureCandidate | None = None
+    predicted: Predicted | None = None
+    outlook: Outlook = field(default_factory=lambda: Outlook(StopRule()))
+    ended: str = ""
+    source: str = ""
+    laps: dict[str, float] = field(default_factory=dict)
+    spent_s: float = 0.0
+    proposed: int = 0
+    last_turn: int = 0
+    _shash: str = ""
+    _led_by: float = math.inf
+    _since: float = 0.0
 
     @staticmethod
     def of(ctx: TuneContext, weight: float) -> TaskRecord:
@@ -75,6 +100,13 @@ class TaskRecord:
     def task_name(self) -> str:
         """The task's name."""
         return self.ctx.task_name
+
+    @property
+    def shash(self) -> str:
+        """The digest of the program."""
+        if not self._shash:
+            self._shash = structural_hash(self.ctx.mod)
+        return self._shash
 
     @property
     def trials(self) -> int:
@@ -99,6 +131,38 @@ class TaskRecord:
             self.build_error_count += 1
         else:
             self.run_error_count += 1
+
+    # ------------------------------------------------------------------ a round
+    def begin_round(self, source: str) -> None:
+        """Start the clock of a round."""
+        self.source, self.laps, self._since = source, {}, time.monotonic()
+
+    def lap(self, name: str) -> None:
+        """A part of the round is over."""
+        now = time.monotonic()
+        if self._since:
+            self.laps[name] = self.laps.get(name, 0.0) + now - self._since
+            self.spent_s += now - self._since
+        self._since = now
+        if name == "search_s" and self.measure_candidates is not None:
+            self.proposed = len(self.measure_candidates)
+
+    def lead(self, candidate: MeasureCandidate, result: RunnerResult) -> None:
+        """Take note of the best so far; where only the best of a round is checked, after that."""
+        if self.verifier is None or self.verifier.eager:
+            self._lead(candidate, result)
+
+    def lead_round(
+        self, candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]
+    ) -> None:
+        """Take note of the best of a round whose checks are done."""
+        for candidate, result in zip(candidates, results):
+            if result.problem is None and result.seconds <= self.best.seconds:
+                self._lead(candidate, result)
+
+    def _lead(self, candidate: MeasureCandidate, result: RunnerResult) -> None:
+        if result.problem is None and result.seconds < self._led_by:
+            self._led_by, self.best_candidate = result.seconds, candidate
 
     def all_failed(self) -> str:
         """That nothing worked, and why."""
@@ -148,6 +212,14 @@ class Progress:
         """The best of the task at work in this run."""
         ms = self.task.best_latency_ms
         return None if ms is None else ms * 1e-3
+
+    @property
+    def best_schedule(self) -> Schedule | None:
+        """The schedule of the task at work that is the best of this run so far; None if there is
+        none yet. A program may use it at any moment: it was measured, and checked where checks are
+        on."""
+        found = self.task.best_candidate
+        return None if found is None else found.sch
 
     @property
     def gflops(self) -> float | None:

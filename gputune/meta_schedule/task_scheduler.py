@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunError, UserError
-from .admission import known_seconds
+from ..ir.nodes import IRModule
+from ..target import Target
+from .admission import admitted, known_seconds
 from .builder import Builder, BuilderInput, BuilderResult, same_order
 from .cuda_runner import CudaRunner, shared_gpu_worker
-from .failures import in_words, write_failures
+from .derived import left_open
+from .early_stop import Outlook, StopRule
+from .failures import Failure, in_words, write_failures
 from .judgement import judge_round, judged
 from .logging import console
 from .measure_callback import MeasureCallback, remove_artifacts
 from .measure_candidate import MeasureCandidate
+from .predicted import predict, source_of
 from .profiler import Profiler
+from .round_log import Round, RoundLog, predictions
 from .runner import LocalRunner, Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
 from .statistics_table import table
 from .task_record import FAILED_MS, Budget, Progress, TaskRecord
@@ -34,6 +40,9 @@ if TYPE_CHECKING:
 _PATIENCE = 3
 # Programs that are built between two looks at the clock, for each build worker.
 _SLICE = 8
+# Where tasks share a time limit: candidates of the very first round, when nobody knows how long one
+# takes, and the least of any other.
+_FIRST, _LEAST = 16, 4
 
 
 class TaskScheduler(ABC):
@@ -43,6 +52,7 @@ class TaskScheduler(ABC):
         tasks: the state of each task.
         database, cost_model, measure_callbacks: as given to `tune`.
         interrupted: Ctrl-C ended the tuning.
+        rounds: what became of the candidates of each round.
     """
 
     def __init__(self) -> None:
@@ -57,6 +67,8 @@ class TaskScheduler(ABC):
         self._budget = Budget(0, 0)
         self._on_progress: Callable[[Progress], None] | None = None
         self._failures_path: Path | None = None
+        self.rounds = RoundLog()
+        self._round_ends = math.inf
         self._stop = False
         self._logger = console()
 
@@ -93,11 +105,14 @@ class TaskScheduler(ABC):
         verify: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
         failures_path: Path | None = None,
+        rounds_path: Path | None = None,
+        stop: StopRule | None = None,
     ) -> None:
         """Tune until nothing is left to do or a limit is reached.
 
         Trials are never exceeded: the last round is cut to what is left. Ctrl-C ends the round
-        under way, records what was measured, and returns.
+        under way, records what was measured, and returns. Without trials nothing is measured: each
+        task of which the database knows nothing gets the choice of its model (`predicted`).
 
         Args:
             tasks: what to tune.
@@ -110,6 +125,8 @@ class TaskScheduler(ABC):
             verify: compare new bests with the unscheduled program.
             on_progress: called often, with a `Progress`.
             failures_path: file to which failures are appended, one JSON object a line.
+            rounds_path: file to which a line is appended for each round; see `round_log`.
+            stop: when a task ends before its budget does; default: never.
 
         Raises:
             RecordError, UserError: the database cannot be written.
@@ -125,6 +142,9 @@ class TaskScheduler(ABC):
         self.database, self.cost_model = database, cost_model
         self._budget = Budget(max_trials_global, max_trials_per_task, seconds)
         self._on_progress, self._failures_path = on_progress, failures_path
+        self.rounds = RoundLog(rounds_path)
+        for task in self.tasks:
+            task.outlook = Outlook(stop or StopRule())
         self.interrupted = self._stop = False
         begun: list[TuneContext] = []
         try:
@@ -134,6 +154,8 @@ class TaskScheduler(ABC):
                 self._initialize(task_id, num_trials_per_iter, verify)
                 begun.append(self.tasks[task_id].ctx)
             self.print_tuning_statistics()
+            if min(max_trials_global, max_trials_per_task) == 0:
+                self._predict()
             self._loop()
         except KeyboardInterrupt:
             self.interrupted = True
@@ -155,26 +177,43 @@ class TaskScheduler(ABC):
         ctx.logger.info('Initializing Task #%d: "%s"', task_id, ctx.task_name)
         if verify and ctx.verifier is not None:
             task.verifier = ctx.verifier
-        elif verify and ctx.target.kind == "cuda":
-            if isinstance(self._runner, LocalRunner | CudaRunner):
-                worker = shared_gpu_worker()
-                task.verifier = Verifier(ctx.mod, ctx.target, worker, ctx.fork_seed())
-        elif verify and ctx.target.kind == "llvm":
-            local = isinstance(self._runner, LocalRunner)
-            worker = self._runner.worker if local else shared_worker()  # type: ignore[union-attr]  # a LocalRunner
-            task.verifier = Verifier(ctx.mod, ctx.target, worker, ctx.fork_seed())
+        elif verify:
+            task.verifier = verifier_of(ctx.mod, ctx.target, self._runner, ctx.fork_seed)
         if self.database is not None:
             self.database.commit_workload(ctx.mod)  # a database that cannot be written says so now
             known = self.database.candidates(ctx.mod, ctx.target)
             seconds = known_seconds(known, ctx.mod, ctx.target)
             task.known_seconds = math.inf if seconds is None else seconds
-            task.best.seconds = task.known_seconds
+            task.best.seconds = task.outlook.best = task.known_seconds
         with Profiler.timeit("InitializeTask"):
             sketches = ctx.generate_design_space()
             for number, sch in enumerate(sketches):
                 ctx.logger.info("Design space #%d:\n%s\n%s", number, sch.mod, sch.trace)
             most = max(1, self._budget.per_task)
             ctx.pre_tuning(most, num_trials_per_iter, sketches, self.database, self.cost_model)
+
+    def _predict(self) -> None:
+        """Let the models choose, where no record serves."""
+        assert self._builder is not None
+        for task_id, task in enumerate(self.tasks):
+            ctx = task.ctx
+            self._report("search", task_id)
+            if self.database is not None:
+                records = self.database.candidates(ctx.mod, ctx.target)
+                good = admitted(
+                    records, ctx.mod, ctx.target, checker=task.verifier, database=self.database
+                )
+                if next(good, None) is not None:
+                    continue
+
+            def note(c: MeasureCandidate, f: Failure, task: TaskRecord = task) -> None:
+                self._write_failures(task, [c], [RunnerResult.failed(f)])
+
+            with Profiler.timeit("TaskScheduler/Predict"):
+                found = predict(ctx, self.cost_model, self._builder, task.verifier, note)
+            task.predicted = found
+            told = "no schedule was found" if found is None else str(found)
+            self._logger.info('Task #%d: "%s": %s', task_id, task.task_name, told)
 
     def _loop(self) -> None:
         while not self._stop:
@@ -191,18 +230,49 @@ class TaskScheduler(ABC):
     def _any_success(self) -> bool:
         return any(t.best_latency_ms is not None for t in self.tasks)
 
+    def _limit(self, task: TaskRecord) -> int:
+        """How many candidates the round of a task may have, and (`_round_ends`) how long it may
+        take. Tasks that share a time limit all have their turn: the first rounds have half of the
+        time, in equal parts; a later one at most a quarter of what is left."""
+        left = self._budget.left(task, self.tasks)
+        self._round_ends = math.inf
+        alive = [t for t in self.tasks if not t.is_terminated]
+        if self._budget.seconds is None or len(alive) < 2:
+            return left
+        seconds = max(0.0, self._budget.seconds - self._budget.elapsed_s)
+        new = sum(not t.best_history_ms for t in alive)
+        share = seconds / 2 / new if not task.best_history_ms else seconds / 4
+        self._round_ends = time.monotonic() + share
+        of = [task] if task.trials else self.tasks
+        trials = sum(t.trials for t in of)
+        if trials == 0:
+            return min(left, _FIRST)
+        each = max(sum(t.spent_s for t in of) / trials, 1e-6)
+        return min(left, max(_LEAST, int(min(share / each, 1e9))))
+
+    @property
+    def _is_late(self) -> bool:
+        """Is the time up, of the round or of all?"""
+        return self._budget.is_late or time.monotonic() >= self._round_ends
+
     # ------------------------------------------------------------------ one round
     def _round(self, task_id: int) -> None:
         task = self.tasks[task_id]
         self._logger.info('Scheduler picks Task #%d: "%s"', task_id, task.task_name)
         self._report("search", task_id)
+        task.begin_round(source_of(self.cost_model))
+        task.last_turn = 1 + sum(len(t.best_history_ms) for t in self.tasks)
         with Profiler.timeit("TaskScheduler/GenerateMeasureCandidates"):
-            left = self._budget.left(task, self.tasks)
+            left = self._limit(task)
             candidates = task.ctx.generate_measure_candidates(left)
         if candidates is None:
             self.terminate_task(task_id)
             return
+        if why := task.outlook.hopeless(candidates):
+            self._end_early(task_id, why)
+            return
         task.measure_candidates = list(candidates)[:left]
+        task.lap("search_s")
         try:
             self._send_to_builder(task_id)
             self._send_to_runner(task_id)
@@ -211,8 +281,18 @@ class TaskScheduler(ABC):
             task.measure_candidates = task.builder_results = task.runner_futures = None
             raise
         self.join_running_task(task_id)
-        if not task.is_terminated and self._budget.per_task <= task.trials:
+        if task.is_terminated:
+            return
+        if self._budget.per_task <= task.trials:
             self.terminate_task(task_id)
+        elif why := task.outlook.tired():
+            self._end_early(task_id, why)
+
+    def _end_early(self, task_id: int, why: str) -> None:
+        task = self.tasks[task_id]
+        task.ended = why
+        self._logger.info('Task #%d: "%s" ends early: %s', task_id, task.task_name, why)
+        self.terminate_task(task_id)
 
     def _send_to_builder(self, task_id: int) -> None:
         task, builder = self.tasks[task_id], self._builder
@@ -228,9 +308,10 @@ class TaskScheduler(ABC):
             size = _SLICE * getattr(builder, "max_workers", 1)
         with Profiler.timeit("SendToBuilder"):
             for at in range(0, len(inputs), max(1, size)):
-                if at and self._budget.is_late:
+                if at and self._is_late:
                     break
                 results += self._build(builder, inputs[at : at + size])
+        task.lap("build_s")
 
     def _build(self, builder: Builder, inputs: list[BuilderInput]) -> list[BuilderResult]:
         """Build; what failed for want of a worker is tried once more."""
@@ -292,13 +373,13 @@ class TaskScheduler(ABC):
         try:
             with Profiler.timeit("JoinRunnerFutures"):
                 for candidate, b, future in zip(candidates, built, futures):
-                    if self._budget.is_late and (
-                        self._any_success() or any(r.problem is None for r in results)
-                    ):
+                    if self._has_to_end(results):
                         break
                     results.append(judged(task, candidate, b, future.result()))
+                    task.lead(candidate, results[-1])
                     self._report("measure", task_id, results)
             judge_round(task, candidates, built, results)
+            task.lead_round(candidates, results)
         except KeyboardInterrupt:
             self.interrupted = self._stop = True
             self._logger.info("Interrupted: finishing with what was measured so far")
@@ -307,6 +388,13 @@ class TaskScheduler(ABC):
             raise
         remove_artifacts(built[len(results) :])
         return self._take_in(task_id, candidates, built, results)
+
+    def _has_to_end(self, results: Sequence[RunnerResult]) -> bool:
+        """Is the time up, and is there something to show for it?"""
+        success = any(r.problem is None for r in results)
+        if self._budget.is_late:
+            return success or self._any_success()
+        return success and self._is_late
 
     # ------------------------------------------------------------------ results
     def _take_in(
@@ -332,12 +420,37 @@ class TaskScheduler(ABC):
         for callback in self.measure_callbacks:
             with Profiler.timeit(f"MeasureCallback/{type(callback).__name__}"):
                 callback.apply(self, task_id, kept, kept_built, kept_results)
+        task.outlook.learn(kept, kept_results, task.best.seconds)
+        task.lap("measure_s")
+        self._log_round(task_id, candidates, built, results)
         self._logger.info(
             '[Updated] Task #%d: "%s"\n%s', task_id, task.task_name, table(self.tasks)
         )
         if kept_results and best is None:
             self._lose_patience(task_id)
         return kept_results
+
+    def _log_round(
+        self,
+        task_id: int,
+        candidates: list[MeasureCandidate],
+        built: list[BuilderResult],
+        results: list[RunnerResult],
+    ) -> None:
+        task = self.tasks[task_id]
+        best = task.best.seconds
+        counts = getattr(task.ctx.search_strategy, "counts", None)
+        line = {
+            "task": task.task_name,
+            "workload": task.shash,
+            "round": len(task.best_history_ms),
+            "model": task.source,
+            "best": best if math.isfinite(best) else None,
+            **{name: round(seconds, 4) for name, seconds in task.laps.items()},
+            **Round.of(task.proposed, built, results).as_json(),
+            **predictions(candidates, results),
+        }
+        self.rounds.add(task_id, line, counts() if callable(counts) else None)
 
     def _count_lost(
         self, task: TaskRecord, built: list[BuilderResult], results: list[RunnerResult]
@@ -368,11 +481,13 @@ class TaskScheduler(ABC):
                 {
                     "time": round(time.time(), 3),
                     "task": task.task_name,
+                    "workload": task.shash,
                     **result.problem.as_json(),
                     "program": candidate.digest,
                     "trace": candidate.sch.trace.as_python(),
                 }
             )
+        self.rounds.failures += lines
         if lines and self._failures_path is not None:
             write_failures(self._failures_path, lines)
 
@@ -405,6 +520,16 @@ class TaskScheduler(ABC):
         )
 
     # ------------------------------------------------------------------ for subclasses and users
+    @property
+    def builder(self) -> Builder | None:
+        """The builder that `tune` was given."""
+        return self._builder
+
+    @property
+    def runner(self) -> Runner | None:
+        """The runner that `tune` was given."""
+        return self._runner
+
     def touch_task(self, task_id: int) -> None:
         """Take in the results of a task's round if they are all there."""
         futures = self.tasks[task_id].runner_futures
@@ -448,6 +573,23 @@ class TaskScheduler(ABC):
         )
 
 
+def verifier_of(
+    mod: IRModule, target: Target, runner: Runner | None, seed: Callable[[], int]
+) -> Verifier | None:
+    """What checks candidates of a program that a runner measures; None where gputune has nothing
+    for the target.
+
+    Args:
+        seed: gives that of the inputs; called if there is a verifier.
+    """
+    if target.kind == "cuda" and isinstance(runner, LocalRunner | CudaRunner):
+        return Verifier(mod, target, shared_gpu_worker(), seed())
+    if target.kind == "llvm":
+        worker = runner.worker if isinstance(runner, LocalRunner) else shared_worker()
+        return Verifier(mod, target, worker, seed())
+    return None
+
+
 def _check_counts(total: int, per_task: int, per_iter: int, seconds: float | None) -> None:
     for name, value, least in (
         ("max_trials_global", total, 0),
@@ -462,6 +604,11 @@ def _check_counts(total: int, per_task: int, per_iter: int, seconds: float | Non
 
 def _ready(result: RunnerResult) -> RunnerFuture:
     return RunnerFuture(lambda: True, lambda: result)
+
+
+@left_open
+class PyTaskScheduler(TaskScheduler):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
 class RoundRobin(TaskScheduler):
@@ -506,7 +653,8 @@ class GradientBased(TaskScheduler):
         self._rng = random.Random(check_seed(seed))
 
     def next_task_id(self) -> int:
-        """Each task once, then the one with the greatest expected gain."""
+        """Each task once, then the one with the greatest expected gain. A task of which nothing has
+        worked yet has a turn as often as if all had equal ones, until it is given up."""
         alive = []
         for task_id in range(len(self.tasks)):
             self.touch_task(task_id)
@@ -516,6 +664,12 @@ class GradientBased(TaskScheduler):
             return -1
         for task_id in alive:
             if not self.tasks[task_id].best_history_ms:
+                self.join_running_task(task_id)
+                return task_id
+        turns = sum(len(t.best_history_ms) for t in self.tasks)
+        for task_id in alive:
+            task = self.tasks[task_id]
+            if task.best_history_ms[-1] >= FAILED_MS and turns - task.last_turn >= len(alive):
                 self.join_running_task(task_id)
                 return task_id
         gains = [self._gain(self.tasks[i]) for i in alive]
@@ -528,13 +682,15 @@ class GradientBased(TaskScheduler):
         return chosen
 
     def _gain(self, task: TaskRecord) -> float:
+        """What a round should gain; where time is the limit, what a second should."""
         best, w = task.best_history_ms, self.window_size
         n = len(best)
         if best[-1] >= FAILED_MS:
             return -1e9
         recent = (best[n - 1 - w] - best[n - 1]) / w if n >= 1 + w else 0.0
         ahead = best[n - 1] / n
-        return (self.alpha * recent + (1 - self.alpha) * ahead) * task.task_weight
+        gain = (self.alpha * recent + (1 - self.alpha) * ahead) * task.task_weight
+        return gain if self._budget.seconds is None else gain / max(task.spent_s / n, 1e-3)
 
 
 create = TaskScheduler.create

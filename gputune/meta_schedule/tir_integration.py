@@ -58,7 +58,7 @@ def best_schedule(
             attempt = sch.copy()
             attempt.work_on(name)
             try:
-                found.record.trace.apply_to_schedule(attempt, remove_postproc=False)
+                found.schedule.trace.apply_to_schedule(attempt, remove_postproc=False)
             except GputuneError:
                 continue
             sch, tuned = attempt, tuned + 1

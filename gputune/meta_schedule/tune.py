@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,24 @@ from ..target.target import TargetLike
 from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
 from .database import Database
+from .early_stop import StopRule
 from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
 from .logging import console, create_loggers, get_loggers_from_work_dir
 from .measure_callback import MeasureCallback
 from .module_equality import as_module
+from .post_optimization import post_optimize
+from .round_log import ROUNDS_FILE
 from .runner import LocalRunner, Runner
 from .task_record import Progress
 from .task_scheduler import TaskScheduler
 from .tune_context import TuneContext, check_seed
 from .tune_result import TuneResult
+from .why import FAILURES_FILE, Why
 
-FAILURES_FILE = "failures.jsonl"
 MODEL_FILE = "cost_model.xgb"
 UNLIMITED = 1_000_000
 """Trials where only seconds limit a tuning."""
+_SEARCH_SHARE = 0.8  # of the seconds, where post-optimisation has the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,7 @@ def tune_tir(
     task_scheduler: str | TaskScheduler = "gradient",
     space: Any = "post-order-apply",
     strategy: Any = "evolutionary",
-    num_tuning_cores: int | str = "physical",
+    num_tuning_cores: int | str | None = "physical",
     seed: int | None = None,
     module_equality: str = "structural",
     special_space: Mapping[str, Any] | None = None,
@@ -96,6 +101,8 @@ def tune_tir(
     seconds: float | None = None,
     verify: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
+    early_stop: float | None = None,
+    patience: int | None = None,
 ) -> TuneResult:
     """Find fast schedules for the functions of a program.
 
@@ -106,7 +113,9 @@ def tune_tir(
         mod: a PrimFunc, or an IRModule, each function of which becomes a task.
         target: what `Target` accepts.
         work_dir: folder for the database, the logs and the cost model; made if need be.
-        max_trials_global: candidates to measure in all.
+        max_trials_global: candidates to measure in all. 0: none; the result is then what the cost
+            model of `work_dir`, or the analytic one, ranks first (`result.predicted`), unless the
+            database knows better.
         max_trials_per_task: candidates of one task; default: `max_trials_global`.
         num_trials_per_iter: candidates of a round.
         builder, runner: "local" or an object.
@@ -122,12 +131,17 @@ def tune_tir(
             replay strategies, do not depend on times.
         module_equality: see `ModuleEquality`.
         special_space: spaces of single tasks, by task name.
-        post_optimization: must be False in this version.
+        post_optimization: improve the best record step by step afterwards; see
+            `post_optimization`. That may take 100 trials more for each task; of a time limit it has
+            the last fifth.
         config: the trials in the form of MetaSchedule's first version.
         task_name: name of the task, where there is one function.
         seconds: time limit, instead of or beside the trials.
         verify: compare new bests with the unscheduled program.
         on_progress: called often, with a `Progress`.
+        early_stop: end a task when the model expects, two rounds running, that nothing is left that
+            is faster by this fraction (such as 0.05); None: never. See `early_stop`.
+        patience: end a task after so many trials without a new best; None: never.
 
     Returns:
         A `Database` that has also the parts of the best schedule (`.mod`, `.trace`, ...), so that
@@ -204,11 +218,21 @@ def tune_tir(
             seconds=seconds,
             verify=verify,
             on_progress=on_progress,
+            early_stop=early_stop,
+            patience=patience,
             seed=rng.randint(1, 2**31 - 1),
         )
     finally:
         _close(loggers)
-    return TuneResult(result.database, whole, chosen, result.tasks, believe_own=not verify)
+    return TuneResult(
+        result.database,
+        whole,
+        chosen,
+        result.tasks,
+        believe_own=not verify,
+        predicted=result.predicted,
+        why=result.why(),
+    )
 
 
 def _own(part: Any) -> Any:
@@ -235,6 +259,8 @@ def tune_tasks(
     seconds: float | None = None,
     verify: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
+    early_stop: float | None = None,
+    patience: int | None = None,
     seed: int | None = None,
 ) -> TuneResult:
     """Tune several tasks with one budget; the arguments are those of `tune_tir`.
@@ -248,8 +274,7 @@ def tune_tasks(
     """
     if not tasks:
         raise ValueError("there is nothing to tune: the list of tasks is empty")
-    if post_optimization:
-        raise UserError("post_optimization is not part of this version", hint="leave it False")
+    stop = StopRule(early_stop, patience)
     if max_trials_global is None:
         if seconds is None:
             raise UserError("how long to tune? give max_trials_global or seconds")
@@ -272,6 +297,7 @@ def tune_tasks(
         scheduler = TaskScheduler.create(task_scheduler, **options)
         per_task = max_trials_global if max_trials_per_task is None else max_trials_per_task
         result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify)
+        begun = time.monotonic()
         try:
             scheduler.tune(
                 tasks,
@@ -284,16 +310,29 @@ def tune_tasks(
                 _callbacks(measure_callbacks),
                 db,
                 model,
-                seconds=seconds,
+                seconds=seconds * _SEARCH_SHARE if seconds and post_optimization else seconds,
                 verify=verify,
                 on_progress=on_progress,
                 failures_path=Path(work_dir) / FAILURES_FILE,
+                rounds_path=Path(work_dir) / ROUNDS_FILE,
+                stop=stop,
             )
             _confirm_winners(scheduler, db)
             _save(model, work_dir)
+            if post_optimization and not scheduler.interrupted:
+                left = None if seconds is None else seconds - (time.monotonic() - begun)
+                post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
         except RecordError as e:
             e.result = result  # what was found is in memory, and not lost
             raise
+        finally:
+            notes = [
+                f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended
+            ]
+            result.conclude(
+                [t.predicted for t in scheduler.tasks if t.predicted is not None],
+                Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=notes),
+            )
         loggers[0].info("%s", scheduler.failure_summary())
     finally:
         _close(loggers)

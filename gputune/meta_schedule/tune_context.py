@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from ..schedule import Schedule
 from ..target import Target
 from ..target import host as machine
 from ..target.target import TargetLike
+from .counts_and_seeds import cpu_count
 from .logging import task_logger
 from .measure_candidate import MeasureCandidate
 from .module_equality import as_module
@@ -39,7 +39,8 @@ class TuneContext:
         search_strategy: a `SearchStrategy` or its kind ("evolutionary", "replay-trace", ...).
         task_name: for logs and tables.
         rand_state: seed of everything random in this task; -1 draws one.
-        num_threads: a number, "physical" (cores that this process may use) or "logical".
+        num_threads: a number, "physical" (cores that this process may use) or "logical" (also
+            None: processors that it may use, hyper-threads counted).
         logger: of the task's details; default: "gputune.meta_schedule.task", which nobody reads.
 
     Raises:
@@ -56,7 +57,7 @@ class TuneContext:
         search_strategy: Any = None,
         task_name: str = "main",
         rand_state: int = -1,
-        num_threads: int | str = "physical",
+        num_threads: int | str | None = "physical",
         logger: logging.Logger | None = None,
     ) -> None:
         self._mod = None if mod is None else as_module(mod)
@@ -188,12 +189,12 @@ def check_seed(seed: int | None) -> int:
     return seed
 
 
-def thread_count(spec: int | str) -> int:
-    """How many threads "physical", "logical" or a number mean."""
+def thread_count(spec: int | str | None) -> int:
+    """How many threads "physical", "logical" (also None) or a number mean."""
     if spec == "physical":
         return machine.usable_cores()
-    if spec == "logical":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if spec is None or spec == "logical":
+        return cpu_count(logical=True)
     if isinstance(spec, bool) or not isinstance(spec, int) or spec < 1:
         raise UserError(
             f"num_threads is a count from 1, 'physical' or 'logical', found {spec!r}",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UserError
+from ..errors import GputuneError, UserError
+from ..ir.equal import structural_hash
 from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
 from .database import Database
+from .predicted import Predicted
 from .record import TuningRecord, Workload
 from .tir_integration import best_schedule, usable
+from .why import Why
 
 if TYPE_CHECKING:
     from .tune_context import TuneContext
@@ -30,6 +33,8 @@ class TuneResult(Database):
         tasks: what was tuned.
         believe_own: take what this process measured without a check of its numbers; what comes from
             files is checked in any case (see `compile_tir`).
+        predicted: schedules that were chosen without a measurement (no trials were asked for); they
+            serve where the database has no record.
 
     Example:
         >>> result = tune_tir(matmul, "llvm", "./tuned", max_trials_global=64)
@@ -44,10 +49,14 @@ class TuneResult(Database):
         tasks: Sequence[TuneContext] = (),
         *,
         believe_own: bool = False,
+        predicted: Iterable[Predicted] = (),
+        why: Why | None = None,
     ) -> None:
         self.database = database
         self.tasks = tuple(tasks)
         self.believe_own = believe_own
+        self.predicted = tuple(predicted)
+        self._why = why
         self._mod = mod
         self._target = target
         self._schedule: Schedule | None = None
@@ -57,12 +66,14 @@ class TuneResult(Database):
     def schedule(self) -> Schedule:
         """The best schedule; UserError if nothing was found.
 
-        Found once; a module of several functions has each function's best.
+        Found once; a module of several functions has each function's best. Where nothing was
+        measured it is the predicted one, and `seconds` is None.
         """
         if self._schedule is None:
             found = best_schedule(
                 self.database, self._mod, self._target, believe_own=self.believe_own
             )
+            found = self._with_predictions(found)
             if found is None:
                 raise UserError(
                     "tuning has found no schedule",
@@ -71,6 +82,48 @@ class TuneResult(Database):
                 )
             self._schedule = found
         return self._schedule
+
+    def predicted_for(self, mod: IRModule) -> Predicted | None:
+        """What was chosen for a program without a measurement, if anything was."""
+        key = structural_hash(mod) if self.predicted else ""
+        return next((p for p in self.predicted if structural_hash(p.mod) == key), None)
+
+    def _with_predictions(self, found: Schedule | None) -> Schedule | None:
+        """The best schedule by records, with predictions for what has none."""
+        whole = self._mod
+        if not self.predicted:
+            return found
+        if len(whole.functions) == 1:
+            predicted = self.predicted_for(whole) if found is None else None
+            return found if predicted is None else predicted.schedule
+        sch = Schedule(whole, error_render_level="fast") if found is None else found
+        done = found is not None
+        for name, func in whole.functions.items():
+            alone = IRModule({name: func})
+            predicted = self.predicted_for(alone)
+            if predicted is None or self.database.candidates(alone, self._target):
+                continue
+            attempt = sch.copy()
+            attempt.work_on(name)
+            try:
+                predicted.schedule.trace.apply_to_schedule(attempt, remove_postproc=False)
+            except GputuneError:
+                continue
+            sch, done = attempt, True
+        return sch if done else None
+
+    def conclude(self, predicted: Iterable[Predicted], why: Why) -> None:
+        """Take up what a tuning that has ended says of itself."""
+        self.predicted, self._why, self._schedule = tuple(predicted), why, None
+
+    def why(self) -> Why:
+        """Where the candidates of this run went, and how well the model ranked them; prints as
+        tables. `Why.read(work_dir)` is about all runs of a folder.
+
+        Example:
+            >>> print(result.why())
+        """
+        return Why.of(()) if self._why is None else self._why
 
     @property
     def mod(self) -> IRModule:
@@ -91,7 +144,8 @@ class TuneResult(Database):
 
     @property
     def seconds(self) -> float | None:
-        """The median time of the best record, for a program of one function."""
+        """The median time of the best record, for a program of one function; None if it was not
+        measured."""
         record = self.record
         return None if record is None else record.seconds
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ..errors import ScheduleError
 from ..ir.nodes import Expr, IRModule, PrimFunc
-from ..schedule import BlockRV, InstructionKind, LoopRV, Schedule, Trace
+from ..schedule import BlockRV, InstructionKind, LoopRV, Schedule, StmtSRef, Trace
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -75,9 +75,9 @@ class WatchedSchedule(Schedule):
         self.notes = _Notes()
         self._wishes = list(wishes)
 
-    def get(self, rv: BlockRV | LoopRV | int | Expr) -> Any:
+    def get(self, rv: BlockRV | LoopRV | StmtSRef | int | Expr) -> Any:
         """As of `Schedule`; reading a sampled value is noticed."""
-        if self._depth == 0 and not isinstance(rv, BlockRV | LoopRV | int):
+        if self._depth == 0 and not isinstance(rv, BlockRV | LoopRV | StmtSRef | int):
             self.notes.looked = True
         return super().get(rv)
 

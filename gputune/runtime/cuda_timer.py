@@ -95,14 +95,12 @@ class CudaTiming(BenchmarkResult):
     Attributes:
         regime: what the caches held.
         graph: was a CUDA graph replayed?
-        cut: the first call took longer than the cutoff.
         nvml: clocks, power, temperature during the batches (`nvml.summary`); None without NVML.
         nvml_problem: why it is None.
     """
 
     regime: Regime = "warm"
     graph: bool = False
-    cut: bool = False
     nvml: dict[str, Any] | None = field(default=None, compare=False)
     nvml_problem: str = ""
 
@@ -152,8 +150,8 @@ def measure_cuda(
             )  # fmt: skip
         results, number, disturbed = run.batches(first)
         return CudaTiming(
-            tuple(results), number, disturbed, config.regime, run.graph is not None, False,
-            run.readings_summary(), nvml_problem,
+            tuple(results), number, disturbed, regime=config.regime, graph=run.graph is not None,
+            nvml=run.readings_summary(), nvml_problem=nvml_problem,
         )  # fmt: skip
 
 

@@ -209,12 +209,17 @@ def _text(code: AnyCode, fmt: str) -> str:
 def resolve_target(target: TargetLike | None) -> Target:
     """The target meant: given, current, or llvm; BuildError if there is no code generation."""
     chosen = Target.current() or Target("llvm") if target is None else Target(target)
-    if chosen.kind not in BUILDABLE:
-        raise BuildError(
-            f"cannot build for target {chosen}: no code generation for {chosen.kind}",
-            hint='use target "llvm"',
-        )
+    check_buildable(chosen)
     return chosen
+
+
+def check_buildable(target: Target) -> None:
+    """BuildError if there is no code generation for the target."""
+    if target.kind not in BUILDABLE:
+        raise BuildError(
+            f"cannot build for target {target}: {target.kind} code generation is not part of gputune",
+            hint='use target "llvm" or "cuda"',
+        )
 
 
 def load_function(func: PrimFunc, name: str, kernel: llvm.LlvmKernel, target: Target) -> Function:

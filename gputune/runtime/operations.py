@@ -77,11 +77,12 @@ def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     from gputune.script import from_source
     from gputune.target import Target
 
-    from .module import is_parallel
+    from .module import check_buildable, is_parallel
     from .signature import concrete_arguments, signature
 
     start = time.perf_counter()
     target = Target(args["target"], trusted=True)
+    check_buildable(target)
     func = _pick(from_source(args["script"]), args.get("name"))
     if target.kind == "cuda":
         from .cuda_build import build_cuda
@@ -289,7 +290,7 @@ def _run(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     Args: "symbol", "arguments", "seed", "evaluator" (number, repeat, min_repeat_ms,
     enable_cpu_cache_flush), "cutoff_s", "num_threads" (for parallel loops; 1: none), and "artifact"
     with "digest" (path and blake2b of an object file) unless the object code is the blob.
-    Answer: "run_secs", "number", "disturbed", "cut" (the first call was over the cutoff).
+    Answer: "run_secs", "number", "disturbed", "cut" (over the cutoff, and not timed further).
     """
     code = _object_code(args, blobs)
     held = arguments(args, int(args.get("seed", 0)))
@@ -298,12 +299,11 @@ def _run(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     result = measure(call, config)
     if not all(0 < t < math.inf for t in result.results):
         raise RunError(f"the clock gave {result.results} seconds for {args['symbol']}")
-    cut = config.cutoff_s is not None and result.results[0] > config.cutoff_s
     data = {
         "run_secs": list(result.results),
         "number": result.number,
         "disturbed": result.disturbed,
-        "cut": bool(cut and len(result.results) == 1 and result.number == 1),
+        "cut": result.cut,
     }
     return data, ()
 

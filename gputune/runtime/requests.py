@@ -42,7 +42,7 @@ def run_request(
         arguments: descriptions (`signature.concrete_arguments`) or ["TENSOR", dtype, shape];
             default: those of the build, which must have no symbolic sizes.
         evaluator: number, repeat, min_repeat_ms, enable_cpu_cache_flush.
-        cutoff_s: a kernel whose first call takes longer is not timed further.
+        cutoff_s: a kernel that takes longer is not timed further; see `TimerConfig`.
     """
     args = {
         "symbol": built.data["symbol"],

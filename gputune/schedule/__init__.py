@@ -2,19 +2,43 @@
 
 from .dim import Dim
 from .handles import BlockRV, ExprRV, LoopRV
+from .intrin_mapping import (
+    AutoTensorizeMappingInfo,
+    TensorizeInfo,
+    find_anchor_block,
+    get_auto_tensorize_mapping_info,
+    get_tensorize_loop_mapping,
+    is_output_block,
+    is_trivial_binding,
+    tile_with_tensor_intrin,
+)
 from .primitive import KINDS, InstructionKind, primitive
 from .schedule import Schedule
 from .trace import Instruction, Trace
+from .views import Dependency, DepKind, SBlockScope, ScheduleState, StmtSRef
 
 __all__ = [
     "KINDS",
+    "AutoTensorizeMappingInfo",
     "BlockRV",
+    "DepKind",
+    "Dependency",
     "Dim",
     "ExprRV",
     "Instruction",
     "InstructionKind",
     "LoopRV",
+    "SBlockScope",
     "Schedule",
+    "ScheduleState",
+    "StmtSRef",
+    "TensorizeInfo",
     "Trace",
+    "find_anchor_block",
+    "get_auto_tensorize_mapping_info",
+    "get_tensorize_loop_mapping",
+    "is_output_block",
+    "is_trivial_binding",
     "primitive",
+    "tile_with_tensor_intrin",
 ]

@@ -55,7 +55,7 @@ _state = threading.local()
 
 def sym(op: str, a: DimExpr, b: DimExpr) -> Sym:
     """The expression `op(a, b)`."""
-    table: dict[tuple[str, DimExpr, DimExpr], Sym] = _state.__dict__.setdefault("table", {})
+    table: SymTable = _state.__dict__.setdefault("table", {})
     key = (op, a, b)
     found = table.get(key)
     if found is None:
@@ -63,13 +63,20 @@ def sym(op: str, a: DimExpr, b: DimExpr) -> Sym:
     return found
 
 
+SymTable: TypeAlias = dict[tuple[str, DimExpr, DimExpr], Sym]
+
+
 @contextmanager
-def recording() -> Iterator[list[Guard]]:
-    """Collect the comparisons that this thread makes on Dims while the block runs."""
+def recording(table: SymTable | None = None) -> Iterator[list[Guard]]:
+    """Collect the comparisons that this thread makes on Dims while the block runs.
+
+    Args:
+        table: the expressions of earlier blocks: equal ones become the same objects.
+    """
     outer = _state.__dict__.get("guards")
     outer_table = _state.__dict__.get("table", {})
     guards: list[Guard] = []
-    _state.guards, _state.table = guards, {}
+    _state.guards, _state.table = guards, {} if table is None else table
     try:
         yield guards
     finally:

@@ -95,9 +95,16 @@ def _affine_below(s: State, link: Link) -> dict[tuple[Expr, ...], bool]:
     bijection."""
     for b in blocks_below(link):
         values = b.block().iter_values
-        if values and values not in s.affine and binding_is_affine(b, s):
+        if values and values not in s.affine and _uses_all(b) and binding_is_affine(b, s):
             s.affine[values] = is_plainly_whole(b)
     return s.affine
+
+
+def _uses_all(b: Link) -> bool:
+    """Does every loop above a block drive an iterator? (Where one does not, the binding is affine
+    only if it runs once, and whether a sampled extent is 1 is not asked without need.)"""
+    used: set[Var] = set().union(*map(mentioned, b.block().iter_values))
+    return all(f.var in used or is_literal(f.extent, 1) for f in b.loops())
 
 
 def _needs_condition(s: Stmt) -> bool:
@@ -502,7 +509,8 @@ def _check_movable(s: State, b: Link) -> None:
                 code="iter-kind",
                 at=block,
             )
-    if not binding_is_affine(b, s):
+    # a complete block does the same each time that its iterators have the same values
+    if kind_of(b, s) != "complete" and not binding_is_affine(b, s):
         s.fail(
             f"the bindings of block {block.name} are not an affine map of its loops",
             code="not-affine",
@@ -550,8 +558,14 @@ def _check_order(s: State, b: Link, old: Sequence[Var], new: Sequence[Var]) -> N
 
 
 def order_free(block: Block) -> bool:
-    """Does the block only combine values into places by operators that take any order?"""
-    stores = block.body.items if type(block.body) is Seq else (block.body,)
+    """Does the block only combine values into places by operators that take any order? A block made
+    by blockize does if the one inside it does."""
+    body = block.body
+    while type(body) is For or type(body) is Block:
+        if type(body) is Block and (body.init or body.alloc_buffers or body.match_buffers):
+            return False
+        body = body.body
+    stores = body.items if type(body) is Seq else (body,)
     written = {w.buffer for w in block.writes}
     for x in stores:
         if type(x) is not BufferStore or x.predicate is not None or type(x.value) is not BinOp:

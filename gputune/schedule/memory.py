@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 from ..ir import build
-from ..ir.boxes import covers, relax_exact
+from ..ir.boxes import Ranges, covers, domain, relax_exact
+from ..ir.build import const_int, is_literal
 from ..ir.nodes import (
     Block,
     BlockKey,
@@ -14,6 +15,7 @@ from ..ir.nodes import (
     BufferLoad,
     BufferRegion,
     BufferStore,
+    Expr,
     For,
     IntImm,
     IterVar,
@@ -22,17 +24,21 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.walk import blocks, replace_buffers
+from ..ir.walk import blocks, replace_buffers, uses_var
 from .analysis import (
+    Loops,
     blocks_below,
     bound_region,
+    fills_domain,
     guard_above,
     has_point_each,
     loop_ranges,
+    region_under,
     runs_whole_domain,
     writes_all,
 )
 from .handles import BlockRV
+from .place import is_inside
 from .primitive import primitive
 from .state import State, buffer_at
 from .tree import Link, block_with, graft_below
@@ -41,7 +47,7 @@ BufferIndex: TypeAlias = int | str | Buffer
 
 SCOPES = (
     "global", "shared", "shared.dyn", "local", "warp", "wmma.matrix_a", "wmma.matrix_b",
-    "wmma.accumulator", "m16n8k8.matrixA", "m16n8k8.matrixB", "m16n8k8.matrixC", "amx.tmm",
+    "wmma.accumulator", "global.vtcm", "m16n8k8.matrixA", "m16n8k8.matrixB", "m16n8k8.matrixC", "amx.tmm",
 )  # fmt: skip
 
 
@@ -85,11 +91,20 @@ def _record_index(s: State, name: str, given: BufferIndex, index: int) -> None:
         s.resolved[name] = index
 
 
-def _copy_nest(name: str, source: Buffer, dest: Buffer) -> tuple[Stmt, BlockKey]:
-    """Loops and a block that copy all of `source` into `dest` (same shape)."""
+def _copy_nest(
+    name: str, source: Buffer, dest: Buffer, part: _Part | None = None
+) -> tuple[Stmt, BlockKey]:
+    """Loops and a block that copy all of `source`, or a part of it, into `dest` (same shape)."""
     loops = [Var(f"ax{k}", e.dtype) for k, e in enumerate(source.shape)]
     iters = [Var(f"v{k}", e.dtype) for k, e in enumerate(source.shape)]
     point = tuple([Range(v, IntImm(1, v.dtype)) for v in iters])
+    values: list[Expr] = list(loops)
+    extents = list(source.shape)
+    conditions: list[Expr] = []
+    if part is not None:
+        values = [build.add(build.cast(v.dtype, r.min), v) for r, v in zip(part.box, loops)]
+        extents = [build.cast(v.dtype, r.extent) for r, v in zip(part.box, loops)]
+        conditions = [build.lt(x, n) for x, n, cut in zip(values, source.shape, part.is_cut) if cut]
     key = BlockKey()
     body: Stmt = Block(
         key,
@@ -98,31 +113,110 @@ def _copy_nest(name: str, source: Buffer, dest: Buffer) -> tuple[Stmt, BlockKey]
             IterVar(v, Range(IntImm(0, v.dtype), e), "spatial")
             for v, e in zip(iters, source.shape, strict=True)
         ]),
-        tuple(loops),
-        build.TRUE,
+        tuple(values),
+        build.logical_and(*conditions),
         (BufferRegion(source, point),),
         (BufferRegion(dest, point),),
         BufferStore(dest, BufferLoad(source, tuple(iters)), tuple(iters)),
     )  # fmt: skip
-    for v, e in zip(reversed(loops), reversed(source.shape), strict=True):
+    for v, e in zip(reversed(loops), reversed(extents), strict=True):
         body = For(v, IntImm(0, v.dtype), e, "serial", body)
     return body, key
 
 
-def _statements(scope: Block) -> list[Stmt]:
-    return list(scope.body.items) if type(scope.body) is Seq else [scope.body]
+# ----------------------------------------------------------------------------- where a copy goes
+class _Part(NamedTuple):
+    """A box of a buffer.
+
+    Attributes:
+        box: what it is if the buffer does not end before.
+        is_cut: does the buffer end before, in this dimension?
+    """
+
+    box: Ranges
+    is_cut: tuple[bool, ...]
 
 
-def _top_statement(link: Link, scope: Link) -> Stmt:
-    """The statement directly in the scope block that holds the link."""
-    below: Link = link
+def _copied_after(link: Link, others: Sequence[Link], scope: Link) -> Link:
+    """On the way to a block, the statement beside the nearest of some other blocks; a statement of
+    the scope's body where none of them shares loops with the block."""
+    shared = {id(x.node) for other in others for x in other.above()}
+    child = link
     for x in link.above():
-        if x.node is scope.node or (
-            type(x.node) is Seq and x.up is not None and x.up.node is scope.node
-        ):
-            return below.node
-        below = x
-    raise AssertionError("the scope is above the block")
+        if id(x.node) in shared or _is_body(x, scope):
+            break
+        child = x
+    return child
+
+
+def _is_body(x: Link, scope: Link) -> bool:
+    """Is it the scope block, or the sequence that is its body?"""
+    if x.node is scope.node:
+        return True
+    return type(x.node) is Seq and x.up is not None and x.up.node is scope.node
+
+
+def _part_written(
+    s: State, writer: Link, child: Link, scope: Link, buffer: Buffer, readers: Sequence[Link]
+) -> _Part | None:
+    """What of a buffer its writer writes each time that `child`, a statement above it, runs; None
+    (all of it) for a statement of the scope's body. Anything but just that would be copied before
+    it is written, or again after it was written elsewhere."""
+    up = child.up
+    assert up is not None
+    if _is_body(up, scope):
+        return None
+    b = writer.block()
+
+    def refuse(why: str) -> NoReturn:
+        s.fail(
+            f"a reader of {buffer.name} shares its loops with the writer, block {b.name}, and a "
+            f"copy between the two is not possible: {why}",
+            hint="make the copy before compute_at or reverse_compute_at bring the two together",
+            code="cache-place",
+            at=[b, *(x.node for x in readers)],
+        )
+
+    if type(up.node) is not Seq:
+        refuse("they are branches of one condition")
+    around = up.loops()
+    names = {f.var for f in around}
+    for iv, value in zip(b.iter_vars, b.iter_values, strict=True):
+        if iv.kind != "spatial" and uses_var(value, names):
+            loop = next(f for f in around if uses_var(value, {f.var}))
+            refuse(
+                f"the loop {loop.var.name} around both drives the {iv.kind} iterator "
+                f"{iv.var.name}, so the result is not complete there"
+            )
+    if guard_above(writer, up.node) is not None:
+        refuse("the writer stands under a condition or let of its own")
+    written = [w for w in b.writes if w.buffer is buffer]
+    is_guarded = not is_literal(b.predicate, 1)
+    if len(written) != 1 or (
+        is_guarded and not (runs_whole_domain(b) and has_point_each(b, written[0]))
+    ):
+        refuse("it is not one box that the writer writes there")
+    box = region_under(writer, up, written[0], exact=True)
+    if box is None:
+        refuse("what the writer writes there is not one box of constant extents, without gaps")
+    if not is_guarded:
+        return _Part(box, (False,) * len(box))  # it is written, so it is in the buffer
+    ranges = loop_ranges(around)
+    return _Part(box, tuple([not _ends_inside(r, n, ranges) for r, n in zip(box, buffer.shape)]))
+
+
+def _ends_inside(r: Range, extent: Expr, around: Loops | None) -> bool:
+    m, n = const_int(r.extent), const_int(extent)
+    if m is None or n is None:
+        return False
+    return is_inside(r.min, m, 0, n, None if around is None else domain(around))[1]
+
+
+def _put_copy(s: State, scope: Link, child: Link, new: Stmt, cache: Buffer) -> None:
+    """Replace a statement, and let the scope allocate the cache."""
+    b = scope.block()
+    body = graft_below(scope, child, new)
+    s.replace(scope, block_with(b, body=body, alloc_buffers=(*b.alloc_buffers, cache)))
 
 
 def fresh_name(s: State, func: str, name: str) -> str:
@@ -176,11 +270,13 @@ def cache_read(
 
     Returns:
         The copying block, named `<buffer>_<scope>`, placed at the root of the scope, after the
-        writer of the buffer, to be moved with `compute_at`.
+        writer of the buffer, to be moved with `compute_at`; or, where the reader shares loops with
+        the writer, inside those, right after what holds the writer alone.
 
     Raises:
         ScheduleError: the buffer has more than one writer in the scope; the scope is no stage
-            pipeline; no such buffer or memory scope; a consumer does not read the buffer.
+            pipeline; no such buffer or memory scope; a consumer does not read the buffer; reader
+            and writer share loops, and what is written inside them is not complete or no one box.
 
     Example:
         >>> sch = demo_schedule(); b = sch.cache_read(sch.get_block("B"), 0, "local")
@@ -229,33 +325,41 @@ def cache_read(
         buffer.dtype,
         storage_scope,
     )
-    func = s.func_of(b.key)
-    nest, key = _copy_nest(fresh_name(s, func, cache.name), buffer, cache)
-    scope_block = scope.block()
-    items = _statements(scope_block)
-    if writers:
-        at = _index(items, _top_statement(writers[0], scope)) + 1
-    else:
-        at = min(_index(items, _top_statement(x, scope)) for x in readers)
-    # a reader that shares its top statement with the writer would come before the copy
-    if any(_index(items, _top_statement(x, scope)) < at for x in readers):
-        s.fail(
-            f"a reader of {buffer.name} shares its loops with the writer",
-            hint="cache_read before compute_at",
-            code="cache-place",
-            at=[x.node for x in readers],
-        )
+    name = fresh_name(s, s.func_of(b.key), cache.name)
     keys = [x.block().key for x in readers]
-    items.insert(at, nest)
-    new_scope = block_with(
-        scope_block, body=build.seq(*items), alloc_buffers=(*scope_block.alloc_buffers, cache)
-    )
-    s.replace(scope, new_scope)
+    if writers:
+        child = _copied_after(writers[0], readers, scope)
+        _check_order(s, below, writers[0], readers, buffer)
+        part = _part_written(s, writers[0], child, scope, buffer, readers)
+        nest, key = _copy_nest(name, buffer, cache, part)
+        new = build.seq(child.node, nest)
+    else:
+        child = _copied_after(readers[0], (), scope)
+        nest, key = _copy_nest(name, buffer, cache)
+        new = build.seq(nest, child.node)
+    _put_copy(s, scope, child, new, cache)
     for k in keys:
         found = s.find(k)
         assert found is not None
         _redirect(s, found[1], buffer, cache)
     return s.mint_block(key)
+
+
+def _check_order(
+    s: State, below: Sequence[Link], writer: Link, readers: Sequence[Link], buffer: Buffer
+) -> None:
+    """What is read before it is written would be read from the cache before it is copied there."""
+    keys = [x.block().key for x in below]
+    first = keys.index(writer.block().key)
+    early = [x for x in readers if keys.index(x.block().key) < first]
+    if early:
+        s.fail(
+            f"block {early[0].block().name} reads {buffer.name} before block "
+            f"{writer.block().name} writes it",
+            hint="leave it out of consumer_blocks",
+            code="cache-place",
+            at=[x.node for x in (writer, *early)],
+        )
 
 
 def _check_reads_all(s: State, scope: Link, buffer: Buffer, at: Block) -> None:
@@ -273,10 +377,6 @@ def _check_reads_all(s: State, scope: Link, buffer: Buffer, at: Block) -> None:
             code="cache-partial",
             at=owner,
         )
-
-
-def _index(items: Sequence[Stmt], item: Stmt) -> int:
-    return next(k for k, x in enumerate(items) if x is item)
 
 
 def _no_root(s: State, link: Link) -> None:
@@ -301,12 +401,14 @@ def cache_write(
         consumer_blocks: blocks that read the cache instead of the buffer; None or empty: none.
 
     Returns:
-        The block that copies back, named `<buffer>_<scope>`, placed right after the writer, to be
-        moved with `reverse_compute_at`.
+        The block that copies back, named `<buffer>_<scope>`, placed right after the loops of the
+        writer, to be moved with `reverse_compute_at`; or, where a reader shares loops with the
+        writer, inside those, right after what holds the writer alone.
 
     Raises:
-        ScheduleError: the buffer has another writer; the scope is no stage pipeline; no such buffer
-            or memory scope.
+        ScheduleError: the buffer has another writer, or is written in part; the scope is no stage
+            pipeline; no such buffer or memory scope; reader and writer share loops, and what is
+            written inside them is not complete or no one box.
 
     Example:
         >>> sch = demo_schedule(); b = sch.cache_write(sch.get_block("B"), 0, "local")
@@ -338,7 +440,6 @@ def cache_write(
         buffer.dtype,
         storage_scope,
     )
-    _check_writes_all(s, link, b.writes[index], buffer)
     moved = [s.block(c) for c in consumer_blocks or ()]
     for x in moved:
         if not any(r.buffer is buffer for r in x.block().reads):
@@ -347,34 +448,22 @@ def cache_write(
                 code="cache-consumer",
                 at=x.node,
             )
-    func = s.func_of(b.key)
-    nest, key = _copy_nest(fresh_name(s, func, cache.name), cache, buffer)
-    scope_block = scope.block()
-    items = _statements(scope_block)
-    mine = _top_statement(link, scope)
-    at = _index(items, mine) + 1
-    inside = [
+    name = fresh_name(s, s.func_of(b.key), cache.name)
+    keys = [x.block().key for x in moved]
+    readers = [
         x for x in below
         if x.block().key is not b.key
+        and x.block().key not in keys
         and any(r.buffer is buffer for r in x.block().reads)
-        and _top_statement(x, scope) is mine
     ]  # fmt: skip
-    if any(x.block().key not in {m.block().key for m in moved} for x in inside):
-        s.fail(
-            f"a reader of {buffer.name} shares its loops with the writer",
-            hint="name it in consumer_blocks, or cache_write before compute_at",
-            code="cache-place",
-            at=[x.node for x in inside],
-        )
-    body = graft_below(scope, link, _with_buffer(b, buffer, cache))
-    assert body is not None
-    items = list(body.items) if type(body) is Seq else [body]
-    items.insert(at, nest)
-    new_scope = block_with(
-        scope_block, body=build.seq(*items), alloc_buffers=(*scope_block.alloc_buffers, cache)
-    )
-    keys = [x.block().key for x in moved]
-    s.replace(scope, new_scope)
+    child = _copied_after(link, readers, scope)
+    part = _part_written(s, link, child, scope, buffer, readers)
+    if part is None:
+        _check_writes_all(s, link, b.writes[index], buffer)
+    nest, key = _copy_nest(name, cache, buffer, part)
+    written = graft_below(child.up, link, _with_buffer(b, buffer, cache))
+    assert written is not None
+    _put_copy(s, scope, child, build.seq(written, nest), cache)
     for k in keys:
         found = s.find(k)
         assert found is not None
@@ -391,12 +480,23 @@ def _check_writes_all(s: State, link: Link, region: BufferRegion, buffer: Buffer
         return
     whole = tuple([Range(IntImm(0, e.dtype), e) for e in buffer.shape])
     ranges = loop_ranges(link.loops())
-    if unguarded:
-        written = None if ranges is None else relax_exact(bound_region(b, region).region, ranges)
+    if unguarded and ranges is not None:
+        written = None
+        if is_literal(b.predicate, 1):
+            written = relax_exact(bound_region(b, region).region, ranges)
+        elif fills_domain(link):  # and the predicate cuts off what is beyond
+            domains = {
+                iv.var: (const_int(iv.dom.min), const_int(iv.dom.extent)) for iv in b.iter_vars
+            }
+            points = {
+                v: (lo, n) for v, (lo, n) in domains.items() if lo is not None and n is not None
+            }
+            if len(points) == len(domains):
+                written = relax_exact(region.region, points)
         if written is not None and covers(written, whole, {}):
             return
-        if ranges is None and writes_all(link, region):
-            return
+    if unguarded and ranges is None and writes_all(link, region):
+        return
     s.fail(
         f"block {b.name} does not write all of {buffer.name}, so copying it back would overwrite "
         "the rest",

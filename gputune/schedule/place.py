@@ -141,7 +141,7 @@ def _new_domain(
         n = const_int(want.extent)
         lo, extent = want.min, want.extent
         if dom_lo is not None and dom_n is not None and n is not None and want is not iv.dom:
-            inside_lo, inside_hi = _inside(lo, n, dom_lo, dom_n, around)
+            inside_lo, inside_hi = is_inside(lo, n, dom_lo, dom_n, around)
             if not (inside_lo and inside_hi) and n >= dom_n:
                 lo, extent = iv.dom.min, iv.dom.extent  # more than all of it: all of it
                 inside_lo = inside_hi = True
@@ -160,7 +160,9 @@ def _new_domain(
     return names, extents, values, conditions
 
 
-def _inside(lo: Expr, n: int, dom_lo: int, dom_n: int, around: Domain | None) -> tuple[bool, bool]:
+def is_inside(
+    lo: Expr, n: int, dom_lo: int, dom_n: int, around: Domain | None
+) -> tuple[bool, bool]:
     """Is lo, ..., lo + n - 1 within the domain for all values of the outer loops?"""
     if around is None:
         return False, False

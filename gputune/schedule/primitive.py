@@ -14,9 +14,10 @@ import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, UserError
+from ..ir.index_map import IndexMap
 from ..ir.nodes import Buffer
 from .handles import BlockRV, LoopRV
 
@@ -25,6 +26,21 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Access(NamedTuple):
+    """Which buffer of a block: `("read", 0)` is the first one that it reads. In the JSON form of an
+    instruction it stands as two attributes, the index before the word."""
+
+    kind: str
+    position: int
+
+
+BufferAccess: TypeAlias = tuple[str, int] | str | Buffer
+"""An `Access`, the name of a buffer, or the buffer."""
+IndexMapLike: TypeAlias = IndexMap | Callable[..., Any]
+PadValue: TypeAlias = int | float | IndexMap | Callable[..., Any] | None
+"""A number, or a map of one final index: the value in terms of the new indices."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +93,7 @@ class InstructionKind:
                 continue
             try:
                 values[name] = _FORMS[form][0](value)
-            except TypeError:
+            except (TypeError, ValueError, UserError):
                 shown = repr(value)
                 raise ScheduleError(
                     f"{self.method}: {name} must be {_FORMS[form][1]}, got "
@@ -129,6 +145,29 @@ def _buffer(x: Any) -> Any:
     return x if isinstance(x, (str, Buffer)) else _int(x)
 
 
+def _access(x: Any) -> Any:
+    if isinstance(x, (str, Buffer)):
+        return x
+    kind, index = x  # anything but a pair is a TypeError or ValueError
+    if kind not in ("read", "write"):
+        raise TypeError
+    return Access(str(kind), _int(index))
+
+
+def _map(x: Any) -> Any:
+    if not isinstance(x, IndexMap) and not callable(x):
+        raise TypeError
+    return x
+
+
+def _pad_value(x: Any) -> Any:
+    if x is None or isinstance(x, IndexMap) or callable(x):
+        return x
+    if isinstance(x, str):  # how a trace holds a map
+        return IndexMap.from_text(x)
+    return _float(x) if not isinstance(x, int) else _int(x)
+
+
 def _items(x: Any) -> Any:
     if not isinstance(x, (list, tuple)):
         raise TypeError
@@ -155,6 +194,12 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "str": (_str, "a string"),
     "str | None": (lambda x: None if x is None else _str(x), "a string"),
     "BufferIndex": (_buffer, "the index, name or object of a buffer"),
+    "BufferAccess": (
+        _access,
+        'a pair such as ("read", 0), the name of a buffer or the buffer',
+    ),
+    "IndexMapLike": (_map, "an IndexMap or a function of indices"),
+    "PadValue": (_pad_value, "None, a number, an IndexMap or a function of the new indices"),
     "Sequence[int]": (lambda x: [_int(y) for y in _items(x)], "a list of integers"),
     "Sequence[int] | None": (
         lambda x: None if x is None else [_int(y) for y in _items(x)],
@@ -174,7 +219,7 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
 # Inputs that are blocks, for which a name may be given.
 _BLOCK_PARAMS = frozenset({
     "block", "block_rv", "block_or_loop", "reduction_block", "epilogue_block", "scope_block",
-    "consumer_blocks",
+    "consumer_blocks", "target",
 })  # fmt: skip
 KINDS: dict[str, InstructionKind] = {}
 _OLD_NAMES = {"GetBlock": "GetSBlock"}

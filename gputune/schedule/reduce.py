@@ -118,7 +118,7 @@ def _check_init_movable(s: State, link: Link, at: Link, below: list[For]) -> Non
         s.fail(loose, code="not-pipeline", at=at.node)
 
 
-def _check_starts(s: State, link: Link) -> None:
+def check_starts(s: State, link: Link) -> None:
     """The first run of the reduction must be the one that initialises: all reduce iterators at
     their minimum, and the predicate true."""
     b = link.block()
@@ -223,7 +223,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
                 code="reduction-repeat",
                 at=[f, b],
             )
-    _check_starts(s, link)
+    check_starts(s, link)
     if not binding_is_affine(link, s) and not _visits_once(b, below):
         s.fail(
             f"the loops from {at.loop().var.name} on reach the same point of block {b.name} more "
@@ -286,12 +286,12 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
     for f in reversed(nest):
         body = with_body(f, body)
     name = fresh_name(s, s.func_of(b.key), f"{b.name}_update")
-    update = block_with(b, name=name, init=None, reads=_update_reads(b))
+    update = block_with(b, name=name, init=None, reads=update_reads(b))
     s.replace(at, build.seq(body, graft_below(at.up, link, update)))
     return s.mint_block(init.key)
 
 
-def _update_reads(b: Block) -> tuple[BufferRegion, ...]:
+def update_reads(b: Block) -> tuple[BufferRegion, ...]:
     """The reads of a reduction once its init is gone: what it read, and what it updates, in the
     order in which the body meets them."""
     if reducer_of(b) is not None:  # it reads its output just where it writes it
@@ -521,7 +521,7 @@ def _check_loops(s: State, link: Link, f: For) -> None:
             code="not-affine",
             at=b,
         )
-    _check_starts(s, link)
+    check_starts(s, link)
 
 
 def _link_of(s: State, f: For) -> Link:

@@ -1,5 +1,5 @@
-"""Primitives that make a random choice: sample_perfect_tile, sample_categorical,
-sample_compute_location.
+"""Primitives that make a random choice: sample_perfect_tile, sample_tile, sample_partitioned_tile,
+sample_categorical, sample_compute_location.
 
 The choice is drawn from the schedule's generator unless a decision is given; a decision that is not
 one of the legal choices is refused, so a trace never replays into something else than it says.
@@ -8,9 +8,7 @@ one of the legal choices is refused, so a trace never replays into something els
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Sequence
-from functools import lru_cache
 
 from ..ir.build import const_int
 from ..ir.nodes import For, Var
@@ -20,6 +18,7 @@ from .dim import Dim, take
 from .handles import BlockRV, ExprRV, LoopRV
 from .primitive import primitive
 from .state import State
+from .tilings import Covering, Partitioned, Perfect, Rule
 from .tree import Link
 
 ROOT_MARK = Var("root")
@@ -33,44 +32,6 @@ MOST_FACTORS = 64
 
 
 # ----------------------------------------------------------------------------- tiles
-@lru_cache(maxsize=4096)
-def divisors(n: int) -> tuple[int, ...]:
-    """The divisors of n, ascending."""
-    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
-    return tuple(sorted({*small, *(n // d for d in small)}))
-
-
-@lru_cache(maxsize=65536)
-def count_tilings(extent: int, n: int) -> int:
-    """In how many ways is `extent` an ordered product of n factors?"""
-    if n == 1:
-        return 1
-    return sum(count_tilings(extent // d, n - 1) for d in divisors(extent))
-
-
-@lru_cache(maxsize=4096)
-def _choices(extent: int, n: int, last: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Candidates for the last of n factors (at most `last`), and how many tilings each leaves."""
-    ds = tuple(d for d in divisors(extent) if last is None or d <= last)
-    return ds, tuple(count_tilings(extent // d, n - 1) for d in ds)
-
-
-def draw_tiling(rng: random.Random, extent: int, n: int, max_innermost_factor: int) -> list[int]:
-    """n factors with product `extent` and the last at most `max_innermost_factor`, each such list
-    with the same probability."""
-    out: list[int] = []
-    limit: int | None = max_innermost_factor
-    while n > 1:
-        ds, weights = _choices(extent, n, limit)
-        d = rng.choices(ds, weights)[0]
-        out.append(d)
-        extent //= d
-        n, limit = n - 1, None
-    out.append(extent)
-    # the loop drew the last factor first, then the one before it, ...
-    return out[::-1]
-
-
 @primitive("SamplePerfectTile", inputs=("loop",), samples=True)
 def sample_perfect_tile(
     s: State,
@@ -101,12 +62,101 @@ def sample_perfect_tile(
         >>> [int(sch.get(f)) for f in sch.sample_perfect_tile(i, 2, decision=[2, 4])]
         [2, 4]
     """
+    return _tiles(s, loop, Perfect(n, max_innermost_factor), decision)
+
+
+@primitive("SampleTile", inputs=("loop",), samples=True)
+def sample_tile(
+    s: State,
+    loop: LoopRV,
+    n: int,
+    max_innermost_factor: int = 16,
+    decision: Sequence[int] | None = None,
+) -> list[ExprRV]:
+    """Draw factors that cover the extent of a loop and need not divide it.
+
+    The first factor is the extent divided by the product of the others, rounded up. In all the
+    tiles have at most a quarter more iterations than the loop (`split` gives the blocks inside a
+    predicate for those), so a loop of 127 has register tiles of 6 rows and vectors of 16 lanes. The
+    other factors are drawn from divisors of the extent, the numbers up to 16, powers of two and
+    three times those, and multiples of 16 up to 128; half of the draws divide the extent, fewer
+    where it has few divisors. This primitive is gputune's own: TVM does not know it.
+
+    Args:
+        loop: the loop that will be split. Its extent is constant; see `sample_perfect_tile`.
+        n: how many factors.
+        max_innermost_factor: the last factor is at most this.
+        decision: the factors to take instead of drawing, all n of them. Any positive integers that
+            cover the extent as above will do, not only those that are drawn. A list that does not
+            is refused; nothing is put in its place.
+
+    Returns:
+        n sampled values, outermost first.
+
+    Raises:
+        ScheduleError: the extent is not constant; n or max_innermost_factor is below 1; the
+            decision is not such a list.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> factors = sch.sample_tile(i, 2, decision=[3, 3])
+        >>> [sch.get(x).extent.value for x in sch.split(i, factors)]
+        [3, 3]
+    """
+    return _tiles(s, loop, Covering(n, max_innermost_factor), decision)
+
+
+@primitive("SamplePartitionedTile", inputs=("loop",), samples=True)
+def sample_partitioned_tile(
+    s: State,
+    loop: LoopRV,
+    n: int,
+    partition_pos: int = 0,
+    innerpart_factor: int = 1,
+    decision: Sequence[int] | None = None,
+) -> list[ExprRV]:
+    """Draw factors whose product is the extent of a loop, the inner part a multiple of a number.
+
+    Args:
+        loop: the loop that will be split. Its extent is constant; see `sample_perfect_tile`.
+        n: how many factors.
+        partition_pos: where the inner part begins, from 0 to n - 1.
+        innerpart_factor: the product of the factors from `partition_pos` on is a multiple of this.
+            Where the extent is none, no list of factors can be, and the one that is drawn is 1 for
+            all but the last.
+        decision: the factors to take instead of drawing.
+
+    Returns:
+        n sampled values, outermost first, each legal list with the same probability.
+
+    Raises:
+        ScheduleError: the extent is not constant; n or innerpart_factor is below 1; partition_pos
+            is no place in the list; the decision is not such a list.
+
+    Example:
+        >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
+        >>> [int(sch.get(f)) for f in sch.sample_partitioned_tile(i, 3, 1, 8)][0]
+        1
+    """
+    if innerpart_factor < 1 or not 0 <= partition_pos < n <= MOST_FACTORS:
+        s.fail(
+            f"innerpart_factor must be at least 1 and partition_pos from 0 to n - 1, got "
+            f"{innerpart_factor} and {partition_pos} with n = {n}",
+            code="sample-arguments",
+            at=s.loop(loop).loop(),
+        )
+    return _tiles(s, loop, Partitioned(n, partition_pos, innerpart_factor), decision)
+
+
+def _tiles(s: State, loop: LoopRV, rule: Rule, decision: Sequence[int] | None) -> list[ExprRV]:
+    """The factors of a loop by a rule: those of the decision, or drawn."""
     f = s.loop(loop).loop()
+    n, limit = rule.n, rule.limit
     if n > MOST_FACTORS:
         s.fail(f"n must be at most {MOST_FACTORS}, got {n}", code="sample-arguments", at=f)
-    if n < 1 or max_innermost_factor < 1:
+    if n < 1 or limit < 1:
         s.fail(
-            f"n and max_innermost_factor must be at least 1, got {n} and {max_innermost_factor}",
+            f"n and max_innermost_factor must be at least 1, got {n} and {limit}",
             code="sample-arguments",
             at=f,
         )
@@ -118,34 +168,27 @@ def sample_perfect_tile(
             code="sample-dynamic",
             at=f,
         )
-    if n == 1 and extent > max_innermost_factor:
+    if n == 1 and extent > limit:
         s.fail(
-            f"one factor of {extent} is above max_innermost_factor {max_innermost_factor}",
+            f"one factor of {extent} is above max_innermost_factor {limit}",
             code="sample-arguments",
             at=f,
         )
     if decision is None:
-        decision = draw_tiling(s.rng, int(extent), n, max_innermost_factor)
+        decision = rule.draw(s.rng, int(extent))
     else:
-        _check_tiling(s, f, list(decision), int(extent), n, max_innermost_factor)
+        _check_tiles(s, f, list(decision), extent, rule)
     s.decision = [x if type(x) is Dim else int(x) for x in decision]
     return [s.mint_value(x) for x in s.decision]
 
 
-def _check_tiling(s: State, f: For, decision: list[int], extent: int, n: int, limit: int) -> None:
-    why = ""
-    if len(decision) != n:
-        why = f"it has {len(decision)} factors, not {n}"
+def _check_tiles(s: State, f: For, decision: list[int], extent: int, rule: Rule) -> None:
+    if len(decision) != rule.n:
+        why = f"it has {len(decision)} factors, not {rule.n}"
     elif not all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in decision):
         why = "factors must be positive integers"
     else:
-        product = decision[0]
-        for x in decision[1:]:
-            product = product * x
-        if product != extent:
-            why = f"its product is {int(product)}, not the extent {extent}"
-        elif decision[-1] > limit:
-            why = f"its last factor is above max_innermost_factor {limit}"
+        why = rule.fault(decision, extent)
     if why:
         shown = [int(x) if isinstance(x, int) else x for x in decision]
         s.fail(f"the decision {shown} is not legal: {why}", code="sample-decision", at=f)

@@ -5,7 +5,24 @@ from __future__ import annotations
 import difflib
 
 from ..ir.nodes import IRModule
-from . import getters, inline, loops, memory, note, place, reduce, sampling
+from . import (
+    block_layout,
+    blockize,
+    getters,
+    inline,
+    layout,
+    loops,
+    memory,
+    note,
+    padding,
+    padding_parts,
+    place,
+    reduce,
+    reindex,
+    sampling,
+    tensorize,
+)
+from .explain import explain_schedule
 from .state import State
 from .trace import show_python
 
@@ -38,6 +55,8 @@ class Schedule(State):
     get_output_blocks = getters.get_output_blocks
     # sampling
     sample_perfect_tile = sampling.sample_perfect_tile
+    sample_tile = sampling.sample_tile
+    sample_partitioned_tile = sampling.sample_partitioned_tile
     sample_categorical = sampling.sample_categorical
     sample_compute_location = sampling.sample_compute_location
     # loops
@@ -54,6 +73,14 @@ class Schedule(State):
     cache_write = memory.cache_write
     set_scope = memory.set_scope
     storage_align = memory.storage_align
+    reindex = reindex.reindex
+    # layouts
+    transform_layout = layout.transform_layout
+    transform_block_layout = block_layout.transform_block_layout
+    reorder_block_iter_var = block_layout.reorder_block_iter_var
+    pad_einsum = padding.pad_einsum
+    decompose_padding = padding_parts.decompose_padding
+    can_decompose_padding = padding_parts.can_decompose_padding
     # placement
     compute_at = place.compute_at
     reverse_compute_at = place.reverse_compute_at
@@ -62,6 +89,9 @@ class Schedule(State):
     # reductions
     decompose_reduction = reduce.decompose_reduction
     rfactor = reduce.rfactor
+    # tensor intrinsics
+    blockize = blockize.blockize
+    tensorize = tensorize.tensorize
     # notes
     annotate = note.annotate
     unannotate = note.unannotate
@@ -122,6 +152,8 @@ class Schedule(State):
             before.script().splitlines(), self.mod.script().splitlines(), name, "now", lineterm=""
         )
         return "\n".join(lines)
+
+    explain = explain_schedule
 
     def _repr_html_(self) -> str:
         return self.mod._repr_html_() + self.trace._repr_html_()

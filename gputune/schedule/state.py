@@ -21,6 +21,7 @@ from ..ir.nodes import (
     BlockKey,
     Buffer,
     Expr,
+    For,
     IntImm,
     IRModule,
     PrimFunc,
@@ -32,6 +33,7 @@ from .handles import RV, BlockRV, ExprRV, LoopRV
 from .primitive import InstructionKind
 from .trace import Instruction, Trace
 from .tree import Key, Link, Tree, graft
+from .views import ScheduleState, StmtSRef
 
 DebugMask: TypeAlias = Literal["none", "all"]
 RenderLevel: TypeAlias = Literal["detail", "fast", "none"]
@@ -97,6 +99,17 @@ class State:
         """The program as it stands."""
         return self._mod
 
+    @property
+    def state(self) -> ScheduleState:
+        """What there is to know about the program: references, dependencies, facts; see `views`."""
+        return ScheduleState(self)
+
+    def get_sref(self, rv_or_stmt: BlockRV | LoopRV | Block | For) -> StmtSRef:
+        """The reference to a block or loop, from a handle or the statement itself."""
+        if isinstance(rv_or_stmt, BlockRV | LoopRV):
+            rv_or_stmt = self.get(rv_or_stmt)
+        return self.state.get_sref(rv_or_stmt)  # type: ignore[arg-type]  # a handle was resolved
+
     def seed(self, seed: int | None = None) -> None:
         """Restart sampling from `seed` (1 to 2**31 - 1; None or -1: a new one is drawn)."""
         if seed is None or seed == -1:
@@ -115,13 +128,15 @@ class State:
         """A seed drawn from this schedule's generator, for another one."""
         return self.rng.randint(1, 2**31 - 1)
 
-    def get(self, rv: RV | int | Expr) -> Any:
-        """What a handle stands for: a `Block`, a `For`, or an int for a sampled value (also for
-        arithmetic over sampled values; a plain int is refused)."""
+    def get(self, rv: RV | StmtSRef | int | Expr) -> Any:
+        """What a handle or reference stands for: a `Block`, a `For`, or an int for a sampled value
+        (also for arithmetic over sampled values; a plain int is refused)."""
         if isinstance(rv, BlockRV):
             return self.block(rv).node
         if isinstance(rv, LoopRV):
             return self.loop(rv).node
+        if isinstance(rv, StmtSRef):
+            return rv.stmt
         if not isinstance(rv, EXPR_CLASSES):
             self.fail(
                 f"expected a block, a loop or a sampled value, got {_describe(rv)}",
@@ -264,8 +279,11 @@ class State:
     # ------------------------------------------------------------------ changing
     def set_root(self, func: str, root: Block) -> None:
         """Give a function another root block."""
+        self.set_func(func, build.replace_body(self._mod.functions[func], root))
+
+    def set_func(self, func: str, new: PrimFunc) -> None:
+        """Put another function in the place of one, under its name."""
         old = self._mod.functions
-        new = build.replace_body(old[func], root)
         self._mod = IRModule({func: new} if self._only else {**old, func: new}, self._mod.attrs)
         self._latest = None
 

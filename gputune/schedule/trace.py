@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ..errors import RecordError, ScheduleError
+from ..errors import RecordError, ScheduleError, UserError
 from ..ir import build
 from ..ir.build import const_int
+from ..ir.index_map import IndexMap
 from ..ir.nodes import EXPR_CLASSES, BinOp, Expr, FloatImm, IntImm, StringImm, Var
 from ..ir.walk import substitute
 from .handles import BlockRV, LoopRV
-from .primitive import KINDS, InstructionKind
+from .primitive import KINDS, Access, InstructionKind
 
 if TYPE_CHECKING:
     from .state import State
@@ -250,7 +251,7 @@ class Trace:
         for k, inst in enumerate(self._without_postproc(remove_postproc)):
             inputs = [_encode(x, names) for x in inst.inputs]
             outputs = [_name(o, names) for o in inst.outputs]
-            insts.append([inst.kind.name, inputs, [_plain(a) for a in inst.attrs], outputs])
+            insts.append([inst.kind.name, inputs, _plain_attrs(inst.attrs), outputs])
             if inst in self.decisions:
                 decisions.append([k, _plain(self.decisions[inst])])
         return [insts, decisions]
@@ -332,6 +333,8 @@ def _translate(x: Any, table: Mapping[Any, Any]) -> Any:
         return {k: _translate(y, table) for k, y in x.items()}
     if isinstance(x, EXPR_CLASSES):
         return substitute(x, table)
+    if t is IndexMap:
+        return x.bind({v: _translate(v, table) for v in x.free_vars()})
     return x
 
 
@@ -344,6 +347,8 @@ def _handles(x: Any) -> list[Any]:
         return [h for y in x.values() for h in _handles(y)]
     if isinstance(x, BinOp):
         return _handles(x.a) + _handles(x.b)
+    if isinstance(x, IndexMap):
+        return list(x.free_vars())
     return []
 
 
@@ -353,8 +358,21 @@ def _name(rv: Any, names: dict[Any, str]) -> str:
     return names[rv]
 
 
+def _plain_attrs(attrs: Sequence[Any]) -> list[Json]:
+    """Attributes as JSON has them: an access is two of them."""
+    out: list[Json] = []
+    for a in attrs:
+        if type(a) is Access:
+            out += (int(a.position), a.kind)
+        else:
+            out.append(_plain(a))
+    return out
+
+
 def _plain(x: Any) -> Json:
     """A static value as JSON has it."""
+    if type(x) is IndexMap:
+        return x.text()
     if isinstance(x, (list, tuple)):
         return [_plain(y) for y in x]
     if isinstance(x, dict):
@@ -380,7 +398,7 @@ def _encode(x: Any, names: Mapping[Any, str]) -> Json:
         return [_encode(y, names) for y in x]
     if isinstance(x, dict):
         return {k: _encode(v, names) for k, v in x.items()}
-    if isinstance(x, BinOp) or (isinstance(x, float) and not math.isfinite(x)):
+    if isinstance(x, (BinOp, IndexMap)) or (isinstance(x, float) and not math.isfinite(x)):
         return _text(x, names)
     return _plain(x)
 
@@ -391,6 +409,10 @@ def _text(x: Any, names: Mapping[Any, str]) -> str:
         return names.get(x, "_")
     if isinstance(x, str):
         return _quoted(x)
+    if type(x) is Access:
+        return f"({_quoted(x.kind)}, {int(x.position)})"
+    if type(x) is IndexMap:
+        return x.text({v: names.get(v, "_") for v in x.free_vars()})
     if isinstance(x, (list, tuple)):
         return "[" + ", ".join(_text(y, names) for y in x) + "]"
     if isinstance(x, dict):
@@ -546,8 +568,18 @@ def _known_kind(name: str, where: str) -> InstructionKind:
         raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
 
 
+_ACCESS_WORDS: Mapping[Any, str] = {0: "read", 1: "write"}  # how TVM's files write them
+
+
 def _fit_attrs(kind: InstructionKind, attrs: list[Any], where: str) -> list[Any]:
-    """Attributes of an older file may lack the newest ones: those take their defaults."""
+    """The attributes as they are kept; those of an older file may lack the newest ones, which take
+    their defaults."""
+    pair = next((k for k, n in enumerate(kind.attrs) if kind.forms.get(n) == "BufferAccess"), None)
+    if pair is not None and len(attrs) >= pair + 2:
+        index, word = attrs[pair : pair + 2]
+        if isinstance(word, (int, str)):
+            word = _ACCESS_WORDS.get(word, word)
+        attrs[pair : pair + 2] = [(word, index)]
     if len(attrs) > len(kind.attrs):
         raise RecordError(
             f"{where}: {kind.name} has {len(kind.attrs)} attributes, got {len(attrs)}"
@@ -622,6 +654,11 @@ def _value(node: ast.expr, table: Mapping[str, Any], where: str) -> Any:
             if isinstance(op, (ast.FloorDiv, ast.Mod)) and const_int(b) == 0:
                 raise RecordError(f"{where}: division by zero")
             return build.binary(_AST_OPS[type(op)], a, b)
+        case ast.Lambda():
+            try:
+                return IndexMap.from_ast(node, table)
+            except UserError as e:
+                raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
         case ast.Call(
             func=ast.Name(id="float"),
             args=[ast.Constant(value="inf" | "-inf" | "nan" as text)],

@@ -80,6 +80,70 @@ _PER_SM = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class GpuSpeeds:
+    """How fast a GPU is: what a model of run times asks for.
+
+    Attributes:
+        device: which GPU that is.
+        sms: multiprocessors.
+        clock_hz: of the multiprocessors, boosted.
+        dram_bytes_s: from and to the GPU's memory.
+        l2_bytes: of the cache that all multiprocessors share.
+        l2_bytes_s: from that cache.
+        l1_bytes: of each multiprocessor, L1 cache and shared memory together.
+        fp32_lanes: float32 multiply-adds that a multiprocessor begins in a cycle.
+        fp64_lanes: the same for float64.
+    """
+
+    device: str
+    sms: int
+    clock_hz: float
+    dram_bytes_s: float
+    l2_bytes: int
+    l2_bytes_s: float
+    l1_bytes: int
+    fp32_lanes: int
+    fp64_lanes: int
+
+
+# Of each architecture the GPU that is met most; others of it have the same multiprocessors, and
+# fewer of them. Multiprocessors, clocks, DRAM, lanes and sizes of caches are those of NVIDIA's
+# architecture whitepapers ("NVIDIA Turing GPU Architecture", "NVIDIA A100 Tensor Core GPU
+# Architecture", "NVIDIA Ampere GA102 GPU Architecture", "NVIDIA Ada GPU Architecture", "NVIDIA H100
+# Tensor Core GPU Architecture", "NVIDIA RTX Blackwell GPU Architecture") and data sheets; L1 and
+# lanes also stand in the CUDA programming guide, per compute capability. L2 rates are not
+# published: sm_75 as measured by Jia et al., arXiv 1903.07486; the others are rounded estimates of
+# 40 bytes a cycle and multiprocessor, which such measurements come to.
+_SPEEDS = {
+    75: GpuSpeeds("T4", 40, 1.59e9, 320e9, 4 << 20, 1.27e12, 96 << 10, 64, 2),
+    80: GpuSpeeds("A100 SXM", 108, 1.41e9, 2.039e12, 40 << 20, 6.1e12, 192 << 10, 64, 32),
+    86: GpuSpeeds("RTX 3090", 82, 1.695e9, 936e9, 6 << 20, 5.6e12, 128 << 10, 128, 2),
+    87: GpuSpeeds("Jetson Orin", 16, 1.3e9, 204.8e9, 4 << 20, 0.83e12, 192 << 10, 128, 2),
+    89: GpuSpeeds("RTX 4090", 128, 2.52e9, 1.008e12, 72 << 20, 12.9e12, 128 << 10, 128, 2),
+    90: GpuSpeeds("H100 SXM", 132, 1.98e9, 3.35e12, 50 << 20, 10.5e12, 256 << 10, 128, 64),
+    100: GpuSpeeds("B200", 148, 1.965e9, 8e12, 126 << 20, 11.6e12, 256 << 10, 128, 64),
+    110: GpuSpeeds("Jetson Thor", 20, 1.57e9, 273e9, 32 << 20, 1.26e12, 256 << 10, 128, 2),
+    120: GpuSpeeds("RTX 5090", 170, 2.41e9, 1.792e12, 96 << 20, 16.4e12, 128 << 10, 128, 2),
+    121: GpuSpeeds("GB10", 48, 2.42e9, 273e9, 24 << 20, 4.6e12, 128 << 10, 128, 2),
+}
+_LIKE = {88: 87, 101: 110, 103: 100}  # architectures of which little is published
+
+
+def speeds_of(arch: str) -> GpuSpeeds:
+    """How fast the GPU is that is met most of an architecture.
+
+    Raises:
+        TargetError: an architecture that is not known here; lists those that are.
+
+    Example:
+        >>> speeds_of("sm_90a").sms
+        132
+    """
+    number = _number_of(arch)
+    return _SPEEDS[_LIKE.get(number, number)]
+
+
 def limits_of(arch: str) -> GpuLimits:
     """The limits of an architecture; "sm_90a" has those of "sm_90".
 
@@ -90,19 +154,24 @@ def limits_of(arch: str) -> GpuLimits:
         >>> limits_of("sm_90a").shared_per_block
         232448
     """
+    number = _number_of(arch)
+    threads, blocks, barriers, kib = _PER_SM[number]
+    if number < 80:
+        return GpuLimits(
+            arch, threads, blocks, barriers, kib << 10, kib << 10,
+            shared_reserved=0, shared_unit=256,
+        )  # fmt: skip
+    return GpuLimits(arch, threads, blocks, barriers, kib << 10, (kib << 10) - 1024)
+
+
+def _number_of(arch: str) -> int:
     number = re.fullmatch(r"sm_([0-9]{2,3})[af]?", arch)
     if number is None or int(number[1]) not in _PER_SM:
         raise TargetError(
             f"the limits of GPU architecture {arch!r} are not known",
             hint="known are: " + ", ".join(f"sm_{n}" for n in _PER_SM),
         )
-    threads, blocks, barriers, kib = _PER_SM[int(number[1])]
-    if int(number[1]) < 80:
-        return GpuLimits(
-            arch, threads, blocks, barriers, kib << 10, kib << 10,
-            shared_reserved=0, shared_unit=256,
-        )  # fmt: skip
-    return GpuLimits(arch, threads, blocks, barriers, kib << 10, (kib << 10) - 1024)
+    return int(number[1])
 
 
 def occupancy(

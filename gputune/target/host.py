@@ -202,6 +202,69 @@ def vector_unit(cpu: str, mattr: str) -> VectorUnit:
     return VectorUnit(32 if "%ymm" in asm else 16, 16)
 
 
+_IMPLIES: dict[str, tuple[str, ...]] = {
+    "avx2": ("avx",),
+    "f16c": ("avx",),
+    "fma": ("avx",),
+    "avx512f": ("avx2", "f16c", "fma"),
+    "avx512bf16": ("avx512bw",),
+    "avx512bitalg": ("avx512bw",),
+    "avx512fp16": ("avx512bw", "avx512dq", "avx512vl"),
+    "avx512vbmi": ("avx512bw",),
+    "avx512vbmi2": ("avx512bw",),
+    **{f"avx512{x}": ("avx512f",) for x in ("bw", "cd", "dq", "ifma", "vl", "vnni", "vpopcntdq")},
+    "amx-int8": ("amx-tile",),
+    "amx-bf16": ("amx-tile",),
+}
+"""What LLVM turns on together with a feature; turning one of these off turns the feature off."""
+
+_SERVER = "avx512bw", "avx512cd", "avx512dq", "avx512vl"
+_VNNI = (*_SERVER, "avx512vnni")
+_BY_NAME: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("skylake-avx512", "skx", "cannonlake"), _SERVER),
+    **dict.fromkeys(
+        ("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI
+    ),
+    **dict.fromkeys(("cooperlake", "znver4", "znver5"), (*_VNNI, "avx512bf16")),
+    **dict.fromkeys(
+        ("sapphirerapids", "emeraldrapids", "graniterapids"),
+        (*_VNNI, "avx512bf16", "avx512fp16", "amx-int8", "amx-bf16"),
+    ),
+}
+"""What tensor intrinsics ask of processors that are named in a target, not present."""
+
+
+@cache
+def enabled(cpu: str, mattr: str) -> frozenset[str]:
+    """The features that a target has: those of the processor of this name (of AVX-512 and AMX, for
+    the names that are known), changed by `mattr` from left to right as LLVM does it.
+
+    Example:
+        >>> sorted(enabled("", "+avx512vnni,+avx512bf16,-avx512bw"))
+        ['avx', 'avx2', 'avx512f', 'avx512vnni', 'f16c', 'fma']
+    """
+    on: set[str] = set()
+    for word in (*[f"+{x}" for x in _BY_NAME.get(cpu, ())], *filter(None, mattr.split(","))):
+        name = word[1:]
+        if word[0] == "+":
+            _turn_on(on, name)
+        else:
+            _turn_off(on, name)
+    return frozenset(on)
+
+
+def _turn_on(on: set[str], name: str) -> None:
+    on.add(name)
+    for needed in _IMPLIES.get(name, ()):
+        _turn_on(on, needed)
+
+
+def _turn_off(on: set[str], name: str) -> None:
+    on.discard(name)
+    for other in [x for x in on if name in _IMPLIES.get(x, ())]:
+        _turn_off(on, other)
+
+
 # ----------------------------------------------------------------------------- GPU
 @cache
 def cuda_problem() -> str | None:

@@ -27,10 +27,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "cuda": (
         "arch", "max-shared-memory-per-block", "max-threads-per-block", "thread-warp-size",
     ),
+    "hexagon": ("num-cores", "vtcm-capacity"),
 }  # fmt: skip
 IGNORED = ("host", "keys", "libs", "tag")
 # The kinds that this version generates code for; "auto" chooses among them.
 BUILDABLE = frozenset({"llvm", "cuda"})
+
+_HEXAGON_THREADS = 4
+_HEXAGON_VECTORS = host.VectorUnit(128, 32)  # HVX
 
 _stack: ContextVar[tuple[Target, ...]] = ContextVar("gputune_targets", default=())
 
@@ -39,7 +43,7 @@ class Target:
     """A machine to compile for, immutable and hashable.
 
     Args:
-        spec: "llvm", "cuda" or "auto", with options in TVM's command-line spelling; a dict with
+        spec: "llvm", "cuda", "hexagon" or "auto", with options in TVM's command-line spelling; a dict with
             "kind" and the same options; or a Target. "auto" is cuda where it can be used, else
             llvm; the reason is printed once to stderr.
         host: accepted for the sake of TVM programs; the host is always this machine.
@@ -49,11 +53,14 @@ class Target:
     changes this machine's features ("-mattr=-avx512f"); with `mcpu` it changes those of the
     named processor. `num-cores` defaults to the physical cores this process may use.
 
+    hexagon: schedules can be searched for, but code generation is not part of gputune.
+    `vtcm-capacity` is in bytes; without it there is no limit.
+
     Attributes:
-        kind: "llvm" or "cuda".
-        mcpu, mattr: LLVM's processor and feature string ("" for cuda).
+        kind: "llvm", "cuda" or "hexagon".
+        mcpu, mattr: LLVM's processor and feature string ("" for others).
         num_cores: threads that parallel loops may use.
-        arch: "sm_90a" and the like ("" for llvm).
+        arch: "sm_90a" and the like ("" for others than cuda).
 
     Raises:
         TargetError: unknown kind or option, or a value that makes no sense; names the option.
@@ -101,19 +108,21 @@ class Target:
         put(self, "mattr", "")
         put(self, "arch", "")
         put(self, "_limits", ())
-        put(self, "num_cores", _count(kind, "num-cores", options.get("num-cores")))
+        cores = options.get("num-cores", _HEXAGON_THREADS if kind == "hexagon" else None)
+        put(self, "num_cores", _count(kind, "num-cores", cores))
         if kind == "llvm":
             mcpu, mattr = _processor(options.get("mcpu"), options.get("mattr"), trusted)
             put(self, "mcpu", mcpu)
             put(self, "mattr", mattr)
-        else:
+            return
+        if kind == "cuda":
             put(self, "arch", _arch(options.get("arch")))
-            limits = [
-                (name, _count(kind, name, value))
-                for name, value in sorted(options.items())
-                if name != "arch"
-            ]
-            put(self, "_limits", tuple(limits))
+        limits = [
+            (name, _count(kind, name, value))
+            for name, value in sorted(options.items())
+            if name not in ("arch", "num-cores")
+        ]
+        put(self, "_limits", tuple(limits))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"a Target cannot be changed ({name}); make a new one")
@@ -130,6 +139,8 @@ class Target:
         return self._vectors().registers
 
     def _vectors(self) -> host.VectorUnit:
+        if self.kind == "hexagon":
+            return _HEXAGON_VECTORS
         if self.kind != "llvm":
             raise TargetError(f"vector registers are a property of llvm targets, not of {self}")
         return host.vector_unit(self.mcpu, self.mattr)
@@ -160,9 +171,16 @@ class Target:
         )
 
     @property
+    def vtcm_capacity(self) -> int:
+        """Bytes of vector memory of a hexagon target; 0: no limit, or no such memory."""
+        return dict(self._limits).get("vtcm-capacity", 0)
+
+    @property
     def device_key(self) -> str:
         """The class of machine on which this target runs; equal keys may share measurements."""
-        return f"cuda/{self.arch}" if self.kind == "cuda" else host.device_key()
+        if self.kind == "llvm":
+            return host.device_key()
+        return f"cuda/{self.arch}" if self.kind == "cuda" else self.kind
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -175,14 +193,17 @@ class Target:
         out: dict[str, Any] = {"kind": self.kind}
         if self.kind == "llvm":
             out |= {"mattr": self.mattr, "mcpu": self.mcpu, "num-cores": self.num_cores}
+        elif self.kind == "hexagon":
+            out |= {"num-cores": self.num_cores, **dict(self._limits)}
         else:
             out |= {"arch": self.arch, **dict(self._limits)}
         return dict(sorted(out.items()))
 
     def __str__(self) -> str:
         """Short: what this machine implies is left out. Parses back to an equal Target here."""
-        if self.kind == "cuda":
-            return " ".join(["cuda", f"-arch={self.arch}", *(f"-{k}={v}" for k, v in self._limits)])
+        if self.kind != "llvm":
+            own = f"-arch={self.arch}" if self.kind == "cuda" else f"-num-cores={self.num_cores}"
+            return " ".join([self.kind, own, *(f"-{k}={v}" for k, v in self._limits)])
         parts = ["llvm", f"-num-cores={self.num_cores}"]
         native = self.mcpu == host.cpu_name()
         if not native:

@@ -213,7 +213,7 @@ def refused_after_tuning(name: str) -> str:
         (["matmul", "--target", "lvm"], ["unknown target kind 'lvm'", "llvm"]),
         (["matmul", "--target", "llvm -num-cores=none"], ["'num-cores'"]),
         (["matmul", "--target", "cuda"], ["cuda"]),
-        (["matmul", "--trials", "0"], ["--trials"]),
+        (["matmul", "--trials", "-1"], ["--trials"]),
         (["matmul", "--seconds", "0"], ["--seconds"]),
         (["matmul", "--seconds", "x"], ["--seconds"]),
         (["matmul", "--work-dir", "/dev/null/x"], ["cannot use /dev/null/x as work_dir"]),

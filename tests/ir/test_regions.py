@@ -166,6 +166,9 @@ def test_exact_boxes_that_must_be_found():
     assert box(relax_exact([rng(k + j * 8)], loops)) == [("0", "32")]
     assert box(relax_exact([rng(k // 4), rng(k % 4)], loops)) == [("0", "2"), ("0", "4")]
     assert box(relax_exact([rng(j * 2, 2)], loops)) == [("0", "8")]
+    tile = i * 8 + k  # what stands still beside what moves, inside a quotient
+    assert box(relax_exact([rng(tile // 4), rng(tile % 4)], loops)) == [("i * 2", "2"), ("0", "4")]
+    assert relax_exact([rng((i * 3 + k) // 4), rng((i * 3 + k) % 4)], loops) is None
     assert relax_exact([rng(j * 2)], loops) is None
     assert relax_exact([rng(j), rng(j)], loops) is None
     assert relax_exact([rng(k // 3), rng(k % 3)], loops) is None

@@ -12,7 +12,7 @@ from gputune.meta_schedule.space_generator import PostOrderApply
 from gputune.meta_schedule.tune_context import TuneContext
 from gputune.schedule import Dim, Instruction, Schedule, Trace
 from gputune.schedule.dim import Column
-from gputune.schedule.sampling import draw_tiling
+from gputune.schedule.tilings import draw_tiling
 from gputune.script import tir as T
 
 

@@ -204,13 +204,34 @@ def test_functions_of_the_user_run_here() -> None:
     assert "int without the function main" in str(odd.error_msg)
 
 
+def test_an_initializer() -> None:
+    seen: list[int] = []
+    builder = LocalBuilder(1, initializer=lambda: seen.append(1))
+    for _ in range(2):
+        (result,) = builder.build([BuilderInput(matmul(), LLVM)])
+        assert result.error_msg is None
+    assert seen == [1]
+
+    def fails() -> None:
+        raise KeyError("no licence")
+
+    (result,) = LocalBuilder(1, initializer=fails).build([BuilderInput(matmul(), LLVM)])
+    assert result.failure is not None
+    assert result.failure.reason == "build KeyError"
+    assert "no licence" in result.failure.message
+    (future,) = LocalRunner(initializer=fails).run([RunnerInput(built(), "cpu", ARGS)])
+    assert "no licence" in str(future.result().error_msg)
+
+
 def test_create_and_bad_options() -> None:
     assert isinstance(Builder.create("local", 1), LocalBuilder)
     assert isinstance(Runner.create("local"), LocalRunner)
     with pytest.raises(ValueError, match="'rpc'"):
         Builder.create("rpc")
-    with pytest.raises(ValueError, match="'rpc'"):
+    with pytest.raises(UserError, match="later version"):
         Runner.create("rpc")
+    with pytest.raises(ValueError, match="'cloud'"):
+        Runner.create("cloud")
     with pytest.raises(UserError, match="max_workers"):
         LocalBuilder(0)
     with pytest.raises(UserError, match="timeout_sec"):
@@ -244,7 +265,9 @@ def test_derived_classes() -> None:
     (future,) = MyRunner().run([RunnerInput(str(made.artifact_path), "cpu", ARGS)])
     assert future.result().run_secs == [1.0]
     with pytest.raises(TypeError, match="run"):
-        PyRunner()  # type: ignore[abstract]  # the mistake in question
+        Runner()  # type: ignore[abstract]  # the mistake in question
+    with pytest.raises(NotImplementedError, match="PyRunner: run is not implemented"):
+        PyRunner().run([])  # type: ignore[abstract]  # the mistake in question
     with pytest.raises(NotImplementedError, match="result"):
         PyRunnerFuture().result()
     with pytest.raises(TypeError, match="decorates a class"):

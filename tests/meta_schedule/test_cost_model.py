@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from search_spaces import context, many_tiles, matmul
+from search_spaces import MACHINE, context, drive, many_tiles, matmul
 
 from gputune.errors import RecordError, UserError
-from gputune.meta_schedule.cost_model import CostModel, RandomModel, XGBConfig, XGBModel
+from gputune.meta_schedule.cost_model import (
+    SKETCH_CONFIG,
+    CostModel,
+    MLPModel,
+    RandomModel,
+    SegmentSumMLPTrainer,
+    XGBConfig,
+    XGBModel,
+    boosting,
+    metrics,
+    xgb_model,
+)
 from gputune.meta_schedule.failures import Failure
+from gputune.meta_schedule.feature_extractor import FeatureExtractor
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
 from gputune.meta_schedule.runner import RunnerResult
-from gputune.meta_schedule.sketch_feature import FEATURE_COUNT
+from gputune.meta_schedule.sketch_feature import FEATURE_COUNT, features_of
 from gputune.schedule import Schedule
 
 
@@ -24,9 +39,43 @@ def data(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x, 1e-3 * 2.0 ** (x[:, 20] / 2 + np.abs(x[:, 30] - 4) / 2)
 
 
-def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    ranks = [np.argsort(np.argsort(x)) for x in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+def rank_correlation(scores: np.ndarray, minus_seconds: np.ndarray) -> float:
+    return metrics.rank_correlation(scores, -minus_seconds)
+
+
+def packs_of(count: int, seed: int = 0) -> tuple[list[np.ndarray], np.ndarray]:
+    """Candidates of one to three rows; the share of the best speed is a sum over them."""
+    rng = np.random.default_rng(seed)
+    packs = [rng.random((rng.integers(1, 4), 6)).astype(np.float32) for _ in range(count)]
+    return packs, np.array(
+        [1.0 / (0.05 + 0.3 * np.exp(-((p[:, 2] - 0.5) ** 2) * 9).sum()) for p in packs]
+    )
+
+
+class Given(FeatureExtractor):
+    """Features that the test has laid down, one array a candidate."""
+
+    def __init__(self) -> None:
+        self.next: list[np.ndarray] = []
+
+    def extract_from(self, context: Any, candidates: Sequence[Any]) -> list[Any]:
+        return [self.next[k] for k in candidates]
+
+
+def taught(count: int = 120, **options: Any) -> tuple[XGBModel, Given]:
+    """A model that learned from `packs_of`."""
+    extractor = Given()
+    options = {"config": XGBConfig(max_depth=4, num_trees=150), "num_warmup_samples": 8, **options}
+    model = XGBModel(extractor=extractor, **options)
+    extractor.next, seconds = packs_of(count)
+    results = [RunnerResult([float(x)], None) for x in seconds]
+    model.update(context(many_tiles), list(range(count)), results)  # type: ignore[arg-type]  # indices stand for them
+    return model, extractor
+
+
+def asked(model: XGBModel, extractor: Given, packs: list[np.ndarray]) -> np.ndarray:
+    extractor.next = packs
+    return model.predict(context(many_tiles), list(range(len(packs))))  # type: ignore[arg-type]  # as above
 
 
 def test_it_learns_to_rank() -> None:
@@ -116,6 +165,10 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         parts = {k: f[k] for k in f.files}
     for change, message in (
         ({"version": np.array([99, 1])}, "another version"),
+        ({"version": np.array([1])}, "another version"),
+        ({"extractor": np.array("PerStoreFeature")}, "on the features of PerStoreFeature"),
+        ({"line": np.zeros(3)}, "do not fit together"),
+        ({"trained": np.array([-1])}, "do not fit together"),
         ({"seconds": parts["seconds"][:-1]}, "do not fit together"),
         ({"counts": np.array([-1])}, "do not fit together"),
         ({"trees": np.arange(64, dtype=np.uint8)}, "its trees cannot be read"),
@@ -157,15 +210,186 @@ def test_random_model(tmp_path: Path) -> None:
         b.load(str(tmp_path / "r"))
 
 
+def test_rows_of_a_candidate_are_summed() -> None:
+    model, extractor = taught(400)
+    packs, seconds = packs_of(200, 1)
+    scores = asked(model, extractor, packs)
+    assert metrics.rank_correlation(scores, seconds) > 0.7
+    parts = asked(model, extractor, [p[k : k + 1] for p in packs for k in range(len(p))])
+    at = 0
+    for p, score in zip(packs, scores, strict=True):
+        assert score == pytest.approx(parts[at : at + len(p)].sum(), abs=1e-5)
+        at += len(p)
+    assert asked(model, extractor, [np.zeros((0, 6), np.float32)]).tolist() == [0.0]
+
+
+def test_the_error_of_sums_falls_along_its_gradient() -> None:
+    rng = np.random.default_rng(2)
+    sizes, share = np.array([2, 1, 3, 0]), np.array([1.0, 0.5, 0.0, 0.2])
+    said = rng.normal(size=6)
+    weight = np.maximum(share, 0.1)
+    examples = boosting.Examples(np.zeros((6, 1), np.float32), sizes, share)
+    slope, curve = boosting._SumOfRows(examples).gradient(said, None)
+
+    def error(x: np.ndarray) -> float:
+        return float((weight * (boosting.sums(x, sizes) - share) ** 2 / 2).sum())
+
+    for k in range(6):
+        step = np.zeros(6)
+        step[k] = 1e-5
+        assert slope[k] == pytest.approx((error(said + step) - error(said - step)) / 2e-5, abs=1e-6)
+    assert (curve > 0).all()
+
+
+def test_scores_are_random_until_it_is_warm() -> None:
+    model, extractor = taught(20, num_warmup_samples=30)
+    packs, _ = packs_of(5, 1)
+    assert not model.is_trained
+    assert (asked(model, extractor, packs) != asked(model, extractor, packs)).all()
+    warm, extractor = taught(30, num_warmup_samples=30)
+    assert warm.is_trained
+    assert (asked(warm, extractor, packs) == asked(warm, extractor, packs)).all()
+    assert XGBModel(extractor="per-store-feature").num_warmup_samples == 100
+    assert XGBModel().num_warmup_samples == 8
+
+
+def test_it_stops_when_trees_no_longer_help() -> None:
+    counts = []
+    for rounds in (1, 50):
+        model, extractor = taught(early_stopping_rounds=rounds, config=XGBConfig(gamma=0.1))
+        asked(model, extractor, packs_of(2)[0])
+        counts.append(model.tree_count)
+    assert 1 <= counts[0] <= counts[1] < 10000
+
+
+def test_what_it_tells_while_it_trains(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boosting, "log", logging.getLogger("tests.boosting"))
+    for every, n, expected in ((10, 7, 15), (50, 3, 3), (0, 3, 0)):
+        caplog.clear()
+        with caplog.at_level(logging.DEBUG, logger="tests.boosting"):
+            config = XGBConfig(max_depth=2, eta=0.02, num_trees=150)
+            model, extractor = taught(verbose_eval=every, average_peak_n=n, config=config)
+            asked(model, extractor, packs_of(2)[0])
+        told = [r.getMessage() for r in caplog.records]
+        assert len(told) == expected
+        assert all(f"tr-a-peak@{n}" in t and "tr-p-rmse" in t for t in told)
+
+
+@pytest.mark.parametrize(("adaptive", "trained"), [(True, [1, 0, 1]), (False, [1, 1, 1])])
+def test_adaptive_training(
+    adaptive: bool, trained: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    train = boosting.train
+    monkeypatch.setattr(xgb_model, "train", lambda *a: calls.append(1) or train(*a))
+    model = XGBModel(config=XGBConfig(num_trees=5), adaptive_training=adaptive)
+    x, seconds = data(200)
+    for (start, stop), expected in zip(((0, 100), (100, 110), (110, 150)), trained, strict=True):
+        calls.clear()
+        model.update_features("w", x[start:stop], seconds[start:stop].tolist())
+        model.predict_features(x)
+        model.predict_features(x)
+        assert len(calls) == expected
+    model.update_features("new", x[150:152], seconds[150:152].tolist())
+    calls.clear()
+    model.predict_features(x)
+    assert calls == [1]  # a workload of which nothing was known
+
+
+def test_parameters_reach_xgboost(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xgboost
+
+    seen: list[dict[str, Any]] = []
+    train = xgboost.train
+
+    def spy(params: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen.append(params)
+        return train(params, *args, **kwargs)
+
+    monkeypatch.setattr(xgboost, "train", spy)
+    x, seconds = data(20)
+    for options in (
+        {"config": XGBConfig(num_trees=3), "tree_method": "exact", "num_tuning_cores": 2},
+        {"config": XGBConfig(nthread=1, eta=0.5, num_trees=3), "num_tuning_cores": 2},
+    ):
+        model = XGBModel(**options)
+        model.update_features("w", x, seconds.tolist())
+        model.predict_features(x)
+    assert seen[0]["tree_method"] == "exact"
+    assert (seen[0]["nthread"], seen[1]["nthread"]) == (2, 1)
+    assert (seen[0]["eta"], seen[1]["eta"]) == (0.2, 0.5)
+    assert model.tree_count <= 3
+
+
+def test_the_defaults_of_metaschedule() -> None:
+    c = XGBConfig()
+    assert (c.max_depth, c.gamma, c.min_child_weight, c.eta, c.seed) == (10, 0.001, 0, 0.2, 43)
+    assert (c.nthread, c.tree_method) == (None, "auto")
+    assert XGBModel(extractor="per-store-feature").config == c
+    assert XGBModel().config == SKETCH_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_warmup_samples", -1), ("early_stopping_rounds", 0), ("verbose_eval", -1),
+        ("average_peak_n", 0), ("num_tuning_cores", 0),
+    ],
+)  # fmt: skip
+def test_counts_that_make_no_sense_are_refused(option: str, value: int) -> None:
+    with pytest.raises(UserError, match=f"{option} is a count from"):
+        XGBModel(**{option: value})
+
+
+def test_a_model_on_other_features_takes_no_matrices() -> None:
+    model = XGBModel(extractor="per-store-feature")
+    assert XGBModel().takes_features
+    assert not model.takes_features
+    with pytest.raises(NotImplementedError):
+        model.predict_features(data(2)[0])
+    with pytest.raises(NotImplementedError):
+        model.update_features("w", data(2)[0], [1.0, 2.0])
+
+
+def test_files_of_other_features_are_refused(tmp_path: Path) -> None:
+    path = str(tmp_path / "m")
+    XGBModel(extractor="per-store-feature").save(path)
+    XGBModel(extractor="per-store-feature").load(path)
+    with pytest.raises(RecordError, match=r"a cost model (of another version|on the features of)"):
+        XGBModel().load(path)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "per-store-feature", "random"])
+def test_a_search_with_a_model_on_programs(kind: str) -> None:
+    model: CostModel
+    if kind == "mlp":
+        model = MLPModel(trainer=SegmentSumMLPTrainer(hidden_dim=16, num_epoch_full=5))
+    else:
+        config = XGBConfig(max_depth=3, num_trees=10)
+        model = XGBModel(extractor=kind, config=config, num_warmup_samples=6)
+    ctx = context(many_tiles, n=64)
+
+    def cost(c: MeasureCandidate) -> float:
+        return 1e-3 * 2.0 ** -float(features_of(c.sch.mod, MACHINE)[1])
+
+    sizes, seen = drive(ctx, 18, 6, cost, model)
+    assert sizes == [6, 6, 6]
+    assert len({c.digest for c in seen}) == 18
+    assert model.row_count == 18  # type: ignore[attr-defined]  # both have it
+
+
 def test_create() -> None:
     assert isinstance(CostModel.create("xgb", num_tuning_cores=2), XGBModel)
+    assert isinstance(CostModel.create("mlp"), MLPModel)
     assert isinstance(CostModel.create("random", seed=1), RandomModel)
     assert CostModel.create("none") is None
-    with pytest.raises(UserError, match="'mlp' is not part of this version"):
-        CostModel.create("mlp")
     with pytest.raises(UserError, match="'magic' is no cost model"):
         CostModel.create("magic")
-    with pytest.raises(UserError, match="per-store-feature"):
-        XGBModel(extractor="per-store-feature")
+    with pytest.raises(UserError, match="'magic' is no feature extractor"):
+        XGBModel(extractor="magic")
+    with pytest.raises(UserError, match="is no feature extractor"):
+        XGBModel(extractor=3)  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(TypeError):
         CostModel()  # type: ignore[abstract]  # that is what is tested

@@ -362,13 +362,19 @@ def test_anchor_block_equality(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_database_class_says_what_is_missing() -> None:
-    @derived_object
-    class Half(PyDatabase):
+    class Half(Database):
         def has_workload(self, mod: IRModule) -> bool:
             return False
 
     with pytest.raises(TypeError, match="commit_tuning_record"):
         Half()  # type: ignore[abstract]  # the mistake in question
+
+    @derived_object
+    class Quarter(PyDatabase):
+        pass
+
+    with pytest.raises(NotImplementedError, match="Quarter: has_workload is not implemented"):
+        Quarter().has_workload(matmul())  # type: ignore[abstract]  # the mistake in question
 
 
 # ----------------------------------------------------------------------------- files

@@ -90,8 +90,6 @@ def test_extractor_gives_what_the_function_gives() -> None:
 
 
 def test_unknown_extractors_are_refused() -> None:
-    with pytest.raises(UserError, match="'per-store-feature' is not part of this version"):
-        FeatureExtractor.create("per-store-feature")
     with pytest.raises(UserError, match="'nonsense' is no feature extractor"):
         FeatureExtractor.create("nonsense")
     with pytest.raises(TypeError):

@@ -197,7 +197,7 @@ def test_default_mutators_of_llvm() -> None:
         "MutateParallel": 0.02,
     }
     with pytest.raises(UserError, match="llvm"):
-        Mutator.create("cuda")
+        Mutator.create("metal")
 
 
 def test_users_write_mutators_by_inheriting() -> None:

@@ -16,7 +16,7 @@ from search_spaces import MACHINE, many_tiles, matmul, sketches, suite_kernel, t
 from gputune.errors import ScheduleError
 from gputune.ir.nodes import For, IRModule
 from gputune.ir.walk import walk_stmt
-from gputune.meta_schedule.decisions import Decisions, distinct, row_keys, tilings
+from gputune.meta_schedule.decisions import Decisions, distinct, row_keys
 from gputune.meta_schedule.polynomials import Polynomials, Values
 from gputune.meta_schedule.population import Sketch, Unsupported
 from gputune.meta_schedule.postproc import Postproc, RewriteParallelVectorizeUnroll
@@ -24,6 +24,7 @@ from gputune.meta_schedule.sketch_feature import columns, features
 from gputune.meta_schedule.sketch_layout import describe
 from gputune.schedule import Schedule, dim
 from gputune.schedule.dim import Dim, expr_of, recording
+from gputune.schedule.tilings import tilings
 from gputune.schedule.trace import Trace
 from gputune.script import tir as T
 

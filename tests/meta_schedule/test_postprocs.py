@@ -19,6 +19,7 @@ from gputune.meta_schedule.postproc import (
 )
 from gputune.meta_schedule.postproc.rewrite_parallel_vectorize_unroll import split_width
 from gputune.schedule import Dim, Schedule
+from gputune.schedule.dim import recording
 from gputune.script import tir as T
 
 AFTER = """\
@@ -294,9 +295,17 @@ def test_the_spatial_loop_of_column_sums_goes_innermost() -> None:
 
 
 def test_vector_widths() -> None:
-    for n, width in ((128, 64), (96, 48), (1000, 50), (98, 49), (101, 64)):
+    for n, width in ((128, 64), (96, 48), (112, 16), (1000, 40), (72, 24), (98, 64), (101, 64)):
         assert split_width(n, 64) == width
-        assert split_width(Dim(n, "a"), 64) == width  # the same questions of a sampled extent
+        with recording() as guards:
+            sampled = int(split_width(Dim(n, "a"), 64))
+        assert sampled == width
+        assert not guards  # a width is no reason for a structure class
+    for n in range(65, 2000):
+        widths = [*range(64, 0, -16), *range(56, 0, -16)]
+        assert split_width(n, 64) == next((w for w in widths if n % w == 0), 64)
+    assert [split_width(n, 128) for n in (384, 640, 1000, 131)] == [128, 128, 40, 128]
+    assert [split_width(24, limit) for limit in (1, 4, 8, 12, 16)] == [1, 4, 8, 8, 8]
 
 
 # ----------------------------------------------------------------------------- unrolling
@@ -423,9 +432,10 @@ def test_default_list_of_llvm() -> None:
         "DisallowDynamicLoop",
         "RewriteParallelVectorizeUnroll",
         "RewriteReductionBlock",
+        "RewriteLayout",
     ]
     with pytest.raises(UserError, match="llvm"):
-        Postproc.create("cuda")
+        Postproc.create("metal")
     ctx = context(matmul)
     for p in Postproc.create("llvm"):
         p.initialize_with_tune_context(ctx)

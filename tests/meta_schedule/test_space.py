@@ -16,6 +16,7 @@ from gputune.ir import interp
 from gputune.ir.check import check
 from gputune.ir.equal import structural_equal
 from gputune.ir.nodes import IRModule
+from gputune.meta_schedule.kinds import kind_of_target
 from gputune.meta_schedule.mutator import MutateUnroll
 from gputune.meta_schedule.postproc import Postproc, RewriteReductionBlock, postprocess
 from gputune.meta_schedule.schedule_rule import MultiLevelTiling, ParallelizeVectorizeUnroll
@@ -199,7 +200,7 @@ def test_explicit_lists_kinds_and_from_target() -> None:
     )
     ctx = context(matmul, space_generator=generator)
     assert ctx.space_generator is generator
-    assert [type(p).__name__ for p in generator.postprocs][-1] == "RewriteReductionBlock"
+    assert [type(p).__name__ for p in generator.postprocs][-1] == "RewriteLayout"
     assert [p for p in generator.mutator_probs.values()] == [1.0]  # type: ignore[union-attr]
     (sch,) = ctx.generate_design_space()
     assert dict(sch.mod["main"].body.annotations)["meta_schedule.parallel"] == 2
@@ -253,9 +254,10 @@ def test_schedule_functions(fn: Any, count: int) -> None:
 
 def test_create_with_a_function_has_the_defaults_of_the_target() -> None:
     generator = SpaceGenerator.create(in_place)
-    context(matmul, space_generator=generator)
+    ctx = context(matmul, space_generator=generator)
     assert isinstance(generator, ScheduleFn)
-    assert len(generator.postprocs) == 3
+    wanted = Postproc.create(kind_of_target(ctx, "postprocs"))
+    assert [type(p) for p in generator.postprocs] == [type(p) for p in wanted]
     assert len(generator.mutator_probs) == 4
 
 

@@ -295,7 +295,8 @@ def test_gradient_draws_among_equals_by_seed() -> None:
     assert picks[0] == picks[1]
 
 
-def test_a_failing_task_waits_for_the_others() -> None:
+def test_a_failing_task_has_its_share_of_turns() -> None:
+    """In TVM it waits until all others have ended."""
     tasks = [context(8, "bad"), context(8, "good")]
     scheduler = Gains(seed=1)
 
@@ -303,7 +304,7 @@ def test_a_failing_task_waits_for_the_others() -> None:
         return "broken" if scheduler.chosen[-1] == 0 else 1e-3
 
     run(tasks, scheduler=scheduler, seconds_of=clock, num_trials_per_iter=4)
-    assert scheduler.chosen == [0, 1, 1, 1, 0, 0, -1]
+    assert scheduler.chosen == [0, 1, 1, 0, 1, 0, -1]
 
 
 def test_round_robin_takes_turns() -> None:

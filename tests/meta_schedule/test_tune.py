@@ -191,12 +191,11 @@ def test_seconds(tmp_path: Path) -> None:
     check(gputune.build(result, TARGET), 64)
 
 
-def test_no_trials_only_look_up(tmp_path: Path) -> None:
+def test_no_trials_measure_nothing(tmp_path: Path) -> None:
     empty = tune(tmp_path, config=ms.TuneConfig(0))
     assert len(empty) == 0
     assert empty.seconds is None
-    with pytest.raises(UserError, match="no schedule"):
-        _ = empty.mod
+    check(gputune.build(empty.mod, "llvm"))  # what the model chose; see test_flow
     known = tune(tmp_path)
     assert str(tune(tmp_path, config=None, max_trials_global=0).trace) == str(known.trace)
 
@@ -360,7 +359,6 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         ({"mod": "matmul"}, "str"),
         ({"mod": two()}, "2 functions"),
         ({"special_space": {"other": "post-order-apply"}}, "other"),
-        ({"post_optimization": True}, "post_optimization"),
         ({"seed": -7}, "-7"),
         ({"num_tuning_cores": "all"}, "'all'"),
         ({"module_equality": "nearly"}, "'nearly'"),
@@ -370,7 +368,7 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=re.escape(words)):
             tune(**{"work_dir": tmp_path / "ok", **options})
     for options in (
-        {"runner": "rpc"},
+        {"runner": "x"},
         {"builder": "x"},
         {"task_scheduler": "x"},
         {"database": "x"},

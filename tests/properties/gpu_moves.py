@@ -120,6 +120,13 @@ def random_gpu_schedule(func: PrimFunc, seed: int) -> PrimFunc:
     return default_gpu_schedule(s.mod, TARGET).mod[func.name]
 
 
+def _four(s: Schedule, loop: LoopRV, r: random.Random) -> list[Any]:
+    """Factors for a loop, whether or not they divide it."""
+    if r.random() < 0.5:
+        return list(s.sample_tile(loop, 4, r.choice([1, 4])))
+    return [None, *[r.choice([1, 2, 3, 4]) for _ in range(3)]]
+
+
 def tiled(func: PrimFunc, block: str, seed: int) -> PrimFunc:
     """The usual tiling of a reduction, as a search would draw it: blocks, virtual threads, threads,
     a result in registers, operands fetched together into shared memory."""
@@ -128,7 +135,7 @@ def tiled(func: PrimFunc, block: str, seed: int) -> PrimFunc:
     b = s.get_block(block)
     inputs = len(s.get(b).reads)
     reduce = spatial(s, b, "reduce")
-    parts = [s.split(x, [None, *[r.choice([1, 2, 3, 4]) for _ in range(3)]]) for x in spatial(s, b)]
+    parts = [s.split(x, _four(s, x, r)) for x in spatial(s, b)]
     grid, virtual, thread, inner = zip(*parts, strict=True)
     steps = [s.split(x, [None, r.choice([1, 2, 3])]) for x in reduce]
     outer = [x[0] for x in steps]

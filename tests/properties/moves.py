@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ from gputune.ir.build import const_int
 from gputune.ir.interp import run
 from gputune.ir.nodes import Block, PrimFunc
 from gputune.schedule import BlockRV, LoopRV, Schedule
+from gputune.schedule.intrin_mapping import tile_with_tensor_intrin
+from gputune.target import Target
+from gputune.target.intrin import intrin
+
+from . import intrinsics  # noqa: F401  # registers those of these tests
 
 
 def _blocks(sch: Schedule, rng: random.Random) -> BlockRV:
@@ -35,7 +41,12 @@ def _loop(sch: Schedule, rng: random.Random) -> LoopRV:
 
 def _factors(sch: Schedule, loop: LoopRV, rng: random.Random) -> list[Any]:
     extent = const_int(sch.get(loop).extent) or 4
-    kind = rng.randrange(3)
+    kind = rng.randrange(5)
+    if kind == 3:
+        return list(sch.sample_tile(loop, rng.choice([2, 2, 3, 4]), rng.choice([4, 16, 64])))
+    if kind == 4:
+        n = rng.choice([2, 2, 3])
+        return list(sch.sample_partitioned_tile(loop, n, rng.randrange(n), rng.choice([1, 2, 3])))
     if kind == 0:
         return list(
             sch.sample_perfect_tile(loop, n=rng.choice([1, 2, 2, 3]), max_innermost_factor=64)
@@ -91,6 +102,136 @@ def _storage_align(s: Schedule, r: random.Random) -> None:
     s.storage_align(_blocks(s, r), 0, r.choice([0, -1, -2]), r.choice([4, 8]), r.choice([0, 1]))
 
 
+def _blockize(s: Schedule, r: random.Random) -> None:
+    if r.random() < 0.8:
+        s.blockize(_loop(s, r), r.random() < 0.7)
+        return
+    names = [n.name for n in _all_blocks(s)]
+    k = r.randrange(len(names))
+    s.blockize(names[k : k + r.choice([1, 2, 2, 3])], r.random() < 0.7)
+
+
+_INTRINSICS = [
+    "test.dot2", "test.outer2", "test.copy2",
+    *[n for n in ("dot_16x4_vnni", "dot_16x4_avx512") if not intrin(n).missing(Target("llvm"))],
+]  # fmt: skip
+
+
+def _tensorize(s: Schedule, r: random.Random) -> None:
+    """As a rule does it: tile for an intrinsic that fits, initialise elsewhere, tensorize."""
+    names = list(_INTRINSICS)
+    r.shuffle(names)
+    b = _blocks(s, r)
+    for name in names:
+        loop = tile_with_tensor_intrin(s, b, name)
+        if loop is not None:
+            with suppress(ScheduleError):  # what was done until then stays
+                outer = s.blockize(loop, r.random() < 0.7)
+                if s.get(outer).init is not None:
+                    s.decompose_reduction(outer, r.choice(s.get_loops(outer)))
+                s.tensorize(outer, name)
+            return
+    s.tensorize(r.choice([b, _loop(s, r)]), r.choice(names))
+
+
+def random_map(s: Schedule, r: random.Random, shape: list[int]) -> Any:
+    """A rearrangement: axes split, now and then by what does not divide or was sampled, some fused,
+    in any order."""
+    cuts: list[Any] = []
+    if 0 in shape:
+        raise ScheduleError("an extent is not constant", code="none")
+    for n in shape:
+        divisors = [d for d in range(1, n + 1) if n % d == 0]
+        cut: Any = None
+        if r.random() < 0.5:
+            cut = r.choice(divisors) if r.random() < 0.7 else r.choice([2, 3, 4])
+            if r.random() < 0.3:
+                cut = s.sample_categorical([cut, r.choice(divisors)], [0.5, 0.5])
+        cuts.append(cut)
+    order = list(range(sum(1 if c is None else 2 for c in cuts)))
+    if r.random() < 0.8:
+        r.shuffle(order)
+    fused = r.random() < 0.2
+    bad = r.random() < 0.05
+
+    def mapping(*at: Any) -> list[Any]:
+        digits: list[Any] = []
+        for i, c in zip(at, cuts, strict=True):
+            digits += [i] if c is None else [i // c, i % c]
+        new = [digits[k] for k in order]
+        if bad and new:
+            new[0] = new[0] // 2
+        if fused and shape and cuts[0] is cuts[-1] is None and len(shape) > 1:
+            last = at[-1]
+            return [at[0] * shape[-1] + last, *[x for x in new if x is not at[0] and x is not last]]
+        return new
+
+    return mapping
+
+
+def _shape(extents: Any) -> list[int]:
+    return [int(const_int(e) or 0) for e in extents]
+
+
+def _access(s: Schedule, block: BlockRV, r: random.Random) -> tuple[tuple[str, int], Any]:
+    b = s.get(block)
+    kind = r.choice(["read", "write"])
+    regions = b.reads if kind == "read" else b.writes
+    if not regions:
+        raise ScheduleError("no regions", code="none")
+    k = r.randrange(len(regions))
+    return (kind, k), regions[k].buffer
+
+
+def _transform_layout(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    access, buffer = _access(s, block, r)
+    (func,) = s.mod.functions.values()
+    if buffer in func.buffers:  # the caller would have to pass it in another layout
+        s.cache_read(block, buffer, "global")  # the next one may take the copy
+        return
+    s.transform_layout(
+        block,
+        access,
+        random_map(s, r, _shape(buffer.shape)),
+        r.choice([None, None, 0, 7, lambda *at: at[0] + 1]),
+        assume_injective_transform=r.random() < 0.3,
+    )
+
+
+def _transform_block_layout(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    extents = _shape([iv.dom.extent for iv in s.get(block).iter_vars])
+    s.transform_block_layout(block, random_map(s, r, extents))
+
+
+def _reorder_iters(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    order = list(range(len(s.get(block).iter_vars)))
+    r.shuffle(order)
+    s.reorder_block_iter_var(block, order)
+
+
+def _reindex(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    s.reindex(block, _access(s, block, r)[0])
+
+
+def _pad_einsum(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    s.pad_einsum(block, [r.choice([1, 1, 2, 3, 4]) for _ in s.get(block).iter_vars])
+
+
+def _decompose_padding(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    loops = s.get_loops(block)
+    if not loops:
+        raise ScheduleError("no loops", code="none")
+    loop = r.choice(loops)
+    if s.can_decompose_padding(block, loop) or r.random() < 0.2:
+        s.decompose_padding(block, loop)
+
+
 SCOPES = ["global", "local", "shared"]
 MOVES: list[tuple[str, Any]] = [
     ("split", _split),
@@ -109,6 +250,8 @@ MOVES: list[tuple[str, Any]] = [
     ("cache_write", lambda s, r: s.cache_write(_blocks(s, r), 0, r.choice(SCOPES))),
     ("decompose_reduction", lambda s, r: s.decompose_reduction(_blocks(s, r), _loop(s, r))),
     ("rfactor", lambda s, r: s.rfactor(_loop(s, r), r.choice([-1, 0, 1]))),
+    ("blockize", _blockize),
+    ("tensorize", _tensorize),
     ("parallel", lambda s, r: s.parallel(_loop(s, r))),
     ("vectorize", lambda s, r: s.vectorize(_loop(s, r))),
     ("unroll", lambda s, r: s.unroll(_loop(s, r))),
@@ -116,6 +259,13 @@ MOVES: list[tuple[str, Any]] = [
     ("add_unit_loop", lambda s, r: s.add_unit_loop(_loop(s, r))),
     ("set_scope", lambda s, r: s.set_scope(_blocks(s, r), 0, r.choice(SCOPES))),
     ("storage_align", _storage_align),
+    ("transform_layout", _transform_layout),
+    ("transform_layout", _transform_layout),
+    ("transform_block_layout", _transform_block_layout),
+    ("reorder_block_iter_var", _reorder_iters),
+    ("reindex", _reindex),
+    ("pad_einsum", _pad_einsum),
+    ("decompose_padding", _decompose_padding),
     ("annotate", _annotate),
     ("get_producers", lambda s, r: s.get_producers(_blocks(s, r))),
     ("get_consumers", lambda s, r: s.get_consumers(_blocks(s, r))),

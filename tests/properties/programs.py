@@ -229,6 +229,21 @@ def strided_conv1d() -> PrimFunc:
     return f
 
 
+def bytes_matmul() -> PrimFunc:
+    @T.prim_func
+    def f(
+        A: T.Buffer((3, 8), "uint8"), B: T.Buffer((32, 8), "int8"), C: T.Buffer((3, 32), "int32")
+    ):
+        for i, j, k in T.grid(3, 32, 8):
+            with T.block("C"):
+                vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                with T.init():
+                    C[vi, vj] = 0
+                C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "int32") * T.cast(B[vj, vk], "int32")
+
+    return f
+
+
 PROGRAMS: tuple[Callable[[], PrimFunc], ...] = (
     matmul,
     dense_bias_relu,
@@ -241,4 +256,5 @@ PROGRAMS: tuple[Callable[[], PrimFunc], ...] = (
     transpose_add,
     reshape_sum,
     strided_conv1d,
+    bytes_matmul,
 )

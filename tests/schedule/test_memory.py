@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
+from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc
-from gputune.schedule import Schedule
+from gputune.schedule import Dim, Schedule
+from gputune.schedule.dim import recording
+from gputune.script import tir as T
+from tests.properties.moves import inputs, results
 
 from . import schedule_programs as programs
 from .schedule_helpers import keeps, loops, prints, refuses, replays, scheduled
@@ -102,9 +107,6 @@ def test_cache_read_refuses_scopes_it_cannot_trust() -> None:
     sch = scheduled(programs.row_sum())
     k = loops(sch, "Y")[1]
     sch.decompose_reduction("Y", k)
-    sch = scheduled(programs.chain())
-    sch.compute_at("B", loops(sch, "Y")[0])
-    refuses(sch, "cache-place", lambda: sch.cache_read("Y", 0, "local"), names="shares its loops")
     sch = scheduled(programs.nested_blocks())
     e = refuses(sch, "cache-partial", lambda: sch.cache_read("inner", 0, "local"), names="outer")
     assert "outer" in e.hint
@@ -162,14 +164,365 @@ def test_cache_write_refuses() -> None:
     refuses(sch, "storage-scope", lambda: sch.cache_write(b, 0, "moon"), names="'moon'")
     refuses(sch, "buffer-index", lambda: sch.cache_write(b, 1, "local"), names="1")
     refuses(sch, "cache-consumer", lambda: sch.cache_write("D", 0, "local", ["C"]), names="block C")
-    sch = scheduled(programs.chain())
-    sch.compute_at("B", loops(sch, "Y")[0])
-    refuses(sch, "cache-place", lambda: sch.cache_write("B", 0, "local"), names="shares its loops")
     sch = scheduled(programs.row_sum())
     sch.decompose_reduction("Y", loops(sch, "Y")[1])
     refuses(
         sch, "cache-writers", lambda: sch.cache_write("Y_update", 0, "local"), names="2 writers"
     )
+
+
+def test_the_copy_back_writes_nothing_that_the_block_has_not_written() -> None:
+    """A predicate ends the block's domain before the buffer."""
+
+    @T.prim_func
+    def f(X: T.Buffer((12,), "float32"), Y: T.Buffer((12,), "float32")):
+        for i in range(10):
+            with T.block("Y"):
+                vi = T.axis.spatial(10, i)
+                Y[vi] = X[vi]
+
+    sch = scheduled(f)
+    sch.split(loops(sch, "Y")[0], [None, 4])
+    refuses(sch, "cache-partial", lambda: sch.cache_write("Y", 0, "local"), names="Y")
+    sch = scheduled(programs.chain())
+    sch.split(loops(sch, "Y")[0], [None, 3])
+    sch.split(loops(sch, "Y")[2], [4, None])
+    sch.cache_write("Y", 0, "local")
+
+
+# ----------------------------------------------------------------------------- shared loops
+def test_cache_write_prints_a_copy_inside_shared_loops() -> None:
+    sch = scheduled(programs.chain())
+    sch.compute_at("B", loops(sch, "Y")[0])
+    sch.cache_write("B", 0, "local")
+    prints(
+        sch,
+        """
+        B = T.alloc_buffer((4, 6))
+        B_local = T.alloc_buffer((4, 6), scope="local")
+        for i in range(4):
+            for ax1 in range(6):
+                with T.block("B"):
+                    vi = T.axis.spatial(4, i)
+                    vj = T.axis.spatial(6, ax1)
+                    T.reads(X[vi, vj])
+                    T.writes(B_local[vi, vj])
+                    B_local[vi, vj] = X[vi, vj] + T.float32(1)
+            for ax0, ax1 in T.grid(1, 6):
+                with T.block("B_local"):
+                    v0 = T.axis.spatial(4, i + ax0)
+                    v1 = T.axis.spatial(6, ax1)
+                    T.reads(B_local[v0, v1])
+                    T.writes(B[v0, v1])
+                    B[v0, v1] = B_local[v0, v1]
+            for j in range(6):
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    T.reads(B[vi, vj])
+                    T.writes(Y[vi, vj])
+                    Y[vi, vj] = B[vi, vj] * T.float32(2)
+    """,
+    )
+
+
+def test_cache_read_prints_a_copy_inside_shared_loops() -> None:
+    sch = scheduled(programs.halo())
+    sch.compute_at("B", loops(sch, "Y")[0])
+    sch.cache_read("Y", 0, "local")
+    prints(
+        sch,
+        """
+        B = T.alloc_buffer((10,))
+        B_local = T.alloc_buffer((10,), scope="local")
+        for i in range(8):
+            for ax0 in range(3):
+                with T.block("B"):
+                    vi = T.axis.spatial(10, i + ax0)
+                    T.reads(X[vi:vi + 3])
+                    T.writes(B[vi])
+                    B[vi] = X[vi] + X[vi + 1] * T.float32(2) + X[vi + 2]
+            for ax0 in range(3):
+                with T.block("B_local"):
+                    v0 = T.axis.spatial(10, i + ax0)
+                    T.reads(B[v0])
+                    T.writes(B_local[v0])
+                    B_local[v0] = B[v0]
+            with T.block("Y"):
+                vi = T.axis.spatial(8, i)
+                T.reads(B_local[vi:vi + 3])
+                T.writes(Y[vi])
+                Y[vi] = B_local[vi] - B_local[vi + 1] + B_local[vi + 2]
+    """,
+    )
+
+
+def _both(block: str, reader: str, buffer: str) -> list[Callable[[Schedule], Any]]:
+    return [
+        lambda s: s.cache_write(block, 0, "local"),
+        lambda s: s.cache_read(reader, buffer, "local"),
+    ]
+
+
+@pytest.mark.parametrize("cache", _both("B", "Y", "B"))
+@pytest.mark.parametrize("inner", [False, True])
+def test_copies_inside_shared_loops_end_where_the_buffer_does(
+    cache: Callable[[Schedule], Any], inner: bool
+) -> None:
+    """Tiles that do not divide the extents put predicates on writer and copy."""
+
+    def do(s: Schedule) -> None:
+        i, j = loops(s, "Y")
+        s.compute_at("B", j if inner else i)
+        s.split(i, [None, 3])
+        s.split(loops(s, "B")[-1], [None, 4])
+        copy = s.get(cache(s))
+        assert str(copy.predicate) != "T.bool(True)"
+
+    keeps(programs.chain(), do)
+
+
+@pytest.mark.parametrize("cache", _both("S", "Y", "S"))
+def test_copies_of_sums_inside_shared_loops(cache: Callable[[Schedule], Any]) -> None:
+    def do(s: Schedule) -> None:
+        s.compute_at("S", loops(s, "Y")[0])
+        cache(s)
+
+    keeps(programs.reduced_halo(), do)
+
+
+def test_copies_inside_shared_loops_for_readers_at_several_depths() -> None:
+    @T.prim_func
+    def f(
+        X: T.Buffer((4, 6), "float32"),
+        Y: T.Buffer((4, 6), "float32"),
+        Z: T.Buffer((4, 6), "float32"),
+    ):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            for j in range(6):
+                with T.block("B"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    B[vi, vj] = X[vi, vj] + 1.0
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Y[vi, vj] = B[vi, vj] * 2.0
+            for j in range(6):
+                with T.block("Z"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Z[vi, vj] = B[vi, 5 - vj] * 3.0
+
+    def depths(s: Schedule, copy: Any) -> list[int]:
+        return [len(s.get_loops(s.get_block(b))) for b in ("B", "Y", "Z")] + [
+            len(s.get_loops(copy))
+        ]
+
+    for of in (
+        lambda s: s.cache_write("B", 0, "local"),
+        lambda s: s.cache_read("Z", 0, "local"),
+    ):
+        keeps(f, lambda s, of=of: depths(s, of(s)) == [2, 2, 2, 4] or pytest.fail("place"))
+    for of in (
+        lambda s: s.cache_write("B", 0, "local", ["Y"]),
+        lambda s: s.cache_read("Z", 0, "local", ["Z"]),
+    ):
+        keeps(f, lambda s, of=of: depths(s, of(s)) == [2, 2, 2, 3] or pytest.fail("place"))
+    for of in (
+        lambda s: s.cache_write("B", 0, "local", ["Y", "Z"]),
+        lambda s: s.cache_write("Y", 0, "local"),
+    ):
+        keeps(f, lambda s, of=of: depths(s, of(s)) == [2, 2, 2, 2] or pytest.fail("place"))
+
+
+def _write_back_twice(s: Schedule, twice: bool = True) -> None:
+    """Results through two memories, as tensor-core rules do it."""
+    i, j, k = loops(s, "C")
+    i0, i1, i2 = s.split(i, s.sample_perfect_tile(i, 3, 16, decision=[4, 4, 8]))
+    j0, j1, j2 = s.split(j, s.sample_perfect_tile(j, 3, 16, decision=[8, 2, 8]))
+    k0, k1 = s.split(k, s.sample_perfect_tile(k, 2, 16, decision=[32, 4]))
+    s.reorder(i0, j0, i1, j1, k0, k1, i2, j2)
+    bx = s.fuse(i0, j0)
+    ty = s.fuse(i1, j1)
+    s.bind(bx, "blockIdx.x")
+    s.bind(ty, "threadIdx.y")
+    shared = s.cache_write("C", 0, "shared")
+    s.reverse_compute_at(shared, bx, preserve_unit_loops=True)
+    if twice:
+        local = s.cache_write("C", 0, "local")
+        assert [int(n.value) for n in (s.get(x).extent for x in s.get_loops(local))] == [32, 32, 16]
+        s.compute_at(local, s.get_loops(shared)[1], preserve_unit_loops=True)
+
+
+def test_cache_write_twice_with_the_first_copy_under_a_loop() -> None:
+    keeps(programs.tutorial()["main"], _write_back_twice, seeds=1)
+
+
+def test_copies_inside_shared_loops_ask_nothing_of_sampled_values() -> None:
+    """What is written without a predicate is in the buffer: no extents are compared."""
+
+    def guards(twice: bool) -> set[Any]:
+        recorded = Schedule(programs.tutorial(), seed=1)
+        _write_back_twice(recorded, twice)
+        again = Schedule(programs.tutorial(), seed=1)
+        trace = recorded.trace
+        with recording() as found:
+            trace.apply_to_schedule(
+                again,
+                decision_provider=lambda inst, inputs, attrs, old: [
+                    Dim(x, f"{trace.insts.index(inst)}.{n}") for n, x in enumerate(old)
+                ],
+            )
+        return set(found)
+
+    assert guards(True) == guards(False)
+
+
+def _unchecked(func: PrimFunc) -> Schedule:
+    return scheduled(func, enable_check=False)
+
+
+@pytest.mark.parametrize("cache", _both("S", "Q", "S"))
+def test_copies_of_unfinished_sums_are_refused(cache: Callable[[Schedule], Any]) -> None:
+    sch = _unchecked(programs.prefix_sum())
+    e = refuses(sch, "cache-place", lambda: cache(sch), names="drives the reduce iterator vk")
+    assert "compute_at" in e.hint
+
+
+@pytest.mark.parametrize("cache", _both("B", "Y", "B"))
+def test_copies_inside_shared_loops_are_refused_where_no_box_is_written(
+    cache: Callable[[Schedule], Any],
+) -> None:
+    @T.prim_func
+    def gaps(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 3), "float32")):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            for j in range(3):
+                with T.block("B"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    B[vi, vj * 2] = X[vi, vj] + 1.0
+            for j in range(3):
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Y[vi, vj] = B[vi, vj * 2] * 2.0
+
+    sch = _unchecked(gaps)
+    refuses(sch, "cache-place", lambda: cache(sch), names="without gaps")
+
+    @T.prim_func
+    def triangle(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 6), "float32")):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            for j in range(i + 1):
+                with T.block("B"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    B[vi, vj] = X[vi, vj] + 1.0
+            for j in range(i + 1):
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Y[vi, vj] = B[vi, vj] * 2.0
+
+    sch = _unchecked(triangle)
+    refuses(sch, "cache-place", lambda: cache(sch), names="constant extents")
+
+    @T.prim_func
+    def predicate(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 6), "float32")):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            for j in range(6):
+                with T.block("B"):
+                    T.where(i + j < 5)
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    B[vi, vj] = X[vi, vj] + 1.0
+            for j in range(2):
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Y[vi, vj] = B[vi, vj] * 2.0
+
+    sch = _unchecked(predicate)
+    refuses(sch, "cache-place", lambda: cache(sch), names="not one box")
+
+
+@pytest.mark.parametrize("cache", _both("B", "Y", "B"))
+def test_copies_inside_shared_loops_are_refused_under_conditions(
+    cache: Callable[[Schedule], Any],
+) -> None:
+    @T.prim_func
+    def own(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 6), "float32")):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            for j in range(6):
+                if j < 3:
+                    with T.block("B"):
+                        vi, vj = T.axis.remap("SS", [i, j])
+                        B[vi, vj] = X[vi, vj] + 1.0
+            for j in range(3):
+                with T.block("Y"):
+                    vi, vj = T.axis.remap("SS", [i, j])
+                    Y[vi, vj] = B[vi, vj] * 2.0
+
+    sch = _unchecked(own)
+    refuses(sch, "cache-place", lambda: cache(sch), names="condition or let of its own")
+
+    @T.prim_func
+    def branches(X: T.Buffer((4,), "float32"), Y: T.Buffer((4,), "float32")):
+        B = T.alloc_buffer((4,))
+        for i in range(4):
+            if i < 2:
+                with T.block("B"):
+                    vi = T.axis.spatial(4, i)
+                    B[vi] = X[vi] + 1.0
+            else:
+                with T.block("Y"):
+                    vi = T.axis.spatial(4, i)
+                    Y[vi] = B[vi - 2] * 2.0
+
+    sch = _unchecked(branches)
+    refuses(sch, "cache-place", lambda: cache(sch), names="branches of one condition")
+
+
+def test_copies_inside_a_condition_that_writer_and_reader_share() -> None:
+    @T.prim_func
+    def f(X: T.Buffer((4, 6), "float32"), Y: T.Buffer((4, 6), "float32")):
+        B = T.alloc_buffer((4, 6))
+        for i in range(4):
+            if i < 3:
+                for j in range(6):
+                    with T.block("B"):
+                        vi, vj = T.axis.remap("SS", [i, j])
+                        B[vi, vj] = X[vi, vj] + 1.0
+                for j in range(6):
+                    with T.block("Y"):
+                        vi, vj = T.axis.remap("SS", [i, j])
+                        Y[vi, vj] = B[vi, vj] * 2.0
+
+    for cache in _both("B", "Y", "B"):
+        sch = _unchecked(f)
+        cache(sch)
+        for seed in range(2):
+            arrays = inputs(f, seed)
+            run(sch.mod["f"], *arrays)
+            for want, got in zip(results(f, seed), arrays, strict=True):
+                assert np.array_equal(want, got, equal_nan=True)
+
+
+def test_cache_read_refuses_readers_before_the_writer() -> None:
+    @T.prim_func
+    def f(B: T.Buffer((4,), "float32"), Y: T.Buffer((4,), "float32"), Z: T.Buffer((4,), "float32")):
+        for i in range(4):
+            with T.block("Y"):
+                vi = T.axis.spatial(4, i)
+                Y[vi] = B[vi] * 2.0
+            with T.block("B"):
+                vi = T.axis.spatial(4, i)
+                B[vi] = 1.0
+        for i in range(4):
+            with T.block("Z"):
+                vi = T.axis.spatial(4, i)
+                Z[vi] = B[vi] * 3.0
+
+    sch = _unchecked(f)
+    e = refuses(sch, "cache-place", lambda: sch.cache_read("Y", 0, "local"), names="before block B")
+    assert "consumer_blocks" in e.hint
+    sch.cache_read("Z", 0, "local", ["Z"])
 
 
 # ----------------------------------------------------------------------------- set_scope, align

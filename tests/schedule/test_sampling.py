@@ -1,4 +1,5 @@
-"""sample_perfect_tile, sample_categorical, sample_compute_location: draws, decisions, refusals."""
+"""sample_perfect_tile, sample_tile, sample_partitioned_tile, sample_categorical,
+sample_compute_location: draws, decisions, refusals."""
 
 from __future__ import annotations
 
@@ -94,6 +95,111 @@ def test_sample_perfect_tile_refuses_arguments() -> None:
     j = loops(sch, "Y")[1]
     e = refuses(sch, "sample-dynamic", lambda: sch.sample_perfect_tile(j, 2), names="i + 1")
     assert "one None" in e.hint
+
+
+def test_tiles_that_do_not_divide() -> None:
+    """128 rows in register tiles of 6: the blocks get a predicate."""
+    sch = Schedule(programs.tutorial(), seed=4)
+    i, j, _ = loops(sch, "C")
+    factors = sch.sample_tile(i, 3, decision=[3, 8, 6])
+    assert [int(sch.get(v)) for v in factors] == [3, 8, 6]
+    assert [sch.get(x).extent.value for x in sch.split(i, factors)] == [3, 8, 6]
+    assert "T.where" in sch.mod.script()
+    sch.split(j, sch.sample_tile(j, 2, 64))
+    replays(programs.tutorial(), sch)
+    assert sch.trace.as_python()[2] == (
+        "v4, v5, v6 = sch.sample_tile(loop=l1, n=3, max_innermost_factor=16, decision=[3, 8, 6])"
+    )
+    assert sch.trace.as_json()[0][2] == ["SampleTile", ["l1"], [3, 16], ["v4", "v5", "v6"]]
+    assert sch.trace.as_json()[1][0] == [2, [3, 8, 6]]
+
+
+def test_sample_tile_draws_both_kinds_and_is_deterministic() -> None:
+    def drawn(seed: int) -> list[int]:
+        sch = Schedule(programs.tutorial(), seed=seed)
+        return [int(sch.get(v)) for v in sch.sample_tile(loops(sch, "C")[0], 3)]
+
+    found = [drawn(s) for s in range(1, 80)]
+    assert found == [drawn(s) for s in range(1, 80)]
+    products = [math.prod(t) for t in found]
+    assert all(128 <= p <= 160 for p in products)
+    assert 20 < products.count(128) < 60
+    assert all(t[-1] <= 16 for t in found)
+
+
+@pytest.mark.parametrize(
+    ("n", "limit", "decision", "why"),
+    [
+        (2, 16, [21, 6], "its first factor is 21, not 22, which is 128 / 6 rounded up"),
+        (2, 16, [23, 6], "its first factor is 23, not 22"),
+        (2, 100, [2, 100], "its product 200 is more than a quarter above the extent 128"),
+        (3, 4, [4, 4, 8], "above max_innermost_factor 4"),
+        (3, 16, [8, 16], "2 factors, not 3"),
+        (2, 16, [0, 128], "positive"),
+    ],
+)
+def test_illegal_coverings_are_refused(n: int, limit: int, decision: list[int], why: str) -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    call = lambda: sch.sample_tile(i, n, limit, decision=decision)  # noqa: E731
+    refuses(sch, "sample-decision", call, names=why)
+
+
+def test_a_covering_of_sizes_that_are_not_drawn_is_legal() -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    assert [int(sch.get(v)) for v in sch.sample_tile(i, 2, 64, decision=[3, 43])] == [3, 43]
+
+
+def test_sample_tile_refuses_arguments() -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    tile = sch.sample_tile
+    refuses(sch, "sample-arguments", lambda: tile(i, 0), names="got 0 and 16")
+    refuses(sch, "sample-arguments", lambda: tile(i, 2, 0), names="got 2 and 0")
+    refuses(sch, "sample-arguments", lambda: tile(i, 1, 16), names="one factor of 128")
+    refuses(sch, "sample-arguments", lambda: tile(i, 10**9), names="at most 64")
+    refuses(sch, "argument", lambda: tile(i, 2, decision=[True, 128]), names="decision")
+    sch = scheduled(programs.triangle())
+    j = loops(sch, "Y")[1]
+    refuses(sch, "sample-dynamic", lambda: sch.sample_tile(j, 2), names="i + 1")
+
+
+def test_sample_partitioned_tile() -> None:
+    for seed in range(1, 20):
+        sch = Schedule(programs.tutorial(), seed=seed)
+        i, j, _ = loops(sch, "C")
+        a = [int(sch.get(v)) for v in sch.sample_partitioned_tile(i, 4, 2, 16)]
+        assert math.prod(a) == 128
+        assert a[2] * a[3] % 16 == 0
+        b = [int(sch.get(v)) for v in sch.sample_partitioned_tile(j, 3, 1, 3)]
+        assert b == [1, 1, 128]  # 128 is no multiple of 3
+        sch.split(i, sch.sample_partitioned_tile(i, 2))
+        replays(programs.tutorial(), sch)
+    line = sch.trace.as_python()[2]
+    assert "sample_partitioned_tile(loop=l1, n=4, partition_pos=2, innerpart_factor=16" in line
+    assert sch.trace.as_json()[0][2][:3] == ["SamplePartitionedTile", ["l1"], [4, 2, 16]]
+
+
+def test_sample_partitioned_tile_refuses() -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    tile = sch.sample_partitioned_tile
+    refuses(sch, "sample-arguments", lambda: tile(i, 2, 2), names="0 to n - 1")
+    refuses(sch, "sample-arguments", lambda: tile(i, 2, -1), names="0 to n - 1")
+    refuses(sch, "sample-arguments", lambda: tile(i, 0), names="n = 0")
+    refuses(sch, "sample-arguments", lambda: tile(i, 10**9), names=f"n = {10**9}")
+    refuses(sch, "sample-arguments", lambda: tile(i, 2, 1, 0), names="innerpart_factor")
+    for factor, decision, why in (
+        (8, [32, 2, 2], "4 of the factors from 1 on"),
+        (8, [32, 2, 4], "product is 256"),
+        (3, [2, 1, 64], "only [1, 1, 128] is"),
+    ):
+        call = lambda f=factor, d=decision: tile(i, 3, 1, f, decision=d)  # noqa: E731
+        refuses(sch, "sample-decision", call, names=why)
+    sch = scheduled(programs.triangle())
+    j = loops(sch, "Y")[1]
+    refuses(sch, "sample-dynamic", lambda: sch.sample_partitioned_tile(j, 2), names="i + 1")
 
 
 def test_sample_categorical() -> None:

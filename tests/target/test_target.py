@@ -109,7 +109,8 @@ def test_features_of_another_machine_of_this_name_are_kept_whole():
     ("spec", "words"),
     [
         ("lvm", ["unknown target kind 'lvm'", "did you mean llvm?"]),
-        ("hexagon", ["unknown target kind 'hexagon'", "known are: auto, cuda, llvm"]),
+        ("rocm", ["unknown target kind 'rocm'", "known are: auto, cuda, hexagon, llvm"]),
+        ("hexagon -vtcm-capacity=no", ["'vtcm-capacity' of hexagon", "'no'"]),
         ("llvm --num-core=1", ["no option 'num-core'", "did you mean num-cores?"]),
         ("cuda -mcpu=x", ["'cuda' has no option 'mcpu'"]),
         ("auto -num-cores=2", ["'auto' takes no options"]),

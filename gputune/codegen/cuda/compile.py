@@ -149,11 +149,21 @@ def prelude() -> str:
     return resources.files(__package__).joinpath("prelude.cuh").read_text(encoding="utf-8")
 
 
+@functools.cache
+def wmma() -> str:
+    """What follows the prelude where a program computes with tensor cores."""
+    return resources.files(__package__).joinpath("wmma.cuh").read_text(encoding="utf-8")
+
+
 # ----------------------------------------------------------------------------- text and options
 def _whole_text(source: CudaSource, file_name: str) -> str:
     if not source.prelude:
         return f"{source.text}\n"
-    return f'#line 1 "prelude.cuh"\n{prelude()}\n#line 1 "{file_name}"\n{source.text}\n'
+    parts = [("prelude.cuh", prelude())]
+    if "gt_wmma_" in source.text:
+        parts.append(("wmma.cuh", wmma()))
+    parts.append((file_name, source.text))
+    return "".join([f'#line 1 "{name}"\n{text}\n' for name, text in parts])
 
 
 def _file_name(program: str) -> str:

@@ -96,7 +96,7 @@ def stored(e: Expr, s: Scope) -> str:
     if dtype not in NARROW:
         return text(e, s)
     if type(e) is BufferLoad:
-        return element(e.buffer, e.indices, s)
+        return _fetched(e, s)
     return f"{NARROW[dtype]}({_unrounded(e, s)})"
 
 
@@ -206,11 +206,16 @@ def _float(value: float, dtype: str) -> tuple[str, int]:
 
 
 def _load(e: BufferLoad, s: Scope) -> tuple[str, int]:
+    out = _fetched(e, s)
+    return (f"gt_to_float({out})" if e.dtype in NARROW else out), _ATOM
+
+
+def _fetched(e: BufferLoad, s: Scope) -> str:
+    """The element as it lies in memory, or in what a vector access has brought of it."""
     if e.predicate is not None:
         raise BuildError(f"a masked load of {e.buffer.name} has no code on CUDA")
     found = s.fetched.get((e.buffer, lin.key(address(e.buffer, e.indices, s.dom))))
-    out = element(e.buffer, e.indices, s) if found is None else found
-    return (f"gt_to_float({out})" if e.dtype in NARROW else out), _ATOM
+    return element(e.buffer, e.indices, s) if found is None else found
 
 
 def _cast(e: Cast, s: Scope) -> tuple[str, int]:

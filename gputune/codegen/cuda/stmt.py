@@ -28,6 +28,8 @@ from ...ir.nodes import (
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds, trip_count
 from ...lower.barriers import is_barrier
+from ...lower.tiles import is_fragment, operands, tile_op
+from . import tiles
 from .expr import Scope, address, element, stored, text
 from .names import compute_type, stored_type
 
@@ -78,6 +80,11 @@ class Body:
                 self._loop(s)
             case IfThenElse():
                 self._branch(s)
+            case BufferStore() if (op := tile_op(s)) is not None:
+                for x in operands(s, op):
+                    if x.layout == "memory":
+                        self._needs(x.buffer, VECTOR_BYTES)
+                self.line(tiles.call(s, op, self.scope))
             case BufferStore():
                 if s.predicate is not None:
                     raise BuildError(f"a masked store to {s.buffer.name} has no code on CUDA")
@@ -131,7 +138,9 @@ class Body:
             count = 1 + sum((n - 1) * k for n, k in zip(shape, steps, strict=True))
         name = self.scope.names.of(b, b.name)
         kind = stored_type(b.dtype)
-        if b.scope.startswith("shared"):
+        if is_fragment(b):
+            self.line(tiles.declaration(b, name))
+        elif b.scope.startswith("shared"):
             self.shared.arrays.append((name, kind, count, count * dtypes.itemsize(b.dtype)))
         elif b.scope in ("local", "global", "warp"):
             # (what is called global here lives in one thread: nobody else can name it)
@@ -162,7 +171,11 @@ class Body:
         start = text(s.min, scope)
         scope.dom[s.var] = bounds
         kind = compute_type(s.var.dtype)
-        if s.kind in ("unrolled", "vectorized") or self._small(s):
+        if (
+            s.kind in ("unrolled", "vectorized")
+            or self._small(s)
+            or tiles.chooses_fragment(s, scope.dom)
+        ):
             self.line("#pragma unroll")
         self._inside(f"for ({kind} {name} = {start}; {name} < {end}; ++{name}) {{", s.body)
         scope.dom.clear()

@@ -23,7 +23,7 @@ from ...ir.nodes import (
     StringImm,
     Var,
 )
-from ...ir.ops import MATH
+from ...ir.ops import MATH, VECTOR
 from ...lower import flat
 from ...lower import linear as lin
 from . import memory, ops
@@ -37,6 +37,7 @@ from .values import (
     llvm_type,
     type_of,
 )
+from .vector_ops import as_bits, call_vector_op, from_bits
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -152,11 +153,13 @@ def _call(f: Fn, e: Call) -> V:
         case "call_extern":
             return _extern(f, e)
         case "reinterpret":
-            return _reinterpret(f, dtypes.scalar(e.dtype), value(f, e.args[0]))
+            return _reinterpret(f, e, value(f, e.args[0]))
         case op if op in MATH:
             args = [value(f, x) for x in e.args]
             n = max(x.lanes for x in args)
             return intrinsic(f, op, dtypes.scalar(e.dtype), [ops.splat(f, x, n) for x in args])
+        case op if op in VECTOR:
+            return call_vector_op(f, op, VECTOR[op], [value(f, x) for x in e.args])
         case _:
             raise BuildError(
                 f"T.{e.op} has no code on llvm targets",
@@ -212,9 +215,12 @@ def _extern(f: Fn, e: Call) -> V:
     return f.here(text, e.dtype)
 
 
-def _reinterpret(f: Fn, dtype: str, v: V) -> V:
-    if dtypes.bits(dtype) != dtypes.bits(v.dtype):
-        raise BuildError(f"reinterpret of {v.dtype} as {dtype}: the sizes differ")
+def _reinterpret(f: Fn, e: Call, v: V) -> V:
+    dtype, lanes = dtypes.scalar(e.dtype), dtypes.lanes(e.dtype)
+    if dtypes.bits(dtype) * lanes != dtypes.bits(v.dtype) * v.lanes:
+        raise BuildError(f"reinterpret of {v.dtype} x {v.lanes} as {e.dtype}: the sizes differ")
+    if lanes != v.lanes:
+        return from_bits(f, as_bits(f, v), dtype, lanes)
     bits = ops.encode(f, v) if v.dtype in NARROW else v
     if v.dtype == "bool":
         bits = ops.convert(f, "zext", v, "uint8")

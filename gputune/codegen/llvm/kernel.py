@@ -11,6 +11,7 @@ from ...ir import dtypes, walk
 from ...ir.nodes import Buffer, Expr, PrimFunc, Var
 from ...lower.limits import CpuLimits
 from ...lower.pipeline import lower
+from ...target import host
 from . import jit
 from .expr import value
 from .fn import Fn, Module
@@ -105,7 +106,7 @@ def _layout(b: Buffer) -> tuple[Expr, ...]:
 
 def generate(func: PrimFunc, limits: CpuLimits, mcpu: str, mattr: str, name: str) -> str:
     """LLVM text of a lowered function."""
-    on = frozenset(x[1:] for x in mattr.split(",") if x.startswith("+"))
+    on = host.enabled(mcpu, mattr)
     alias = not dict(func.attrs).get("tir.noalias", True)
     module = Module(on, "x86" in jit.host_triple().split("-")[0], limits.num_cores, alias)
     f = Fn(module)

@@ -17,6 +17,7 @@ from ...lower import flat
 from .fn import Fn
 from .ops import choose, convert, decode, encode, gather_lanes, lane, splat
 from .values import NARROW, V, int_const, is_const_text, stored_type, suffix, type_of
+from .vector_ops import as_bits, from_bits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +127,8 @@ def _load(
 ) -> V:
     b, place = e.buffer, plan.place
     if place is None or place.step is None:
+        if place is not None and mask is None:
+            return _load_scattered(f, b, _lane_places(f, b, plan, index))
         pointers = _lane_pointers(f, e, plan, index, value)
         return _gather(f, b, pointers, mask)
     const, moving = _offset(f, plan, index)
@@ -207,6 +210,43 @@ def _load_masked(f: Fn, b: Buffer, address: V, lanes: int, mask: V, align: int) 
     return _from_memory(f, got.ref, b.dtype, lanes, got.depth)
 
 
+def _lane_places(f: Fn, b: Buffer, plan: _Plan, index: IndexValue) -> list[tuple[V, int]]:
+    """For each lane an address, and how many elements further on the lane is."""
+    assert plan.place is not None
+    out = []
+    for k in range(plan.place.lanes):
+        f.env[flat.LANE] = int_const(k)
+        const, moving = _offset(f, plan, index)
+        out.append((_pointer(f, b, moving), const))
+    del f.env[flat.LANE]
+    return out
+
+
+def _load_scattered(f: Fn, b: Buffer, places: list[tuple[V, int]]) -> V:
+    """A vector of elements at these places; neighbours in memory are read together."""
+    lanes, size = len(places), dtypes.itemsize(b.dtype)
+    run = 8 // size
+    while run > 1 and not _in_runs(places, run):
+        run //= 2
+    if run < 2:
+        return gather_lanes(f, [_load_at(f, b, p, at, 1, size) for p, at in places])
+    word = f"uint{8 * size * run}"
+    words = [
+        from_bits(f, as_bits(f, _load_at(f, b, p, at, run, size)), word, 1)
+        for p, at in places[::run]
+    ]
+    together = words[0] if len(words) == 1 else gather_lanes(f, words)
+    return from_bits(f, together, b.dtype, lanes)
+
+
+def _in_runs(places: list[tuple[V, int]], run: int) -> bool:
+    """Do each `run` lanes lie next to one another?"""
+    return len(places) % run == 0 and all(
+        p.ref == places[k - k % run][0].ref and at == places[k - k % run][1] + k % run
+        for k, (p, at) in enumerate(places)
+    )
+
+
 def _lane_pointers(
     f: Fn, e: BufferLoad | BufferStore, plan: _Plan, index: IndexValue, value: IndexValue
 ) -> list[V]:
@@ -214,12 +254,7 @@ def _lane_pointers(
     b = e.buffer
     out = []
     if plan.place is not None:
-        for k in range(plan.place.lanes):
-            f.env[flat.LANE] = int_const(k)
-            const, moving = _offset(f, plan, index)
-            out.append(_at(f, b, _pointer(f, b, moving), const, f.depth))
-        del f.env[flat.LANE]
-        return out
+        return [_at(f, b, p, const, f.depth) for p, const in _lane_places(f, b, plan, index)]
     lanes = max(dtypes.lanes(i.dtype) for i in e.indices)
     parts = [value(f, i) if dtypes.lanes(i.dtype) > 1 else index(f, i) for i in e.indices]
     steps = [index(f, s) for s in flat.steps_of(b)]

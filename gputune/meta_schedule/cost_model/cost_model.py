@@ -70,11 +70,13 @@ class CostModel(ABC):
 
     @staticmethod
     def create(kind: str = "xgb", *args: Any, **kwargs: Any) -> CostModel | None:
-        """A model by name: "xgb", "random", or "none" (None: the analytic score ranks).
+        """A model by name: "xgb", "mlp", "random", or "none" (None: the analytic score ranks). What
+        follows goes to its constructor.
 
         Raises:
-            UserError: there is none of that name in this version.
+            UserError: there is none of that name.
         """
+        from .mlp_model import MLPModel
         from .random_model import RandomModel
         from .xgb_model import XGBModel
 
@@ -86,14 +88,10 @@ class CostModel(ABC):
         if kind == "none":
             return None
         if kind == "mlp":
-            raise UserError(
-                "the cost model 'mlp' is not part of this version",
-                hint='there are "xgb", "random" and "none"',
-                code="cost-model",
-            )
+            return MLPModel(*args, **kwargs)
         raise UserError(
             f"{kind!r} is no cost model",
-            hint='there are "xgb", "random" and "none"',
+            hint='there are "xgb", "mlp", "random" and "none"',
             code="cost-model",
         )
 

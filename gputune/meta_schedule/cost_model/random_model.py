@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import RecordError
 from .cost_model import CostModel, Rows, Scores
+from .training_data import UNREADABLE
 
 if TYPE_CHECKING:
     from ..measure_candidate import MeasureCandidate
@@ -44,7 +45,7 @@ class RandomModel(CostModel):
         try:
             with open(path, "rb") as f:
                 words = np.load(f, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as e:
+        except UNREADABLE as e:
             raise RecordError(f"{path}: not a saved random model: {e}") from None
         if not isinstance(words, np.ndarray) or words.dtype != np.uint64 or words.shape != (6,):
             raise RecordError(f"{path}: not a saved random model")

@@ -1,18 +1,18 @@
 """Which candidates will be fast, judging by what was measured so far? Boosted trees.
 
 The target of a candidate is its share of the best of its workload, best / seconds, so rows of
-different workloads can teach one model. Where there are few measurements the analytic score has the
-say: the prediction is a blend whose weight moves to the trees as rows come in.
+different workloads can teach one model. On sketch features (one row a candidate, the default: the
+search asks about whole matrices of them) the analytic score has the say where there are few
+measurements: the prediction is a blend whose weight moves to the trees as rows come in. On any
+other features, such as "per-store-feature" with a row for each store, a candidate's score is the
+sum over its rows, and random until there are enough measurements.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -21,46 +21,53 @@ from ...errors import RecordError, UserError
 from ...ir.equal import structural_hash
 from ..feature_extractor import FeatureExtractor, SketchFeature
 from ..sketch_feature import FEATURE_COUNT
+from .boosting import SKETCH_CONFIG, Examples, Rules, XGBConfig, ask, sums, train
 from .cost_model import CostModel, Rows, Scores, seconds_of
+from .training_data import TrainingData, read, write
 
 if TYPE_CHECKING:
     from ..measure_candidate import MeasureCandidate
     from ..runner import RunnerResult
     from ..tune_context import TuneContext
 
-_FORMAT = 1
+_FORMAT = 2
 _CYCLES = 7  # the column of the analytic model's cycles (log2)
 _TRUST = 24  # with so many rows, trees and analytic model have equal say
-
-
-@dataclass(frozen=True)
-class XGBConfig:
-    """Parameters of the trees (XGBoost's names)."""
-
-    max_depth: int = 6
-    gamma: float = 0.0
-    min_child_weight: float = 1.0
-    eta: float = 0.2
-    seed: int = 43
-    nthread: int | None = None
-    tree_method: str = "hist"
-    max_bin: int = 32
-    colsample_bytree: float = 0.3
-    num_trees: int = 100
+_ANEW = 5  # trees are trained anew when a workload has grown by a fifth
+_WARM, _WARM_SKETCH = 100, 8  # measurements before trees are trained
 
 
 class XGBModel(CostModel):
-    """Boosted trees on sketch features, trained anew on all data at each update.
+    """Boosted trees.
 
     Args:
-        extractor: "sketch-feature".
-        config: parameters of the trees.
-        num_tuning_cores: threads for training; default one, which is fastest at these sizes.
-        num_warmup_samples: rows that must be known before trees are trained.
+        extractor: "sketch-feature", "per-store-feature", "random", or an extractor. MetaSchedule's
+            default is "per-store-feature"; with that, the search has to build the program of each
+            candidate it wants scored.
+        config: parameters of the trees; default: `XGBConfig()`, MetaSchedule's, or for sketch
+            features `SKETCH_CONFIG`.
+        num_warmup_samples: measurements that must be known before trees are trained. Until then
+            scores are random; for sketch features they are the analytic ones, so the default there
+            is 8, else 100 as in MetaSchedule.
+        early_stopping_rounds: trees that do not lower the error by a thousandth, in a row, after
+            which there are no more.
+        verbose_eval: every how many trees the error is logged to the logger
+            "gputune.meta_schedule.cost_model" (at debug level); 0: never.
+        average_peak_n: of the figure logged with it: `metrics.peak`.
+        adaptive_training: train only when a workload has a fifth more measurements than it had the
+            last time (a new workload has); False: at each update.
+        num_tuning_cores: threads for training where `config.nthread` is None; default one, which is
+            fastest at these sizes.
+        tree_method: instead of that of the config.
+
+    Raises:
+        UserError: a count that makes no sense; no such extractor.
 
     Example:
         >>> model = XGBModel()
-        >>> model.is_trained
+        >>> model.is_trained, model.takes_features
+        (False, True)
+        >>> XGBModel(extractor="per-store-feature").takes_features
         False
     """
 
@@ -69,39 +76,71 @@ class XGBModel(CostModel):
         *,
         extractor: str | FeatureExtractor = "sketch-feature",
         config: XGBConfig | None = None,
+        num_warmup_samples: int | None = None,
+        early_stopping_rounds: int = 50,
+        verbose_eval: int = 25,
+        average_peak_n: int = 32,
+        adaptive_training: bool = True,
         num_tuning_cores: int | None = None,
-        num_warmup_samples: int = 8,
+        tree_method: str | None = None,
     ) -> None:
+        for name, n, least in (
+            ("num_warmup_samples", num_warmup_samples, 0),
+            ("early_stopping_rounds", early_stopping_rounds, 1),
+            ("verbose_eval", verbose_eval, 0),
+            ("average_peak_n", average_peak_n, 1),
+            ("num_tuning_cores", num_tuning_cores, 1),
+        ):
+            if n is not None and n < least:
+                raise UserError(f"{name} is a count from {least}, found {n}", code="cost-model")
         found = FeatureExtractor.create(extractor) if isinstance(extractor, str) else extractor
-        if not isinstance(found, SketchFeature):
+        if not isinstance(found, FeatureExtractor):
             raise UserError(
-                f"XGBModel learns from sketch features, found {type(found).__name__}",
-                hint='extractor="sketch-feature"',
+                f"{found!r:.60} is no feature extractor",
+                hint="give its name, or inherit from FeatureExtractor",
                 code="feature-extractor",
             )
         self.extractor = found
-        self.config = config or XGBConfig()
-        self.num_tuning_cores = num_tuning_cores
+        sketch = self.takes_features
+        config = config or (SKETCH_CONFIG if sketch else XGBConfig())
+        self.config = config if tree_method is None else replace(config, tree_method=tree_method)
+        if num_warmup_samples is None:
+            num_warmup_samples = _WARM_SKETCH if sketch else _WARM
         self.num_warmup_samples = num_warmup_samples
-        self._rows: dict[str, list[Rows]] = {}
-        self._seconds: dict[str, list[float]] = {}
+        self.adaptive_training = adaptive_training
+        self.num_tuning_cores = num_tuning_cores
+        self._rules = Rules(early_stopping_rounds, int(verbose_eval), average_peak_n)
+        self._data = TrainingData()
         self._booster: Any = None
         self._line = (0.0, 0.0)  # share ~ a + b * cycles
-        self._stale = False
+        self._trained: dict[str, int] = {}  # candidates of each workload at the last training
+        self._rng = np.random.default_rng(self.config.seed)
+
+    @property
+    def takes_features(self) -> bool:
+        """Can it be asked about matrices of sketch features?"""
+        return isinstance(self.extractor, SketchFeature)
 
     @property
     def is_trained(self) -> bool:
-        """Are there enough rows for trees?"""
-        return self.row_count >= self.num_warmup_samples or self._booster is not None
+        """Are there enough measurements for trees?"""
+        return self._booster is not None or (
+            self.row_count > 0 and self.row_count >= self.num_warmup_samples
+        )
 
     @property
     def row_count(self) -> int:
         """How many measurements it has learned from."""
-        return sum(len(s) for s in self._seconds.values())
+        return self._data.count
+
+    @property
+    def tree_count(self) -> int:
+        """How many trees it has grown."""
+        return 0 if self._booster is None else int(self._booster.num_boosted_rounds())
 
     def knows(self, workload: str) -> bool:
         """Has it learned from this workload?"""
-        return workload in self._seconds
+        return self._data.knows(workload)
 
     # ------------------------------------------------------------------ learning
     def update(
@@ -113,76 +152,67 @@ class XGBModel(CostModel):
         """Learn from measurements; a failure counts as infinitely slow."""
         if not candidates:
             return
-        rows = self.extractor.matrix(context, candidates)
+        packs = self.extractor.extract_from(context, candidates)
         key = structural_hash(context.mod)
-        self.update_features(key, rows, [seconds_of(r) for r in results])
+        self._data.add(key, packs, [seconds_of(r) for r in results])
 
     def update_features(self, workload: str, features: Rows, seconds: Sequence[float]) -> None:
         """Learn from rows of one workload and their seconds (infinite for failures)."""
+        if not self.takes_features:
+            super().update_features(workload, features, seconds)
         if len(features) != len(seconds):
             raise UserError(f"{len(features)} rows with {len(seconds)} times")
-        if len(features) == 0:
-            return
-        self._rows.setdefault(workload, []).append(np.asarray(features, np.float32))
-        self._seconds.setdefault(workload, []).extend(float(s) for s in seconds)
-        self._stale = True
+        self._data.add(workload, list(features[:, None, :]), seconds)
 
-    def _data(self) -> tuple[Rows, Scores]:
-        rows: list[Rows] = []
-        shares: list[Scores] = []
-        for key, parts in self._rows.items():
-            seconds = np.array(self._seconds[key])
-            good = np.isfinite(seconds)
-            share = np.zeros(len(seconds))
-            if good.any():
-                share[good] = seconds[good].min() / seconds[good]
-            rows += parts
-            shares.append(share)
-        if not rows:
-            return np.empty((0, FEATURE_COUNT), np.float32), np.empty(0)
-        return np.concatenate(rows), np.concatenate(shares)
+    def _is_stale(self) -> bool:
+        """Is there enough that is new?"""
+        share = _ANEW if self.adaptive_training else 10**9
+        return self._booster is None or any(
+            (n - self._trained.get(k, 0)) * share >= max(self._trained.get(k, 0), 1)
+            for k, n in self._data.counts().items()
+            if n > self._trained.get(k, 0)
+        )
 
     def _train(self) -> None:
-        """Fit line and trees to all data, if there are new rows."""
-        if not self._stale or self.row_count < self.num_warmup_samples:
+        """Fit line and trees to all data, if there is enough of it and enough that is new."""
+        if self.row_count == 0 or self.row_count < self.num_warmup_samples or not self._is_stale():
             return
-        self._stale = False
-        import xgboost
-
-        x, y = self._data()
-        self._line = _fit_line(x[:, _CYCLES], y)
-        c = self.config
-        params = {
-            "objective": "reg:squarederror",
-            "max_depth": c.max_depth,
-            "gamma": c.gamma,
-            "min_child_weight": c.min_child_weight,
-            "eta": c.eta,
-            "seed": c.seed,
-            "tree_method": c.tree_method,
-            "max_bin": c.max_bin,
-            "colsample_bytree": c.colsample_bytree,
-            "nthread": c.nthread or self.num_tuning_cores or 1,
-            "verbosity": 0,
-        }
-        data = xgboost.DMatrix(x, y, nthread=params["nthread"])
-        self._booster = xgboost.train(params, data, c.num_trees)
+        rows, sizes, share = self._data.whole()
+        if len(rows) == 0:
+            return
+        self._trained = self._data.counts()
+        if self.takes_features:
+            self._line = _fit_line(rows[:, _CYCLES], share)
+        threads = self.config.nthread or self.num_tuning_cores or 1
+        self._booster = train(Examples(rows, sizes, share), self.config, threads, self._rules)
 
     # ------------------------------------------------------------------ asking
     def predict(self, context: TuneContext, candidates: Sequence[MeasureCandidate]) -> Scores:
         """A score for each candidate, about the share of the best speed; higher is better."""
-        return self.predict_features(self.extractor.matrix(context, candidates))
+        packs = self.extractor.extract_from(context, candidates)
+        if not packs:
+            return np.empty(0)
+        rows = np.concatenate(packs).astype(np.float32)
+        if self.takes_features:
+            return self.predict_features(rows)
+        self._train()
+        if self._booster is None:
+            return self._rng.random(len(packs))
+        sizes = np.array([len(p) for p in packs], np.int64)
+        return sums(ask(self._booster, rows), sizes) if len(rows) else np.zeros(len(packs))
 
     def predict_features(self, features: Rows) -> Scores:
         """A score for each row; the analytic one while nothing is learned."""
+        if not self.takes_features:
+            return super().predict_features(features)
         self._train()
         cycles = features[:, _CYCLES].astype(np.float64)
         if self._booster is None or len(features) == 0:
             return -cycles
-        trees = np.asarray(self._booster.inplace_predict(np.ascontiguousarray(features)))
+        trees = ask(self._booster, features)
         trust = self.row_count / (self.row_count + _TRUST)
         line = np.clip(self._line[0] + self._line[1] * cycles, 0.0, 1.0)
-        blend: Scores = trust * trees.astype(np.float64) + (1.0 - trust) * line
+        blend: Scores = trust * trees + (1.0 - trust) * line
         return blend
 
     # ------------------------------------------------------------------ files
@@ -191,97 +221,84 @@ class XGBModel(CostModel):
         format."""
         self._train()
         trees = b"" if self._booster is None else bytes(self._booster.save_raw("ubj"))
-        keys = list(self._seconds)
-        counts = [len(self._seconds[k]) for k in keys]
-        x, _ = self._data()
-        seconds = np.array([s for k in keys for s in self._seconds[k]], np.float64)
-        temporary = Path(f"{path}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as f:
-                np.savez_compressed(
-                    f,
-                    version=np.array([_FORMAT, FEATURE_COUNT], np.int64),
-                    keys=np.array(keys, dtype=np.str_),
-                    counts=np.array(counts, np.int64),
-                    rows=x,
-                    seconds=seconds,
-                    line=np.array(self._line),
-                    trees=np.frombuffer(trees, np.uint8),
-                )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays = {
+            **self._data.arrays(),
+            "version": np.array([_FORMAT, self._width()], np.int64),
+            "extractor": np.array(type(self.extractor).__name__),
+            "trained": np.array([self._trained.get(k, 0) for k in self._data.workloads], np.int64),
+            "line": np.array(self._line),
+            "trees": np.frombuffer(trees, np.uint8),
+        }
+        write(path, arrays)
+
+    def _width(self) -> int:
+        """The number of features; 0 while it is not known."""
+        return FEATURE_COUNT if self.takes_features else self._data.width or 0
 
     def load(self, path: str) -> None:
         """Take up what `save` wrote, instead of what is known.
 
         Raises:
-            RecordError: no such file, or it is not a saved model of this version.
+            RecordError: no such file, or it is not a saved model of this version and of features of
+                this kind.
         """
-        try:
-            with open(path, "rb") as f, np.load(f, allow_pickle=False) as found:
-                data = {k: found[k] for k in found.files}
-        except (OSError, ValueError, EOFError, BadZipFile, KeyError) as e:
-            raise RecordError(f"{path}: not a saved cost model: {e}") from None
-        self._take(_checked(data, path), path)
-
-    def _take(self, data: dict[str, npt.NDArray[Any]], path: str) -> None:
-        booster = None
-        trees = data["trees"].tobytes()
-        if trees:
-            import xgboost
-
-            booster = xgboost.Booster()
-            try:
-                booster.load_model(bytearray(trees))
-                if booster.num_features() != FEATURE_COUNT:
-                    raise RecordError(f"{path}: the trees are about other features")
-            except xgboost.core.XGBoostError as e:
-                reason = str(e).splitlines()[0] if str(e) else "unreadable"
-                raise RecordError(f"{path}: its trees cannot be read: {reason}") from None
-        self._rows, self._seconds = {}, {}
-        at = 0
-        for key, n in zip(data["keys"].tolist(), data["counts"].tolist()):
-            self._rows[key] = [np.ascontiguousarray(data["rows"][at : at + n], np.float32)]
-            self._seconds[key] = [float(s) for s in data["seconds"][at : at + n]]
-            at += n
+        data = read(path, _ARRAYS)
+        self._check(data, path)
+        found = TrainingData.of(data, path)
+        if found.count and found.width != int(data["version"][1]):
+            raise RecordError(f"{path}: not a saved cost model: its arrays do not fit together")
+        self._booster = _booster(data["trees"].tobytes(), found.width, path)
+        self._data = found
+        self._trained = dict(zip(found.workloads, data["trained"].tolist(), strict=True))
         a, b = data["line"].tolist()
         self._line = (a, b)
-        self._booster = booster
-        self._stale = booster is None
+
+    def _check(self, data: dict[str, npt.NDArray[Any]], path: str) -> None:
+        version, mine = data["version"].tolist(), type(self.extractor).__name__
+        other = not isinstance(version, list) or len(version) != 2 or version[0] != _FORMAT
+        if other or (self.takes_features and version[1] != FEATURE_COUNT):
+            raise RecordError(
+                f"{path}: a cost model of another version of gputune",
+                hint="delete it: the search learns anew",
+            )
+        if str(data["extractor"]) != mine:
+            raise RecordError(
+                f"{path}: a cost model on the features of {data['extractor']}, this one is on "
+                f"those of {mine}",
+                hint="load it into a model with the same extractor",
+            )
+        line, trained = data["line"], data["trained"]
+        if (
+            line.shape != (2,)
+            or line.dtype != np.float64
+            or data["trees"].dtype != np.uint8
+            or trained.shape != data["counts"].shape
+            or trained.dtype != np.int64
+            or bool((trained < 0).any())
+        ):
+            raise RecordError(f"{path}: not a saved cost model: its arrays do not fit together")
 
 
-def _checked(data: dict[str, npt.NDArray[Any]], path: str) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a file, if they are what `save` writes."""
-    wanted = {"version", "keys", "counts", "rows", "seconds", "line", "trees"}
-    if not wanted <= set(data):
-        raise RecordError(f"{path}: not a saved cost model: it lacks {sorted(wanted - set(data))}")
-    if data["version"].tolist() != [_FORMAT, FEATURE_COUNT]:
-        raise RecordError(
-            f"{path}: a cost model of another version of gputune",
-            hint="delete it: the search learns anew",
-        )
-    rows, seconds, counts = data["rows"], data["seconds"], data["counts"]
-    fits = (
-        rows.ndim == 2
-        and rows.dtype == np.float32
-        and rows.shape[1] == FEATURE_COUNT
-        and seconds.shape == (len(rows),)
-        and seconds.dtype == np.float64
-        and counts.shape == data["keys"].shape
-        and counts.dtype == np.int64
-        and data["keys"].dtype.kind == "U"
-        and bool((counts >= 0).all())
-        and int(counts.sum()) == len(rows)
-        and data["line"].shape == (2,)
-        and data["line"].dtype == np.float64
-        and data["trees"].dtype == np.uint8
-        and bool(np.isfinite(rows).all())
-        and not bool(np.isnan(seconds).any())
-    )
-    if not fits:
-        raise RecordError(f"{path}: not a saved cost model: its arrays do not fit together")
-    return data
+_ARRAYS = (
+    "version", "extractor", "keys", "counts", "seconds", "sizes", "rows", "trained", "line", "trees"
+)  # fmt: skip
+
+
+def _booster(trees: bytes, width: int | None, path: str) -> Any:
+    """The trees of a file; None if it has none."""
+    if not trees:
+        return None
+    import xgboost
+
+    booster = xgboost.Booster()
+    try:
+        booster.load_model(bytearray(trees))
+        if booster.num_features() != width:
+            raise RecordError(f"{path}: the trees are about other features")
+    except xgboost.core.XGBoostError as e:
+        reason = str(e).splitlines()[0] if str(e) else "unreadable"
+        raise RecordError(f"{path}: its trees cannot be read: {reason}") from None
+    return booster
 
 
 def _fit_line(cycles: npt.NDArray[Any], share: Scores) -> tuple[float, float]:

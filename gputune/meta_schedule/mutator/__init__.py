@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..derived import left_open
 from .mutate_compute_location import MutateComputeLocation
 from .mutate_parallel import MutateParallel
 from .mutate_thread_binding import MutateThreadBinding
@@ -11,8 +12,11 @@ from .mutate_tile_size import MutateTileSize
 from .mutate_unroll import MutateUnroll
 from .mutator import Mutator
 
-PyMutator = Mutator
-"""MetaSchedule's name of the class to inherit from."""
+
+@left_open
+class PyMutator(Mutator):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
+
 
 LLVM: tuple[tuple[Mutator, float], ...] = (
     (MutateTileSize(), 0.9),
@@ -22,9 +26,17 @@ LLVM: tuple[tuple[Mutator, float], ...] = (
 )
 """What a CPU gets."""
 
-DEFAULTS: Mapping[str, tuple[tuple[Mutator, float], ...]] = {"llvm": LLVM}
+CUDA: tuple[tuple[Mutator, float], ...] = (
+    (MutateTileSize(), 0.9),
+    (MutateUnroll(), 0.08),
+    (MutateThreadBinding(), 0.02),
+)
+"""What a GPU gets."""
+
+DEFAULTS: Mapping[str, tuple[tuple[Mutator, float], ...]] = {"llvm": LLVM, "cuda": CUDA}
 
 __all__ = [
+    "CUDA",
     "DEFAULTS",
     "LLVM",
     "MutateComputeLocation",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...schedule import Instruction, Trace
-from ...schedule.sampling import divisors
+from ...schedule.tilings import divisors
 from ..analysis import COOPERATIVE_FETCH
 from .categories import resampled, sampled_for
 from .mutator import Mutator

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
+from math import gcd, lcm
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ScheduleError
 from ...ir.build import const_int, is_literal
 from ...ir.nodes import For, Var
+from ...schedule.dim import Dim, minimum, take
 from ...schedule.tree import Link
 from ..analysis import (
     AUTO_UNROLL_MAX_STEP,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 _KEYS = (PARALLEL, VECTORIZE, UNROLL_EXPLICIT, UNROLL_IMPLICIT)
 _LANES = 16  # extents that are a multiple of this fill whole vectors of 4-byte elements
+_HALF = 8  # and of this, half ones
 _NOT_LEGAL = frozenset({"not-pipeline", "not-complete", "not-affine", "feeds-reduce", "iter-kind"})
 
 
@@ -280,9 +284,22 @@ def _whole_nest(
 
 
 def split_width(extent: int, limit: int) -> int:
-    """Into vectors of which length is a loop longer than `limit` split? The longest divisor that
-    fills whole registers; else the longest one of some use; else `limit`, with a predicate on the
-    last vector. (Asked one by one, longest first: of a sampled extent each question is a guard.)"""
-    whole = range(limit - limit % _LANES, 0, -_LANES)
-    some = range(limit, _LANES // 2 - 1, -1)
-    return next((d for d in (*whole, *some) if extent % d == 0), limit)
+    """Into vectors of which length is a loop longer than `limit` split? The longest that divides it
+    and fills whole registers; else the longest of half registers; else `limit`, with a predicate on
+    the last vector. (Looked up: of a sampled extent each comparison would be a guard.)"""
+    multiple, widths = _widths(limit)
+    common = extent.gcd(multiple) if type(extent) is Dim else gcd(extent, multiple)
+    halves = common // _HALF * (1 - minimum(common % _HALF, 1))  # 0: they do not divide it
+    return take(widths, halves)
+
+
+@lru_cache(maxsize=64)
+def _widths(limit: int) -> tuple[int, tuple[int, ...]]:
+    """A number m, and the lengths of vectors for loops that have k * 8 as common divisor with m."""
+    candidates = [m * _HALF << k for m in (1, 3, 5, 7) for k in range(7) if m * _HALF << k <= limit]
+    candidates.sort(key=lambda w: (w % _LANES > 0, -w))
+    multiple = lcm(_HALF, *candidates)
+    return multiple, tuple(
+        next((w for w in candidates if k and k * _HALF % w == 0), limit)
+        for k in range(multiple // _HALF + 1)
+    )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..derived import left_open
 from .add_rfactor import AddRFactor
 from .apply_custom_rule import ApplyCustomRule, register_schedule_rule
+from .auto_bind import AutoBind
 from .auto_inline import AutoInline
+from .cross_thread_reduction import CrossThreadReduction
 from .inline_constant_scalars import InlineConstantScalars
 from .multi_level_tiling import MultiLevelTiling, ReuseType
+from .multi_level_tiling_tensor_core import MultiLevelTilingTensorCore
+from .multi_level_tiling_wide_vector import MultiLevelTilingWideVector
+from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
 from .parallelize_vectorize_unroll import ParallelizeVectorizeUnroll
 from .random_compute_location import RandomComputeLocation
 from .rule import ScheduleRule
 
-PyScheduleRule = ScheduleRule
-"""MetaSchedule's name of the class to inherit from."""
+
+@left_open
+class PyScheduleRule(ScheduleRule):
+    """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
+
 
 LLVM: tuple[ScheduleRule, ...] = (
     ApplyCustomRule(),
@@ -42,19 +51,138 @@ LLVM: tuple[ScheduleRule, ...] = (
     ),
     RandomComputeLocation(),
 )
-"""What a CPU gets, in the order of application. The lists with dot-product instructions join when
-there is tensorize."""
+"""What a CPU gets, in the order of application."""
 
-DEFAULTS: Mapping[str, tuple[ScheduleRule, ...]] = {"llvm": LLVM}
+
+def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
+    """What a CPU gets, with tilings for these intrinsics as further candidates. (The rule of one
+    that the processor does not have does nothing.)"""
+    at = next(k for k, rule in enumerate(LLVM) if isinstance(rule, MultiLevelTiling))
+    more = [
+        MultiLevelTilingWithIntrin(
+            name,
+            structure="SSRSRS",
+            max_innermost_factor=64,
+            reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+        )
+        for name in names
+    ]
+    return (*LLVM[:at], *more, *LLVM[at:])
+
+
+VNNI = _with_intrinsics("dot_16x4_vnni", "dot_16x2_avx512bf16")
+AVX512 = _with_intrinsics("dot_16x4_avx512", "dot_16x2_avx512bf16")
+
+CUDA: tuple[ScheduleRule, ...] = (
+    ApplyCustomRule(),
+    MultiLevelTiling(
+        structure="SSSRRSRS",
+        tile_binds=["blockIdx.x", "vthread.x", "threadIdx.x"],
+        max_innermost_factor=64,
+        vector_load_lens=[1, 2, 3, 4, 8, 16],
+        reuse_read=ReuseType(req="must", levels=[4], scope="shared"),
+        reuse_write=ReuseType(req="must", levels=[3], scope="local"),
+    ),
+    InlineConstantScalars(),
+    AutoInline(
+        into_producer=True,
+        into_consumer=True,
+        inline_const_tensor=True,
+        disallow_if_then_else=False,
+        require_injective=False,
+        require_ordered=False,
+        disallow_op=None,
+    ),
+    CrossThreadReduction(thread_extents=[4, 8, 16, 32, 64, 128, 256, 512]),
+    ParallelizeVectorizeUnroll(
+        max_jobs_per_core=-1,
+        max_vectorize_extent=-1,
+        unroll_max_steps=[0, 16, 32, 64, 128, 256, 512, 1024],
+        unroll_explicit=True,
+    ),
+    AutoBind(max_threadblocks=256, thread_extents=[32, 64, 128, 256, 512, 1024]),
+)
+"""What a GPU gets, in the order of application."""
+
+
+def _wmma(operands: str, sums: str, transposed: bool) -> dict[str, str]:
+    """The intrinsics of a product of 16 x 16 tiles, such as of "f16" into "f32"."""
+    trans = "_trans" if transposed else ""
+    head = "16x16x16"
+    return {
+        "init": f"wmma_fill_{head}_{sums}",
+        "load_a": f"wmma_load_{head}_{operands}_a_shared_dyn",
+        "load_b": f"wmma_load_{head}_{operands}_b{trans}_shared_dyn",
+        "compute": f"wmma_sync_{head}_{operands}{operands}{sums}{trans}",
+        "store": f"wmma_store_{head}_{sums}_shared_dyn",
+    }
+
+
+CUDA_TENSORCORE: tuple[ScheduleRule, ...] = (
+    CUDA[0],
+    MultiLevelTilingTensorCore(
+        intrin_groups=[
+            _wmma(operands, sums, transposed)
+            for operands, sums in (("f16", "f32"), ("f16", "f16"), ("s8", "s32"))
+            for transposed in (False, True)
+        ],
+        structure="SSSRRSRS",
+        tile_binds=["blockIdx.y", "blockIdx.x", "threadIdx.y"],
+        max_innermost_factor=4,
+        vector_load_lens=[1, 2, 3, 4, 8, 16],
+        reuse_read=ReuseType(req="must", levels=[4], scope="shared.dyn"),
+        reuse_write=ReuseType(req="must", levels=[2], scope="shared.dyn"),
+        use_software_pipeline=False,
+    ),
+    *CUDA[1:],
+)
+"""What a GPU with tensor cores gets. (Pipelined sketches of the mma m16n8k8 instructions are not
+among them yet.)"""
+
+HEXAGON: tuple[ScheduleRule, ...] = (
+    *LLVM[:3],
+    MultiLevelTilingWideVector(
+        structure="SRSRS",
+        vector_length_in_bits=1024,
+        max_innermost_factor=128,
+        reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+    ),
+    ParallelizeVectorizeUnroll(
+        max_jobs_per_core=16,
+        max_vectorize_extent=128,
+        unroll_max_steps=[0, 16, 64, 512],
+        unroll_explicit=True,
+    ),
+)
+"""What a Hexagon gets."""
+
+DEFAULTS: Mapping[str, tuple[ScheduleRule, ...]] = {
+    "llvm": LLVM,
+    "vnni": VNNI,
+    "avx512": AVX512,
+    "cuda": CUDA,
+    "cuda-tensorcore": CUDA_TENSORCORE,
+    "hexagon": HEXAGON,
+}
 
 __all__ = [
+    "AVX512",
+    "CUDA",
+    "CUDA_TENSORCORE",
     "DEFAULTS",
+    "HEXAGON",
     "LLVM",
+    "VNNI",
     "AddRFactor",
     "ApplyCustomRule",
+    "AutoBind",
     "AutoInline",
+    "CrossThreadReduction",
     "InlineConstantScalars",
     "MultiLevelTiling",
+    "MultiLevelTilingTensorCore",
+    "MultiLevelTilingWideVector",
+    "MultiLevelTilingWithIntrin",
     "ParallelizeVectorizeUnroll",
     "PyScheduleRule",
     "RandomComputeLocation",

@@ -46,7 +46,7 @@ class AddRFactor(ScheduleRule):
         out = [sch]
         factored = sch.copy()
         try:
-            fused, num_spatial = _fuse_reduction(factored, block)
+            fused, num_spatial = fuse_reduction(factored, block)
         except ScheduleError:  # loops that cannot be reordered or fused: nothing to offer
             return out
         extent = int(factored.get(fused).extent.value)
@@ -63,7 +63,7 @@ class AddRFactor(ScheduleRule):
         return out
 
 
-def _fuse_reduction(sch: Schedule, block: BlockRV) -> tuple[LoopRV, int]:
+def fuse_reduction(sch: Schedule, block: BlockRV) -> tuple[LoopRV, int]:
     """Spatial loops outside, reduction loops inside and fused; also how many are spatial."""
     kinds = list(loop_kinds(loop_links(sch.block(block))).values())
     loops = sch.get_loops(block)

@@ -29,6 +29,7 @@ from .rule import ScheduleRule
 
 if TYPE_CHECKING:
     from ...schedule import BlockRV, LoopRV, Schedule
+    from ...schedule.handles import ExprRV
     from ..tune_context import TuneContext
 
 Requirement: TypeAlias = Literal["no", "may", "must"]
@@ -63,14 +64,16 @@ class ReuseType:
 
 
 @dataclass(frozen=True)
-class _Tiled:
-    """A schedule in the making: the loops of each tile level of a block."""
+class Tiled:
+    """A schedule in the making: the loops of each tile level of a block, and their sampled
+    extents (before loops of a level are fused)."""
 
     sch: Schedule
     block: BlockRV
     tiles: tuple[tuple[LoopRV, ...], ...]
+    factors: tuple[tuple[ExprRV | int, ...], ...]
 
-    def copy(self) -> _Tiled:
+    def copy(self) -> Tiled:
         return replace(self, sch=self.sch.copy())
 
 
@@ -124,35 +127,40 @@ class MultiLevelTiling(ScheduleRule):
     def _initialize_with_tune_context(self, context: TuneContext) -> None:
         target = target_of(context)
         if target is not None and target.kind == "cuda":
-            options = target.export()
-            self.warp_size = int(options.get("thread-warp-size", 32))
-            self.max_threads = int(options.get("max-threads-per-block", 1024))
+            self.warp_size = target.limits.warp
+            self.max_threads = target.limits.threads_per_block
 
     def apply(self, sch: Schedule, block: BlockRV) -> list[Schedule]:
         """The tilings of the block, or the schedule as it is."""
+        if not self._is_wanted(sch, block):
+            return [sch]
+        return self._tilings(sch, block)
+
+    def _is_wanted(self, sch: Schedule, block: BlockRV) -> bool:
         link = sch.block(block)
         if is_root(link):
-            return [sch]
+            return False
         if self.filter_fn is not None:
-            wanted = self.filter_fn(sch, block)
-        else:
-            wanted = needs_multi_level_tiling(sch, link)
-        if not wanted:
-            return [sch]
+            return self.filter_fn(sch, block)
+        return needs_multi_level_tiling(sch, link)
+
+    def _tilings(self, sch: Schedule, block: BlockRV) -> list[Schedule]:
+        """All tilings of a block that is to be tiled."""
         sch.annotate(block, TILING_STRUCTURE, self.structure)
         tiled = self._tile(sch, block)
         return [t.sch for w in self._cache_writes(tiled) for t in self._cache_reads(w)]
 
     # ------------------------------------------------------------------ the loop nest
-    def _tile(self, sch: Schedule, block: BlockRV) -> _Tiled:
+    def _tile(self, sch: Schedule, block: BlockRV) -> Tiled:
         levels = {c: [k for k, x in enumerate(self.structure) if x == c] for c in "SR"}
         nest = loop_links(sch.block(block))
         kinds = list(loop_kinds(nest).values())
         extents = [const_int(x.loop().extent) for x in nest]
         tiles: list[list[LoopRV]] = [[] for _ in self.structure]
+        sizes: list[list[ExprRV | int]] = [[] for _ in self.structure]
         points = 1
         for loop, kind, extent in zip(sch.get_loops(block), kinds, extents, strict=True):
-            if kind == "mixed" or extent is None:
+            if kind == "mixed" or extent is None or sch.get(loop).thread is not None:
                 continue
             if kind == "spatial":
                 points *= extent
@@ -161,10 +169,9 @@ class MultiLevelTiling(ScheduleRule):
                 if where:
                     tiles[where[0]].append(loop)
                 continue
-            limit = self.max_innermost_factor or int(extent)
-            factors = sch.sample_perfect_tile(loop, len(where), limit)
-            for k, part in zip(where, sch.split(loop, list(factors)), strict=True):
+            for k, (part, n) in zip(where, self._split(sch, block, loop, len(where)), strict=True):
                 tiles[k].append(part)
+                sizes[k].append(n)
         sch.reorder(*[x for level in tiles for x in level])
         for k, axis in enumerate(self.tile_binds):
             fused = sch.fuse(*tiles[k])
@@ -174,10 +181,18 @@ class MultiLevelTiling(ScheduleRule):
             low = self.warp_size if points > 2 * self.warp_size else 1
             sch.annotate(block, THREAD_EXTENT_LOW, low)
             sch.annotate(block, THREAD_EXTENT_HIGH, self.max_threads)
-        return _Tiled(sch, block, tuple(tuple(level) for level in tiles))
+        return Tiled(sch, block, tuple(map(tuple, tiles)), tuple(map(tuple, sizes)))
+
+    def _split(
+        self, sch: Schedule, block: BlockRV, loop: LoopRV, n: int
+    ) -> list[tuple[LoopRV, ExprRV | int]]:
+        """Tiles of a loop of a block, the outermost first: each loop and its extent."""
+        limit = self.max_innermost_factor or int(const_int(sch.get(loop).extent) or 1)
+        factors = sch.sample_perfect_tile(loop, n, limit)
+        return list(zip(sch.split(loop, list(factors)), factors, strict=True))
 
     # ------------------------------------------------------------------ caches
-    def _cache_writes(self, tiled: _Tiled) -> list[_Tiled]:
+    def _cache_writes(self, tiled: Tiled) -> list[Tiled]:
         reuse = self.reuse_write
         if reuse is None or reuse.req == "no":
             return [tiled]
@@ -185,7 +200,7 @@ class MultiLevelTiling(ScheduleRule):
         asked = annotation(tiled.sch.get(tiled.block), WRITE_CACHE_LEVEL)
         if asked is not None:
             req, levels = "must", [int(x) for x in asked]
-        out: list[_Tiled] = []
+        out: list[Tiled] = []
         if req == "may":
             out.append(tiled.copy())
             users = consumers(tiled.sch.block(tiled.block), tiled.sch)
@@ -195,11 +210,11 @@ class MultiLevelTiling(ScheduleRule):
         cache = tiled.sch.cache_write(tiled.block, 0, reuse.scope)
         return out + _moved(tiled, cache, levels)
 
-    def _cache_reads(self, tiled: _Tiled) -> list[_Tiled]:
+    def _cache_reads(self, tiled: Tiled) -> list[Tiled]:
         reuse = self.reuse_read
         if reuse is None or reuse.req == "no":
             return [tiled]
-        out: list[_Tiled] = []
+        out: list[Tiled] = []
         for level in reuse.levels:
             new = tiled.copy()
             sch, block = new.sch, new.block
@@ -208,7 +223,7 @@ class MultiLevelTiling(ScheduleRule):
                 if read.buffer in written:
                     continue
                 copy = sch.cache_read(block, k, reuse.scope, [block])
-                sch.compute_at(copy, _loop_of(new, level), preserve_unit_loops=True)
+                sch.compute_at(copy, loop_of(new, level), preserve_unit_loops=True)
                 ndim = len(read.buffer.shape)
                 sch.fuse(*sch.get_loops(copy)[-ndim:])
                 self._fetch_together(sch, copy, read.buffer.dtype)
@@ -239,7 +254,7 @@ def _can_fetch(n: int, dtype: str) -> bool:
     return n * size <= _VECTOR_BYTES and (size != 2 or n == 1 or n % 2 == 0)
 
 
-def _loop_of(tiled: _Tiled, level: int) -> LoopRV:
+def loop_of(tiled: Tiled, level: int) -> LoopRV:
     """The last loop of a level (of the nearest one outside that has loops)."""
     for loops in reversed(tiled.tiles[:level]):
         if loops:
@@ -247,13 +262,13 @@ def _loop_of(tiled: _Tiled, level: int) -> LoopRV:
     raise ScheduleError("no loop at this level or outside it", code="tile-level")
 
 
-def _moved(tiled: _Tiled, consumer: BlockRV, levels: Sequence[int]) -> list[_Tiled]:
+def _moved(tiled: Tiled, consumer: BlockRV, levels: Sequence[int]) -> list[Tiled]:
     """A variant for each level, with the consumer under the level's last loop."""
-    out: list[_Tiled] = []
+    out: list[Tiled] = []
     for level in levels:
         new = tiled.copy()
         try:
-            new.sch.reverse_compute_at(consumer, _loop_of(new, level), preserve_unit_loops=True)
+            new.sch.reverse_compute_at(consumer, loop_of(new, level), preserve_unit_loops=True)
         except ScheduleError:  # such a consumer cannot move there: this variant does not exist
             continue
         out.append(new)

@@ -22,11 +22,12 @@ from ...errors import RecordError, ScheduleError, UserError
 from ...ir.equal import structural_hash
 from ...schedule.trace import Trace
 from ..cost_model.cost_model import seconds_of
-from ..decisions import IntArray, distinct, row_keys
+from ..decisions import IntArray, row_hashes
 from ..measure_candidate import MeasureCandidate
 from ..profiler import Profiler
 from .search_strategy import (
     Search,
+    SearchCounts,
     SearchStrategy,
     begun,
     callers,
@@ -34,7 +35,7 @@ from .search_strategy import (
     refuse_second,
 )
 from .selection import Scores, Spread, parents, ranking
-from .spaces import Space, make_space
+from .spaces import REPLAYED, Space, make_space
 
 if TYPE_CHECKING:
     from ...schedule import Schedule
@@ -47,10 +48,12 @@ if TYPE_CHECKING:
 
 _EMPTY_ROUNDS = 5  # the fifth round in a row without a new candidate ends the search
 _ENUMERATE = 2048  # spaces of at most so many rows are looked at whole
-_MATRIX = 2048  # rows of a generation on a matrix, where population_size is less
+_MATRIX = 8192  # rows of a generation on matrices, over all design spaces
 _CROSSED, _FRESH = 0.25, 0.15  # shares of a generation
-_NEW_CLASSES = 96  # structure classes that a round may add: each costs a replay
+_NEW_CLASSES = 64  # structure classes that a round may add: each costs a replay
 _ISLANDS = 9  # design spaces that a round looks at: a program of several blocks may have a hundred
+_CLIMBERS, _CLIMBS = 12, 3  # rows that climb at the end of a round, and their steps
+_STALE = 3  # rounds without a better time, after which parents are drawn more freely
 
 
 @dataclass(slots=True, eq=False)
@@ -62,17 +65,64 @@ class _Island:
     all_rows: IntArray | None = None  # every row, where there are few
 
 
-@dataclass(slots=True, eq=False)
 class _Pool:
-    """Legal rows seen in this round, with their scores."""
+    """Legal rows seen in a round, with their scores.
 
-    islands: npt.NDArray[np.int64]
-    rows: list[IntArray]
-    scores: Scores
-    local: npt.NDArray[np.bool_]  # neighbours of the best measured rows
+    Attributes:
+        islands: the design space of each.
+        at: its place among the rows of that space.
+        scores: what the model says.
+        local: is it a neighbour of one of the best measured rows?
+    """
+
+    def __init__(self, islands: Sequence[_Island]) -> None:
+        self.islands = np.empty(0, np.int64)
+        self.at = np.empty(0, np.int64)
+        self.scores: Scores = np.empty(0)
+        self.local = np.empty(0, bool)
+        self._rows: list[IntArray | None] = [None] * len(islands)
+        self._seen = [
+            np.unique(row_hashes(_matrix(list(i.rows)))) if i.rows else np.empty(0, np.uint64)
+            for i in islands
+        ]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.scores)
+
+    def unseen(self, k: int, rows: IntArray) -> IntArray:
+        """Those of the rows that this round has not met and that were not measured, each once."""
+        hashes = row_hashes(rows)
+        new, first = np.unique(hashes, return_index=True)
+        where = np.searchsorted(self._seen[k], new)
+        where[where == len(self._seen[k])] = 0
+        fresh = np.ones(len(new), bool)
+        if len(self._seen[k]):
+            fresh = self._seen[k][where] != new
+        self._seen[k] = np.sort(np.concatenate([self._seen[k], new[fresh]]), kind="stable")
+        return rows[np.sort(first[fresh])]
+
+    def add(self, k: int, rows: IntArray, scores: Scores, local: bool) -> None:
+        """Take up legal rows of one design space."""
+        mine = self._rows[k]
+        start = 0 if mine is None else len(mine)
+        self._rows[k] = rows if mine is None else np.concatenate([mine, rows])
+        self.islands = np.concatenate([self.islands, np.full(len(rows), k)])
+        self.at = np.concatenate([self.at, np.arange(start, start + len(rows))])
+        self.scores = np.concatenate([self.scores, scores])
+        self.local = np.concatenate([self.local, np.full(len(rows), local)])
+
+    def rows(self, k: int, which: IntArray) -> IntArray:
+        """The rows at some positions, all of one design space."""
+        mine = self._rows[k]
+        assert mine is not None
+        return mine[self.at[which]]
+
+    def row(self, x: int) -> IntArray:
+        """The row at one position."""
+        mine = self._rows[int(self.islands[x])]
+        assert mine is not None
+        found: IntArray = mine[self.at[x]]
+        return found
 
 
 class EvolutionarySearch(SearchStrategy):
@@ -174,6 +224,15 @@ class EvolutionarySearch(SearchStrategy):
         """Remember the times."""
         begun(self._state, self).notify(measure_candidates, results)
 
+    def best_candidates(self, count: int) -> list[MeasureCandidate]:
+        """The candidates of the best score that a round of search finds; see `SearchStrategy`."""
+        state: _Evolution = begun(self._state, self)
+        return state.best(count)
+
+    def counts(self) -> SearchCounts | None:
+        """What was looked at since `pre_tuning`."""
+        return None if self._state is None else self._state.search.counts()
+
     def clone(self) -> SearchStrategy:
         """A strategy of its own with the same settings, not begun."""
         other = copy.copy(self)
@@ -195,14 +254,14 @@ class _Evolution:
         self.search = search
         self.model = cost_model
         self.rng = np.random.default_rng(search.context.fork_seed())
-        share = max(settings.population_size, _MATRIX // len(design_spaces))
-        self.islands = [
-            _Island(make_space(search.context, s, share, maker))
-            for s, maker in _once(search.context, _different(design_spaces))
-        ]
+        spaces = _once(search.context, _different(design_spaces))
+        share = max(settings.population_size, _MATRIX // min(len(spaces), _ISLANDS))
+        self.islands = [_Island(make_space(search.context, s, share, maker)) for s, maker in spaces]
         for island in self.islands:
             island.all_rows = island.space.enumerate(_ENUMERATE)
         self.empty = 0
+        self._stale = 0  # rounds since a better time was seen
+        self._best = math.inf
         self._where: dict[str, tuple[int, IntArray]] = {}
 
     # ------------------------------------------------------------------ what is known
@@ -277,28 +336,49 @@ class _Evolution:
             log.info("refused: %d rows: %s", n, reason)
         return None
 
+    def best(self, count: int) -> list[MeasureCandidate]:
+        """The best by score, different programs all; none counts as measured."""
+        pool = self._search()
+        out: dict[str, MeasureCandidate] = {}
+        for x in ranking(pool.scores).tolist():
+            if len(out) >= count:
+                break
+            try:
+                sch = self.islands[int(pool.islands[x])].space.materialise(pool.row(x))
+            except ScheduleError as e:
+                self.search.refusals[e.message] += 1
+                continue
+            new = MeasureCandidate(sch, self.search.args_info)
+            new.score = float(pool.scores[x])
+            out.setdefault(new.digest, new)
+        return list(out.values())
+
     def _search(self) -> _Pool:
         """Every legal row that a few generations come across, scored."""
         best = self._best_measured(3)
-        pool = _Pool(np.empty(0, np.int64), [], np.empty(0), np.empty(0, bool))
-        seen: list[set[bytes]] = [set() for _ in self.islands]
+        seconds = min((t for i in self.islands for t in i.rows.values()), default=math.inf)
+        self._stale = 0 if seconds < self._best else self._stale + 1
+        self._best = min(self._best, seconds)
+        pool = _Pool(self.islands)
         chosen = self._chosen(best)
         for k in chosen:
             island = self.islands[k]
             if island.all_rows is not None:
                 classes = None if len(chosen) == 1 else _NEW_CLASSES
-                self._add(pool, k, island.all_rows, seen[k], False, classes)
-        for k, row in best:
-            self._add(pool, k, self.islands[k].space.neighbours(row), seen[k], True, _NEW_CLASSES)
+                self._add(pool, k, island.all_rows, False, classes)
+        for k, rows in _by_island(best):
+            around = [self.islands[k].space.neighbours(row) for row in rows]
+            self._add(pool, k, np.concatenate(around), True, _NEW_CLASSES)
         if all(self.islands[k].all_rows is not None for k in chosen):
             return pool
         share = max(1, _NEW_CLASSES // (2 * len(chosen)))
         for k in chosen:
             if self.islands[k].all_rows is None:
-                self._first_generation(pool, k, self.islands[k], seen[k], share)
+                self._first_generation(pool, k, self.islands[k], share)
         for _ in range(self.settings.genetic_num_iters):
             share = _NEW_CLASSES // (2 * self.settings.genetic_num_iters * len(chosen))
-            self._next_generation(pool, chosen, seen, max(1, share))
+            self._next_generation(pool, chosen, max(1, share))
+        self._climb(pool)
         return pool
 
     def _chosen(self, best: Sequence[tuple[int, IntArray]]) -> list[int]:
@@ -310,30 +390,26 @@ class _Evolution:
         others = [k for k in self.rng.permutation(len(self.islands)).tolist() if k not in good]
         return sorted([*good, *others][:_ISLANDS])
 
-    def _first_generation(
-        self, pool: _Pool, k: int, island: _Island, seen: set[bytes], classes: int
-    ) -> None:
+    def _first_generation(self, pool: _Pool, k: int, island: _Island, classes: int) -> None:
         """Fresh rows, and mutants of the best measured ones."""
         s = self.settings
         size = island.space.generation
         known = sorted((x for x in island.rows.items() if x[1] < math.inf), key=lambda x: x[1])
         most = max(0, min(int(size * s.init_measured_ratio), size - s.init_min_unmeasured))
         if known and most:
-            top = _matrix([key for key, _ in known[: max(1, most // 8)]])
-            varied = island.space.mutate(np.repeat(top, 8, axis=0)[:most], self.rng)
-            self._add(pool, k, varied, seen, False, classes)
+            top = _matrix([key for key, _ in known[: max(1, min(most // 8, 64))]])
+            varied = island.space.mutate(np.resize(top, (most, top.shape[1])), self.rng)
+            self._add(pool, k, varied, False, classes)
         enough = min(s.init_min_unmeasured, size)
         got = 0
         for attempt in range(s.max_fail_count):
             fresh = island.space.sample(size - got, self.rng)
             # classes are spent once: further attempts look for rows of those that are known
-            got += self._add(pool, k, fresh, seen, False, classes if got == 0 else 0)
+            got += self._add(pool, k, fresh, False, classes if got == 0 else 0)
             if got >= enough or (got and attempt):
                 break
 
-    def _next_generation(
-        self, pool: _Pool, chosen: Sequence[int], seen: list[set[bytes]], classes: int
-    ) -> None:
+    def _next_generation(self, pool: _Pool, chosen: Sequence[int], classes: int) -> None:
         """Children of the best rows of all spaces: better spaces have more of them."""
         if len(pool) == 0:
             return
@@ -341,6 +417,8 @@ class _Evolution:
         top = ranking(pool.scores)[: s.population_size]
         count = max((i.space.generation for i in self.islands if i.all_rows is None), default=0)
         mothers = top[parents(pool.scores[top], count, self.rng)]
+        if self._stale >= _STALE:  # the best ones lead nowhere: half of the parents by chance
+            mothers[::2] = self.rng.integers(0, len(pool), len(mothers[::2]))
         for k in chosen:
             island = self.islands[k]
             if island.all_rows is not None:
@@ -348,43 +426,45 @@ class _Evolution:
             mine = mothers[pool.islands[mothers] == k][: island.space.generation]
             parts = [island.space.sample(max(1, int(len(mine) * _FRESH)), self.rng)]
             if len(mine):
-                rows = np.array([pool.rows[x] for x in mine])
+                rows = pool.rows(k, mine)
                 others = rows[self.rng.permutation(len(rows))]
                 crossed = self.rng.random(len(rows)) < _CROSSED
                 rows[crossed] = island.space.cross(rows[crossed], others[crossed], self.rng)
                 changed = (self.rng.random(len(rows)) < s.genetic_mutate_prob) | ~crossed
                 parts.append(rows[~changed])
                 parts.append(island.space.mutate(rows[changed], self.rng))
-            self._add(pool, k, np.concatenate(parts), seen[k], False, classes)
+            self._add(pool, k, np.concatenate(parts), False, classes)
 
-    def _add(
-        self,
-        pool: _Pool,
-        k: int,
-        rows: IntArray,
-        seen: set[bytes],
-        local: bool,
-        classes: int | None,
-    ) -> int:
+    def _climb(self, pool: _Pool) -> None:
+        """From the best rows, go on to their best neighbours a few times."""
+        for _ in range(_CLIMBS):
+            if len(pool) == 0:
+                return
+            before = len(pool)
+            top = ranking(pool.scores)[:_CLIMBERS]
+            for k in np.unique(pool.islands[top]).tolist():
+                island = self.islands[k]
+                if island.all_rows is not None or island.space.generation <= REPLAYED:
+                    continue
+                mine = pool.rows(k, top[pool.islands[top] == k])
+                around = [island.space.neighbours(row) for row in mine]
+                self._add(pool, k, np.concatenate(around), False, 2)
+            if len(pool) == before or set(ranking(pool.scores)[:_CLIMBERS]) <= set(top):
+                return
+
+    def _add(self, pool: _Pool, k: int, rows: IntArray, local: bool, classes: int | None) -> int:
         """Look at rows that are new in this round and were not measured; how many are legal?"""
         if len(rows) == 0:
             return 0
-        rows = rows[distinct(rows)]
-        measured = self.islands[k].rows
-        keys = row_keys(rows)
-        new = [j for j, key in enumerate(keys) if key not in seen and key not in measured]
-        seen.update(keys)
-        rows = rows[new]
+        rows = pool.unseen(k, rows)
         found = self.islands[k].space.evaluate(rows, classes)
         self.search.refusals.update(found.refusals)
+        self.search.sampled += int((found.classes != -2).sum())  # -2: not looked at
         rows = rows[found.valid]
         if len(rows) == 0:
             return 0
         scores = self._scores(k, rows, found.features[found.valid], found.score[found.valid])
-        pool.islands = np.concatenate([pool.islands, np.full(len(rows), k)])
-        pool.rows.extend(rows)
-        pool.scores = np.concatenate([pool.scores, scores])
-        pool.local = np.concatenate([pool.local, np.full(len(rows), local)])
+        pool.add(k, rows, scores, local)
         return len(rows)
 
     def _scores(
@@ -440,7 +520,19 @@ class _Evolution:
         upper = order[: max(len(order) // 2, 1)] if measured == 0 else order
         batch.take(self.rng.permutation(upper), wanted - len(batch.out), apart=True)
         batch.take(order, wanted - len(batch.out), apart=False)
+        self._describe(batch.out)
         return batch.out
+
+    def _describe(self, batch: Sequence[MeasureCandidate]) -> None:
+        """Tell the candidates their features, which the model wants again when it learns."""
+        if self.model is None or not self.model.takes_features:
+            return
+        where = [self._where[c.digest] for c in batch]
+        for k in dict.fromkeys(k for k, _ in where):
+            mine = [(c, row) for c, (island, row) in zip(batch, where) if island == k]
+            found = self.islands[k].space.evaluate(np.array([row for _, row in mine]))
+            for (c, _), valid, features in zip(mine, found.valid, found.features):
+                c.features = features if valid else None
 
     def claim(self, k: int, row: IntArray) -> MeasureCandidate | None:
         """The candidate of a row, if it can be made and its program is new."""
@@ -478,14 +570,23 @@ class _Batch:
                 return
             if self._tried[x]:
                 continue
-            k, row = int(pool.islands[x]), pool.rows[x]
+            k, row = int(pool.islands[x]), pool.row(x)
             if apart and self._spread.near(k, row):
                 continue
             self._tried[x] = True
             new = self._evolution.claim(k, row)
             if new is not None:
+                new.score = float(pool.scores[x])
                 self._spread.add(k, row)
                 self.out.append(new)
+
+
+def _by_island(found: Sequence[tuple[int, IntArray]]) -> list[tuple[int, list[IntArray]]]:
+    """Rows with their design spaces, one entry a design space."""
+    out: dict[int, list[IntArray]] = {}
+    for k, row in found:
+        out.setdefault(k, []).append(row)
+    return list(out.items())
 
 
 def _matrix(keys: Sequence[bytes]) -> IntArray:

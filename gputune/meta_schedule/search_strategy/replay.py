@@ -16,6 +16,7 @@ from ..postproc import postprocess
 from ..watched import Maker, call_again, drawn
 from .search_strategy import (
     Search,
+    SearchCounts,
     SearchStrategy,
     begun,
     callers,
@@ -80,6 +81,7 @@ class _Replay(SearchStrategy):
         fails = 0
         while len(out) < wanted and fails < self.max_fail_count:
             sch = self._draw(search)
+            search.sampled += 1
             new = None if sch is None else search.candidate(sch)
             if new is None:
                 fails += 1
@@ -96,6 +98,10 @@ class _Replay(SearchStrategy):
     ) -> None:
         """Count the trials."""
         begun(self._search, self).settle(measure_candidates, results)
+
+    def counts(self) -> SearchCounts | None:
+        """What was drawn since `pre_tuning`."""
+        return None if self._search is None else self._search.counts()
 
     def clone(self) -> SearchStrategy:
         """A strategy of its own with the same settings, not begun."""

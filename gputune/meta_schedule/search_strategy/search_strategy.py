@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from ...errors import UserError
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
     from ..postproc import Postproc
     from ..runner import RunnerResult
     from ..tune_context import TuneContext
+
+
+@dataclass(frozen=True, slots=True)
+class SearchCounts:
+    """What a strategy has looked at since `pre_tuning`.
+
+    Attributes:
+        sampled: rows, or schedules, that were looked at.
+        duplicates: those whose program had been measured, or was about to be.
+        refused: those that are not legal, counted by reason.
+    """
+
+    sampled: int = 0
+    duplicates: int = 0
+    refused: Mapping[str, int] = field(default_factory=dict)
 
 
 class SearchStrategy(ABC):
@@ -86,6 +102,21 @@ class SearchStrategy(ABC):
         """Learn what became of candidates. Those that were generated and are not told of here were
         not measured, and may be generated again."""
 
+    def best_candidates(self, count: int) -> list[MeasureCandidate] | None:
+        """The candidates that look best, the best first; none of them counts as measured.
+
+        Args:
+            count: the most to give.
+
+        Returns:
+            Candidates with a `score`; None if this strategy has no opinion.
+        """
+        return None
+
+    def counts(self) -> SearchCounts | None:
+        """What was looked at since `pre_tuning`; None if this strategy does not count."""
+        return None
+
     def clone(self) -> SearchStrategy:
         """A strategy of its own with the same settings, not begun."""
         return copy.deepcopy(self)
@@ -124,6 +155,7 @@ class Search:
     Attributes:
         measured: digests of programs that were measured, or are being measured.
         refusals: why candidates were not even measured, counted.
+        sampled, duplicates: as of `SearchCounts`.
     """
 
     def __init__(
@@ -149,6 +181,7 @@ class Search:
         self.trials = 0
         self.measured: set[str] = set()
         self.refusals: Counter[str] = Counter()
+        self.sampled = self.duplicates = 0
         self._pending: dict[str, MeasureCandidate] = {}
 
     def count(self, limit: int | None) -> int:
@@ -163,10 +196,15 @@ class Search:
         """A candidate for a finished schedule; None if its program was measured before."""
         new = MeasureCandidate(sch, self.args_info)
         if new.digest in self.measured:
+            self.duplicates += 1
             return None
         self.measured.add(new.digest)
         self._pending[new.digest] = new
         return new
+
+    def counts(self) -> SearchCounts:
+        """What was looked at so far."""
+        return SearchCounts(self.sampled, self.duplicates, dict(self.refusals))
 
     def settle(
         self, candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]

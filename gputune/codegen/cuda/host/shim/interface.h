@@ -69,6 +69,7 @@ gt_u32 gt_converged(int line);  // which lanes are there together
 void gt_collective(gt_u32 mask, const char* name, const void* given, void* taken, int number,
                    int width, gt_compute compute);
 void gt_undefined_lane(int source, int reader, gt_size bytes, void* taken);
+void gt_warp_fault(const char* kind, int lane, const char* text);  // of a lane of this warp
 void gt_fence(void);
 void gt_yield(void);
 gt_u64 gt_clock(void);

@@ -50,6 +50,7 @@
 #include "numbers.h"
 #include "intrinsics.h"
 #include "warp.h"
+#include "wmma.h"
 #include "atomics.h"
 #include "async.h"
 

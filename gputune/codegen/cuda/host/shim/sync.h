@@ -302,6 +302,17 @@ extern "C" void gt_undefined_lane(int source, int reader, gt_size bytes, void* t
   running_thread = me;
 }
 
+// What a lane of this warp did wrong
+extern "C" void gt_warp_fault(const char* kind, int lane, const char* text) {
+  settle();
+  const int me = running_thread;
+  running_thread = (self->linear & ~31) + lane;
+  Facts f;
+  f.pc = passed_pc;
+  report(kind, f, "%s", text);
+  running_thread = me;
+}
+
 extern "C" void gt_fence() {
   settle();
   self->released = ++now;

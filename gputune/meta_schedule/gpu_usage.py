@@ -1,0 +1,279 @@
+"""What does a scheduled GPU program ask of the device? Read off its loops, blocks and regions.
+
+The same numbers come out of lowering, but lowering takes a hundred times as long, and it works on
+plain integers. Here every extent may be a sampled value: one look at a schedule whose sizes carry
+their expressions gives the numbers for all candidates of its structure, and nothing is compared
+that need not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ..ir.build import const_int
+from ..ir.dtypes import itemsize
+from ..ir.nodes import Block, Buffer, BufferLoad, BufferStore, Expr, For, PrimFunc, Stmt, Var
+from ..ir.walk import stmt_exprs, uses_var, walk_expr, walk_stmt
+from ..lower.place_memory import common_loops
+from ..schedule.analysis import region_under
+from ..schedule.dim import maximum, minimum
+from ..schedule.reduce import reducer_of
+from ..schedule.tree import Link, Tree
+from .analysis import (
+    BUFFER_DIM_ALIGN,
+    THREAD_EXTENT_HIGH,
+    THREAD_EXTENT_LOW,
+    WARP_EXECUTION,
+    annotation,
+)
+
+GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
+BLOCK = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
+WARP = 32
+_ALIGN = 16  # bytes: where arrays in shared memory begin
+
+
+@dataclass(slots=True)
+class Window:
+    """A block whose number of threads has to lie in a window.
+
+    Attributes:
+        block: its name.
+        threads: those of its loops.
+        low, high: the window, both inclusive; None: no limit.
+    """
+
+    block: str
+    threads: int
+    low: int | None
+    high: int | None
+
+
+@dataclass(slots=True)
+class KernelUsage:
+    """One kernel: a statement of the root block.
+
+    Attributes:
+        name: of its first block.
+        extents: of each axis that it uses, such as "threadIdx.x".
+        dynamic: names of thread-bound loops whose extent is not constant.
+        vthreads: of each loop over virtual threads, the extent.
+        vectors: of each buffer that a vectorized loop accesses at once, its name and the bytes.
+        windows: blocks that ask for a number of threads.
+        shared_bytes: of a block of the grid.
+    """
+
+    name: str
+    extents: dict[str, int] = field(default_factory=dict)
+    dynamic: list[str] = field(default_factory=list)
+    vthreads: list[int] = field(default_factory=list)
+    vectors: list[tuple[str, int]] = field(default_factory=list)
+    windows: list[Window] = field(default_factory=list)
+    shared_bytes: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Threads of a block of the grid."""
+        return _threads(self.extents)
+
+
+def kernels_of(func: PrimFunc) -> list[KernelUsage]:
+    """The kernels of a scheduled function, in order, with what each asks for."""
+    links = Tree(func.body).links
+    tops: dict[int, KernelUsage] = {}
+    out: list[KernelUsage] = []
+    for link in links.values():
+        if link.up is None:
+            continue
+        top = _top(link)
+        usage = tops.get(id(top))
+        if usage is None:
+            usage = tops[id(top)] = KernelUsage(_first_block(top))
+            out.append(usage)
+        if type(link.node) is For:
+            _note_loop(usage, link)
+        else:
+            _note_window(usage, link)
+    for buffer, users in _shared_buffers(links.values()):
+        usage = tops[id(_top(users[0]))]
+        usage.shared_bytes = usage.shared_bytes + _bytes_of(buffer, users)
+    for link in links.values():  # now that all threads are known
+        if type(link.node) is Block and link.up is not None:
+            usage = tops[id(_top(link))]
+            usage.shared_bytes = usage.shared_bytes + _exchanged(usage, link)
+    return out
+
+
+def _top(link: Link) -> Stmt:
+    """The outermost loop or block below the root block that holds a link."""
+    node = link.node
+    for x in link.above():
+        if x.up is None:
+            break
+        if type(x.node) in (For, Block):
+            node = x.node
+    return node
+
+
+def _first_block(s: Stmt) -> str:
+    return next((x.name for x in walk_stmt(s) if type(x) is Block), "a statement")
+
+
+# ----------------------------------------------------------------------------- loops and blocks
+def _note_loop(usage: KernelUsage, link: Link) -> None:
+    f = link.loop()
+    n = const_int(f.extent)
+    if f.kind == "vectorized" and n is not None:
+        usage.vectors += _vectors(f, n)
+    if f.thread is None:
+        return
+    if n is None:
+        usage.dynamic.append(f.var.name)
+    elif f.thread.startswith("vthread"):
+        usage.vthreads.append(n)
+    else:
+        known = usage.extents.get(f.thread)
+        usage.extents[f.thread] = n if known is None else maximum(known, n)
+
+
+def _vectors(f: For, n: int) -> list[tuple[str, int]]:
+    """What the blocks below a vectorized loop move at once."""
+    moving: set[Var] = {f.var}
+    out: dict[Buffer, int] = {}
+    for s in walk_stmt(f.body):
+        if type(s) is Block:
+            moving |= {iv.var for iv, v in zip(s.iter_vars, s.iter_values) if uses_var(v, moving)}
+        for buffer, indices in _accesses(s):
+            if any(uses_var(i, moving) for i in indices):
+                out[buffer] = itemsize(buffer.dtype) * n
+    return [(b.name, size) for b, size in out.items()]
+
+
+def _accesses(s: Stmt) -> Iterator[tuple[Buffer, tuple[Expr, ...]]]:
+    if type(s) is BufferStore:
+        yield s.buffer, s.indices
+    for e in () if type(s) is Block else stmt_exprs(s):
+        for x in walk_expr(e):
+            if type(x) is BufferLoad:
+                yield x.buffer, x.indices
+
+
+def _note_window(usage: KernelUsage, link: Link) -> None:
+    block = link.block()
+    low, high = annotation(block, THREAD_EXTENT_LOW), annotation(block, THREAD_EXTENT_HIGH)
+    if low is None and high is None:
+        return
+    above: dict[str, int] = {}
+    for x in link.above():
+        if type(x.node) is For and x.node.thread in BLOCK:
+            n = const_int(x.node.extent)
+            if n is not None and x.node.thread not in above:
+                above[x.node.thread] = n
+    if annotation(block, WARP_EXECUTION):
+        above["threadIdx.x"] = WARP
+    usage.windows.append(Window(block.name, _threads(above), low, high))
+
+
+def _threads(extents: Mapping[str, int]) -> int:
+    total = 1
+    for axis in BLOCK:
+        total = extents.get(axis, 1) * total
+    return total
+
+
+# ----------------------------------------------------------------------------- shared memory
+def _shared_buffers(links: Iterable[Link]) -> Iterator[tuple[Buffer, list[Link]]]:
+    """The buffers in shared memory, each with the blocks that use it."""
+    users: dict[Buffer, list[Link]] = {}
+    for link in links:
+        if type(link.node) is not Block:
+            continue
+        if any(type(s) is Block for s in walk_stmt(link.node.body)):
+            continue  # its own blocks say more
+        for b in {r.buffer: None for r in (*link.node.reads, *link.node.writes)}:
+            if b.scope.startswith("shared"):
+                users.setdefault(b, []).append(link)
+    yield from users.items()
+
+
+def _bytes_of(b: Buffer, users: list[Link]) -> int:
+    """What a buffer takes: as much as is read of it while it lives. (More is not written: what the
+    last round of a fetch does beyond the tile is under a condition.)"""
+    top = _home(b, users)
+    readers = [x for x in users if any(r.buffer is b for r in x.block().reads)] or users
+    sizes: list[int | None] = [None] * len(b.shape)
+    for user in readers:
+        block = user.block()
+        for r in (*block.reads, *block.writes):
+            if r.buffer is not b:
+                continue
+            box = None if top is None else region_under(user, top, r, threads=True)
+            for k, n in enumerate(b.shape):
+                whole = const_int(n)
+                assert whole is not None  # what is on chip has a constant size
+                own = None if box is None else const_int(box[k].extent)
+                size = whole if own is None else minimum(own, whole)
+                before = sizes[k]
+                sizes[k] = size if before is None else maximum(before, size)
+    known = [1 if n is None else n for n in sizes]
+    return _aligned(_elements(users, b, known) * itemsize(b.dtype))
+
+
+def _home(b: Buffer, users: list[Link]) -> Link | None:
+    """The loop (or what is around all loops) in each of whose iterations a buffer is anew: the
+    innermost one around all users, unless what is written grows from iteration to iteration."""
+    common = common_loops(users)
+    home = common[0].up if common else None
+    for x in common:
+        around = {x.loop().var} | {y.node.var for y in x.above() if type(y.node) is For}
+        for user in users:
+            block = user.block()
+            grows = any(w.buffer is b for w in block.writes) and any(
+                iv.kind != "spatial" and uses_var(v, around)
+                for iv, v in zip(block.iter_vars, block.iter_values)
+            )
+            if grows:
+                return home
+        home = x
+    return home
+
+
+def _elements(users: list[Link], b: Buffer, sizes: list[int]) -> int:
+    """Elements of a buffer of a shape, with the gaps that storage_align asks for."""
+    rules = [
+        (int(axis) % len(sizes), int(factor), int(offset))
+        for user in users
+        for k, axis, factor, offset in annotation(user.block(), BUFFER_DIM_ALIGN) or ()
+        if user.block().writes[int(k)].buffer is b
+    ]
+    step, total = 1, 1
+    for k in range(len(sizes) - 1, -1, -1):
+        if k + 1 < len(sizes):
+            step = step * sizes[k + 1]
+        for axis, factor, offset in rules:
+            if axis == k and k + 1 < len(sizes):
+                step = step + (offset - step) % factor
+        total = total + (sizes[k] - 1) * step
+    return total
+
+
+def _exchanged(usage: KernelUsage, link: Link) -> int:
+    """What the threads need that share the reduction of a block: an element each."""
+    block = link.block()
+    bound = {
+        x.node.var
+        for x in link.above()
+        if type(x.node) is For and x.node.thread is not None and x.node.thread in BLOCK
+    }
+    shares = any(
+        iv.kind == "reduce" and uses_var(v, bound)
+        for iv, v in zip(block.iter_vars, block.iter_values)
+    )
+    if not shares or reducer_of(block) is None:
+        return 0
+    return _aligned(usage.threads * itemsize(block.writes[0].buffer.dtype))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGN) * _ALIGN

@@ -1,0 +1,79 @@
+"""What does a block do, whatever the candidate? For the layouts of CPU and GPU programs."""
+
+from __future__ import annotations
+
+from ..ir.nodes import (
+    COMPARISONS,
+    LOGIC,
+    BinOp,
+    Block,
+    BufferLoad,
+    BufferStore,
+    Call,
+    Expr,
+    For,
+    Stmt,
+    Var,
+)
+from ..ir.walk import expr_children, stmt_children, walk_stmt
+
+
+def drives_reduction(loop: For) -> bool:
+    """Is the loop used by the binding of an iterator that is not spatial?"""
+    stack: list[Stmt] = [loop.body]
+    while stack:
+        s = stack.pop()
+        if type(s) is Block:
+            for iv, value in zip(s.iter_vars, s.iter_values):
+                if iv.kind != "spatial" and _mentions(value, loop.var):
+                    return True
+            continue
+        stack.extend(stmt_children(s))
+    return False
+
+
+def _mentions(e: Expr, v: Var) -> bool:
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if x is v:
+            return True
+        if type(x) is BinOp:
+            stack.append(x.a)
+            stack.append(x.b)
+        else:
+            stack.extend(expr_children(x))
+    return False
+
+
+_COUNTED = frozenset({"+", "-", "*", "/", "//", "%", "truncmod", "min", "max"})
+_FREE_CALLS = frozenset({"if_then_else", "likely", "assume"})
+
+
+def operations(e: Expr) -> tuple[float, float]:
+    """Arithmetic operations (comparisons and conditions at half the price) and calls of a value."""
+    flops = calls = 0.0
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if type(x) is BinOp:
+            if x.op in _COUNTED:
+                flops += 1
+            elif x.op in COMPARISONS or x.op in LOGIC:
+                flops += 0.5
+        elif type(x) is Call and x.op not in _FREE_CALLS:
+            calls += 1
+        if type(x) is not BufferLoad:  # the arithmetic of indices is another matter
+            stack.extend(expr_children(x))
+    return flops, calls
+
+
+def work(b: Block) -> tuple[bool, float, int]:
+    """How much a block matters, from what is the same for all candidates: extents are not."""
+    flops = calls = 0.0
+    for s in walk_stmt(b.body):
+        if type(s) is BufferStore:
+            f, c = operations(s.value)
+            flops, calls = flops + f, calls + c
+    reduces = any(iv.kind == "reduce" for iv in b.iter_vars)
+    return reduces and flops + calls > 0, flops + 8 * calls, len(b.iter_vars)

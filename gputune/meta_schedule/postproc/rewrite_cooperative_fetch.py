@@ -1,0 +1,101 @@
+"""How do the threads of a GPU block fetch a tile together? RewriteCooperativeFetch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...errors import ScheduleError
+from ...ir.build import const_int
+from ...ir.dtypes import bits
+from ...ir.nodes import Block, For
+from ...ir.walk import walk_stmt
+from ...schedule.dim import minimum
+from ...schedule.tree import Link
+from ..analysis import COOPERATIVE_FETCH, WARP_EXECUTION, annotation
+from ..kinds import target_of
+from .postproc import Postproc
+
+if TYPE_CHECKING:
+    from ...schedule import Schedule
+    from ..tune_context import TuneContext
+
+_WARP = 32
+
+
+class RewriteCooperativeFetch(Postproc):
+    """Does what multi-level tiling noted on the blocks that fill shared memory.
+
+    The fused loop of such a copy is split over rounds, the threads of the block (threadIdx.y and
+    .x, as far as the kernel has them), and the elements that a thread moves at once, which become a
+    vector. Where that number does not divide the loop, or elements have 64 bits, a thread moves one
+    element at a time.
+    """
+
+    def __init__(self) -> None:
+        self.warp = _WARP
+
+    def _initialize_with_tune_context(self, context: TuneContext) -> None:
+        target = target_of(context)
+        if target is not None and target.kind == "cuda":
+            self.warp = target.limits.warp
+
+    def apply(self, sch: Schedule) -> bool:
+        """Rewrite every block with such a note."""
+        for func, name, wanted in list(_noted(sch)):
+            block = sch.get_block(name, func)
+            sch.unannotate(block, COOPERATIVE_FETCH)
+            link = sch.block(block)
+            threads = self._threads(link)
+            if not threads:
+                self.last_error = ScheduleError(
+                    f"block {name} is to be fetched by threads together, but no loop around it is "
+                    "bound to threadIdx.x or threadIdx.y",
+                    hint="bind a loop of the tiles, or leave the note out",
+                    code="fetch-threads",
+                )
+                return False
+            loop = sch.get_loops(block)[-1]
+            extent = const_int(sch.get(loop).extent)
+            assert extent is not None  # tiles of constant extents have constant copies
+            width = _width(link.block(), extent, wanted)
+            axes = [a for a in ("threadIdx.y", "threadIdx.x") if a in threads]
+            _, *bound, vector = sch.split(loop, [None, *(threads[a] for a in axes), width])
+            sch.vectorize(vector)
+            for part, axis in zip(bound, axes, strict=True):
+                sch.bind(part, axis)
+        return True
+
+    def _threads(self, link: Link) -> dict[str, int]:
+        """How many threads there are along each axis."""
+        out: dict[str, int] = {}
+        for x in link.above():
+            if type(x.node) is For and x.node.thread in ("threadIdx.x", "threadIdx.y"):
+                n = const_int(x.node.extent)
+                if n is not None and x.node.thread not in out:
+                    out[x.node.thread] = n
+        top = link
+        while top.up is not None and top.up.up is not None:
+            top = top.up
+        if any(type(s) is Block and annotation(s, WARP_EXECUTION) for s in walk_stmt(top.node)):
+            out["threadIdx.x"] = self.warp
+        return out
+
+
+def _noted(sch: Schedule) -> Iterator[tuple[str, str, int]]:
+    """Function, name and note of the blocks to rewrite."""
+    for name in sch.mod.functions:
+        for link in sch.tree(name).links.values():
+            if type(link.node) is Block:
+                wanted = annotation(link.node, COOPERATIVE_FETCH)
+                if isinstance(wanted, int):
+                    yield name, link.node.name, wanted
+
+
+def _width(block: Block, extent: int, wanted: int) -> int:
+    """How many elements a thread moves at once: as many as wanted, or one. (Counted out, not
+    compared: the structure of the program is the same for all.)"""
+    if any(bits(r.buffer.dtype) >= 64 for r in (*block.reads, *block.writes)):
+        return 1
+    rest = minimum(extent % wanted, 1)
+    return wanted - (wanted - 1) * rest

@@ -1,0 +1,76 @@
+"""Which blocks does one instruction compute? RewriteTensorize."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ScheduleError
+from ...ir.nodes import Block
+from ..analysis import AUTO_TENSORIZE, AUTO_TENSORIZE_INIT, annotation, loop_links
+from .postproc import Postproc
+
+if TYPE_CHECKING:
+    from ...schedule import BlockRV, Schedule
+
+
+class RewriteTensorize(Postproc):
+    """Tensorizes the blocks that are annotated with the name of an intrinsic.
+
+    A block that initialises one takes the intrinsic that the annotation for inits names; without
+    one it stays as it is, or is vectorised. A block that does not match refuses the whole
+    schedule: a candidate that was to use the instruction is not worth measuring without it.
+
+    Args:
+        vectorize_init_loop: make vectors of blocks that initialise.
+    """
+
+    def __init__(self, vectorize_init_loop: bool = False) -> None:
+        self.vectorize_init_loop = vectorize_init_loop
+
+    def apply(self, sch: Schedule) -> bool:
+        """Tensorize what is annotated.
+
+        Raises:
+            ScheduleError: why a block does not match.
+        """
+        for func, block, name, init_name in _found(sch):
+            rv = sch.get_block(block.name, func)
+            if init_name is not None:
+                sch.unannotate(rv, AUTO_TENSORIZE_INIT)
+            sch.unannotate(rv, AUTO_TENSORIZE)
+            if block.reads:
+                sch.tensorize(rv, name)
+            elif init_name is not None:
+                sch.tensorize(rv, init_name)
+            elif self.vectorize_init_loop:
+                _vectorize(sch, rv)
+        return True
+
+
+def _found(sch: Schedule) -> list[tuple[str, Block, str, str | None]]:
+    """Function, block, and its two annotations."""
+    out: list[tuple[str, Block, str, str | None]] = []
+    for func in sch.mod.functions:
+        for link in sch.tree(func).links.values():
+            if type(link.node) is Block:
+                name = _text(annotation(link.node, AUTO_TENSORIZE))
+                if name is not None:
+                    other = _text(annotation(link.node, AUTO_TENSORIZE_INIT))
+                    out.append((func, link.node, name, other))
+    return out
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(getattr(value, "value", value))
+
+
+def _vectorize(sch: Schedule, block: BlockRV) -> None:
+    """Make a vector of the innermost loop inside a block, if it has one and may."""
+    for child in sch.get_child_blocks(block):
+        if loop_links(sch.block(child)):
+            loop = sch.get_loops(child)[-1]
+            try:
+                sch.vectorize(loop)
+            except ScheduleError as e:
+                if e.code not in ("not-pipeline", "not-complete", "not-affine"):
+                    raise

@@ -1,0 +1,186 @@
+"""Faults of MetaSchedule that gputune must not have, each from end to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ms_fakes import TARGET, FakeRunner, matmul, record_of, split_j
+from search_spaces import two_tiles
+from test_golden import BARE, Batches, three_tiles
+
+from gputune import meta_schedule as ms
+from gputune.errors import UserError
+from gputune.ir.equal import structural_equal
+from gputune.schedule import Schedule
+
+STRATEGIES = ["evolutionary", "replay-trace", "replay-func"]
+
+
+def tune(tmp: Path, most: int, **options: Any) -> ms.TuneResult:
+    options = {
+        "builder": Batches(), "runner": FakeRunner(lambda i: 1e-3), "cost_model": "random",
+        "space": ms.ScheduleFn(two_tiles, **BARE), "strategy": "replay-trace", "seed": 5,
+        "verify": False, **options,
+    }  # fmt: skip
+    return ms.tune_tir(options.pop("mod", matmul(32)), TARGET, tmp, most, **options)
+
+
+# ----------------------------------------------------------------------------- the database
+def test_a_bad_record_is_skipped_with_file_and_line_and_tuning_goes_on(tmp_path: Path) -> None:
+    assert len(tune(tmp_path, 3)) == 3
+    path = tmp_path / "database_tuning_record.json"
+    with path.open("a") as f:
+        f.write('{"of": "another program"}\n[0, [[["NoSuchStep", [], [], []]], []], [1e-9]')
+    with pytest.warns(UserWarning, match=r"database_tuning_record\.json:4: .*and 1 more"):
+        result = tune(tmp_path, 2)
+    assert len(result) == 5
+    assert result.seconds == 1e-3
+
+
+def test_a_record_whose_trace_does_not_apply_is_passed_over(tmp_path: Path) -> None:
+    tune(tmp_path, 2)
+    db = ms.JSONDatabase(work_dir=tmp_path)
+    workload = db.commit_workload(matmul(32))
+    foreign = split_j(matmul(32), 4).trace.as_json()
+    foreign[0][0][2][0] = "NoSuchBlock"
+    body = ms.TuningRecord.from_json(
+        [foreign, [1e-9], record_of(workload, [1.0]).target_json(), None], workload
+    )
+    body.extras["device"] = record_of(workload, [1.0]).extras["device"]
+    db.commit_tuning_record(body)
+    for strategy in STRATEGIES:
+        result = tune(tmp_path, 1, strategy=strategy)
+        assert result.seconds == 1e-3
+        assert result.query_schedule(matmul(32), TARGET) is not None
+
+
+# ----------------------------------------------------------------------------- the baseline
+class ByProgram(Batches):
+    """The path says whether it is the unscheduled program (0) or not (1)."""
+
+    def build(self, build_inputs: list[ms.BuilderInput]) -> list[ms.BuilderResult]:
+        super().build(build_inputs)
+        plain = matmul(32)
+        return [
+            ms.BuilderResult(f"/nowhere/{0 if structural_equal(x.mod, plain) else 1}", None)
+            for x in build_inputs
+        ]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_unscheduled_program_can_win(strategy: str, tmp_path: Path) -> None:
+    def both(sch: Schedule) -> list[Schedule]:
+        tiled = sch.copy()
+        two_tiles(tiled)
+        return [sch, tiled]
+
+    result = tune(
+        tmp_path, 200, builder=ByProgram(), space=ms.ScheduleFn(both, **BARE), strategy=strategy,
+        runner=FakeRunner(lambda i: 1e-6 if i == 0 else 1e-3),
+    )  # fmt: skip
+    assert structural_equal(result.mod, matmul(32))
+    assert result.seconds == 1e-6
+    again = ms.JSONDatabase(work_dir=tmp_path).query_schedule(matmul(32), TARGET)
+    assert again is not None
+    assert structural_equal(again.mod, matmul(32))
+
+
+# ----------------------------------------------------------------------------- one statistic
+def test_one_statistic_ranks_everywhere(tmp_path: Path) -> None:
+    """By the mean the second candidate would be best, by the least repeat the third."""
+    times = {0: [1e-3, 1e-3, 1.0], 1: [2e-3, 2e-3, 2e-3], 2: [1e-9, 3e-3, 3e-3]}
+
+    class Clock(ms.Runner):
+        def run(self, runner_inputs: list[ms.RunnerInput]) -> list[ms.RunnerFuture]:
+            numbers = [int(x.artifact_path.rsplit("/", 1)[1]) for x in runner_inputs]
+            return [
+                ms.RunnerFuture(lambda: True, lambda n=n: ms.RunnerResult(times[n]))
+                for n in numbers
+            ]
+
+    seen: list[float | None] = []
+    result = tune(
+        tmp_path, 3, runner=Clock(),
+        on_progress=lambda p: seen.append(p.best_seconds),
+    )  # fmt: skip
+    workload = result.commit_workload(matmul(32))
+    ranked = [r.run_secs for r in result.get_top_k(workload, 3)]
+    assert ranked == [times[0], times[1], times[2]]
+    assert seen[-1] == result.seconds == 1e-3
+    reloaded = ms.JSONDatabase(work_dir=tmp_path)
+    assert [r.run_secs for r in reloaded.get_all_tuning_records()] == ranked
+    best = reloaded.query_tuning_record(matmul(32), TARGET)
+    assert best is not None
+    assert best.seconds == 1e-3
+
+
+# ----------------------------------------------------------------------------- no hang
+class Never(ms.Postproc):
+    def apply(self, sch: Schedule) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("space", ["trace", "called", "rules"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_postproc_that_always_refuses_ends_the_search(
+    strategy: str, space: str, tmp_path: Path
+) -> None:
+    def looks(sch: Schedule) -> None:
+        i, _, _ = sch.get_loops(sch.get_block("C"))
+        factors = sch.sample_perfect_tile(i, n=2)
+        sch.split(i, [sch.get(f) for f in factors])
+
+    never: dict[str, Any] = {"postprocs": [Never()], "mutator_probs": {}}
+    spaces: dict[str, Callable[[], ms.SpaceGenerator]] = {
+        "trace": lambda: ms.ScheduleFn(three_tiles, **never),
+        "called": lambda: ms.ScheduleFn(looks, **never),
+        "rules": lambda: ms.PostOrderApply(sch_rules="llvm", **never),
+    }
+    start = time.monotonic()
+    result = tune(tmp_path, 10, strategy=strategy, space=spaces[space]())
+    assert time.monotonic() - start < 20
+    assert len(result) == 0
+    with pytest.raises(UserError, match="no schedule"):
+        _ = result.schedule
+
+
+# ----------------------------------------------------------------------------- budgets
+@pytest.mark.parametrize("scheduler", ["gradient", "round-robin"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_cap_of_3_measures_exactly_3(strategy: str, scheduler: str, tmp_path: Path) -> None:
+    runner = FakeRunner(lambda i: 1e-3)
+    result = tune(
+        tmp_path, 3, num_trials_per_iter=64, strategy=strategy, runner=runner,
+        task_scheduler=scheduler,
+    )  # fmt: skip
+    assert runner.measured == len(result) == 3
+
+
+@pytest.mark.parametrize("scheduler", ["gradient", "round-robin"])
+@pytest.mark.parametrize(
+    ("total", "per_task", "expected"), [(7, 100, 7), (100, 3, 9), (8, 3, 8), (2, 2, 2), (0, 5, 0)]
+)
+def test_budgets_of_several_tasks(
+    total: int, per_task: int, expected: int, scheduler: str, tmp_path: Path
+) -> None:
+    tasks = [
+        ms.TuneContext(
+            matmul(n), target=TARGET, space_generator=ms.ScheduleFn(three_tiles, **BARE),
+            search_strategy="replay-trace", rand_state=n,
+        )
+        for n in (16, 32, 64)
+    ]  # fmt: skip
+    runner = FakeRunner(lambda i: 1e-3)
+    seen: list[int] = []
+    result = ms.tune_tasks(
+        tasks=tasks, task_weights=[1.0, 5.0, 1.0], work_dir=tmp_path, max_trials_global=total,
+        max_trials_per_task=per_task, num_trials_per_iter=2, builder=Batches(), runner=runner,
+        database="memory", cost_model="random", task_scheduler=scheduler, verify=False, seed=2,
+        on_progress=lambda p: seen.extend(t.trials for t in p.tasks),
+    )  # fmt: skip
+    assert runner.measured == len(result) == expected
+    assert max(seen, default=0) <= per_task
