@@ -11,7 +11,8 @@ For each kernel of the suite, from empty databases, on one core:
 * TVM (with `--tvm PYTHON`): its tuning with the same trials, best time and wall clock.
 
 All results are then timed again in turns in one process; "best" is the fastest of all. Prints a
-line a kernel and the geometric means; `--json FILE` keeps the raw records, `--keep DIR` the databases.
+line a kernel and the geometric means; `--json FILE` keeps the raw records, and
+`--keep DIR` the databases.
 
     python bench/quality.py --only GMM,SFM --seeds 1,2 --trials 32 --long 64
 """

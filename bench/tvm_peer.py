@@ -1,4 +1,4 @@
-"""What does TVM's MetaSchedule do on the same program? The benches run it with a Python that has it.
+"""What does TVM's MetaSchedule do on the same program? For the benches, with a Python that has it.
 
     python bench/tvm_peer.py search PROGRAM      candidates a second of its evolutionary search
     python bench/tvm_peer.py tune PROGRAM N DIR  wall clock and best time of N trials

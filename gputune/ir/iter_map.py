@@ -297,12 +297,12 @@ def _cut(
     """Digits that make up multiples of `k`, and those below, if `k` falls on or in a digit."""
     if len(digits) == 1 and _is_one(digits[0].scale):
         return _cut_digit(digits[0], k)
-    for j in range(len(digits) - 1, -1, -1):
-        if digits[j].scale == k:
-            break
-    else:
-        return _cut_inside(digits, k)
-    high, low = digits[: j + 1], digits[j + 1 :]
+    at = next((j for j, d in enumerate(digits) if _is_same(d.scale, k)), None)
+    if at is None:  # not plainly: the values decide
+        at = next((j for j in range(len(digits) - 1, -1, -1) if digits[j].scale == k), None)
+        if at is None:
+            return _cut_inside(digits, k)
+    high, low = digits[: at + 1], digits[at + 1 :]
     if _whole(high, k) and _below(low, k):
         return high, low
     return None
@@ -321,6 +321,14 @@ def _cut_digit(d: IterSplit, k: int) -> tuple[tuple[IterSplit, ...], tuple[IterS
         return None
     upper = IterSplit(d.source, _times(d.lower_factor, k), high, k)
     return (upper,), (IterSplit(d.source, d.lower_factor, k, d.scale),)
+
+
+def _is_same(a: int, b: int) -> bool:
+    """Are they the same number, or the same expression over sampled values? (So whatever these are:
+    where a digit has one value only, several digits may have that scale just now.)"""
+    if type(a) is int or type(b) is int:
+        return type(a) is type(b) and a == b
+    return bool(getattr(a, "expr", a) == getattr(b, "expr", b))
 
 
 def _is_one(n: int) -> bool:

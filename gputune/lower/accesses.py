@@ -24,7 +24,7 @@ from ..ir.nodes import (
     Var,
 )
 from .linear import Bounds
-from .tiles import by_row_and_column, operands, tile_loops, tile_op
+from .tiles import by_row_and_column, numbers, operands, tile_loops, tile_op
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,12 +88,16 @@ def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
         match x:
             case BufferStore() if (op := tile_op(x)) is not None:
                 rows, cols = tile_loops(x)
+                for e in numbers(x, op):
+                    on_expr(e, order, loops, conds, lets)
                 for tile in operands(x, op):
                     if wanted is None or tile.buffer is wanted:
                         at = by_row_and_column(tile.indices, rows.var, cols.var)
                         around = (*loops, rows, cols)
                         out.append(
-                            Access(tile.buffer, at, tile.store, None, order, around, conds, lets, True)
+                            Access(
+                                tile.buffer, at, tile.store, None, order, around, conds, lets, True
+                            )
                         )
             case BufferStore():
                 for e in walk.stmt_exprs(x):

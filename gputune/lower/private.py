@@ -72,6 +72,8 @@ def _points(
         mine = dict(dom)
         for loop in a.loops:
             mine[loop.var] = loop_bounds(loop) or reach(loop, mine)
+        if a.warp:  # whole tiles are written and read (`check_warps`): one element stands for all
+            mine.update({loop.var: (0, 0) for loop in a.loops[-2:]})
         points = threads.points(Touch(a, mine), common, alike=alike)
         if points is None:
             return None

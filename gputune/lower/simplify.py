@@ -26,6 +26,7 @@ from . import linear as lin
 from .accesses import loop_bounds
 from .limits import CpuLimits
 from .prepare import as_block
+from .tiles import tidied, tile_op
 
 _Dom = dict[Var, lin.Bounds]
 
@@ -68,6 +69,10 @@ def _go(s: Stmt, dom: _Dom, table: dict[Var, Expr], pragmas: Annotations) -> Stm
                     return None
                 return IfThenElse(build.logical_not(cond), orelse)
             return IfThenElse(cond, then, orelse)
+        case BufferStore() if tile_op(s) is not None:
+            at = tuple([walk.substitute(i, table) for i in s.indices])
+            value = walk.substitute(s.value, table)
+            return tidied(BufferStore(s.buffer, value, at, s.predicate), dom)
         case BufferStore():
             indices = tuple([_index(walk.substitute(i, table), dom) for i in s.indices])
             mask = None

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..ir import dtypes, walk
+from ..ir import build, dtypes, walk
 from ..ir.nodes import (
     Buffer,
     BufferLoad,
@@ -20,6 +20,7 @@ from ..ir.nodes import (
     Expr,
     For,
     IntImm,
+    Ramp,
     Stmt,
     Var,
 )
@@ -69,12 +70,23 @@ class Operand:
 
 
 def operands(s: BufferStore, op: VectorOp) -> Iterator[Operand]:
-    """The tiles of an operation: what it gives first. Numbers and other values are left out."""
+    """The tiles of an operation, what it gives first."""
     assert type(s.value) is Call
     yield Operand(s.buffer, s.indices, True, op.tiles[0])
     for e, layout in zip(s.value.args, op.tiles[1:], strict=True):
         if layout and type(e) is BufferLoad:
             yield Operand(e.buffer, e.indices, False, layout)
+
+
+def numbers(s: BufferStore, op: VectorOp) -> Iterator[Expr]:
+    """What an operation takes beside tiles, and the indices at which its tiles lie."""
+    assert type(s.value) is Call
+    yield from s.indices
+    for e, layout in zip(s.value.args, op.tiles[1:], strict=True):
+        if layout and type(e) is BufferLoad:
+            yield from e.indices
+        else:
+            yield e
 
 
 def by_row_and_column(indices: Sequence[Expr], row: Var, col: Var) -> tuple[Expr, ...]:
@@ -95,6 +107,51 @@ def tile_loops(body: Stmt) -> tuple[For, For]:
         For(Var("row"), IntImm(0), IntImm(TILE), "serial", body),
         For(Var("col"), IntImm(0), IntImm(TILE), "serial", body),
     )
+
+
+def tidied(s: BufferStore, dom: lin.Dom) -> BufferStore:
+    """The operation with the indices of its tiles as plain sums: where a tile begins, and the row
+    or column within it."""
+    assert type(s.value) is Call
+    args = tuple([
+        BufferLoad(e.buffer, _tidied(e.indices, dom), e.predicate) if type(e) is BufferLoad else e
+        for e in s.value.args
+    ])  # fmt: skip
+    value = Call(s.value.op, args, s.value.dtype)
+    return BufferStore(s.buffer, value, _tidied(s.indices, dom), s.predicate)
+
+
+def _tidied(indices: tuple[Expr, ...], dom: lin.Dom) -> tuple[Expr, ...]:
+    row, col = Var("row"), Var("col")
+    inner = {**dom, row: (0, TILE - 1), col: (0, TILE - 1)}
+    try:
+        plain = by_row_and_column(indices, row, col)
+    except ValueError:
+        return indices
+    return tuple([_one_tidied(i, x, row, col, inner) for i, x in zip(indices, plain, strict=True)])
+
+
+def _one_tidied(old: Expr, plain: Expr, row: Var, col: Var, dom: lin.Dom) -> Expr:
+    """`plain` as an index of lanes; `old` where it is more than a sum."""
+    form = lin.linear(plain, dom)
+    base, steps = form.without([row, col]), (form.coef(row), form.coef(col))
+    lanes, dtype = dtypes.split(old.dtype)[1], plain.dtype
+    if lanes == 1 or any(walk.uses_var(a, v) for a in base.atoms() for v in (row, col)):
+        return old
+    start = build.broadcast(lin.to_expr(base, dtype), lanes)
+    within = Ramp(IntImm(0, dtype), IntImm(1, dtype), lanes)
+    tile = build.broadcast(IntImm(TILE, dtype), lanes)
+    zero = not base.terms and not base.const
+    match steps:
+        case (0, 0):
+            return start
+        case (1, 0):
+            part = within // tile
+        case (0, 1):
+            part = within % tile
+        case _:
+            return old
+    return part if zero else start + part
 
 
 # ----------------------------------------------------------------------------- where it lies
@@ -164,9 +221,15 @@ def number_of(x: Operand, dom: lin.Dom) -> lin.Linear | str:
         form, size = lin.linear(i, inner), int(n.value) if type(n) is IntImm else 1
         if v is not None:
             base = form.without([v])
-            if form.coef(v) != 1 or base.const % TILE or any(c % TILE for _, c in base.terms.values()):
+            if (
+                form.coef(v) != 1
+                or base.const % TILE
+                or any(c % TILE for _, c in base.terms.values())
+            ):
                 return f"its index {i} is no multiple of {TILE}"
-            form = lin.Linear({k: (a, c // TILE) for k, (a, c) in base.terms.items()}, base.const // TILE)
+            form = lin.Linear(
+                {k: (a, c // TILE) for k, (a, c) in base.terms.items()}, base.const // TILE
+            )
             size //= TILE
         if any(walk.uses_var(a, w) for a in form.atoms() for w in (row, col)):
             return "its rows and columns are not the last two dimensions"

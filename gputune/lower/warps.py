@@ -55,8 +55,30 @@ def check_warps(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
     axes, body = inner(kernel)
     dom = {a.var: (0, length(a) - 1) for a in axes}
     lanes = {a.var for a in axes if a.thread == "threadIdx.x" and length(a) > 1}
+    for s in walk.walk_stmt(body):
+        if tile_op(s) is None:
+            _check_plain(s)
     _Checker(lanes).go(body, dom, "")
     return kernel
+
+
+def _check_plain(s: Stmt) -> None:
+    """What is no operation of a warp leaves alone what warps hold."""
+    used = [
+        x.buffer for e in walk.stmt_exprs(s) for x in walk.walk_expr(e) if type(x) is BufferLoad
+    ]
+    if type(s) is BufferStore:
+        used.append(s.buffer)
+    for b in used:
+        if is_fragment(b):
+            raise LowerError(
+                f"buffer {b.name} lies in {b.scope}, in parts that only operations of whole "
+                "warps can use, but plain code uses it too",
+                hint="tensorize all blocks that use it (wmma_load, wmma_fill, wmma_sync, "
+                "wmma_store; decompose_reduction makes a block of the initial values), and go "
+                "through shared memory for the rest",
+                code="warp-plain",
+            )
 
 
 class _Checker:
@@ -76,7 +98,6 @@ class _Checker:
             assert type(s) is BufferStore
             self._operation(s, op, dom, apart)
             return
-        self._plain(s)
         match s:
             case IfThenElse():
                 if self._differs(s.cond):
@@ -108,31 +129,22 @@ class _Checker:
             for x in walk.walk_expr(e)
         )
 
-    def _plain(self, s: Stmt) -> None:
-        """What is no operation of a warp leaves alone what warps hold."""
-        used = [x.buffer for e in walk.stmt_exprs(s) for x in walk.walk_expr(e) if type(x) is BufferLoad]
-        if type(s) is BufferStore:
-            used.append(s.buffer)
-        for b in used:
-            if is_fragment(b):
-                raise LowerError(
-                    f"buffer {b.name} lies in {b.scope}, in parts that only operations of whole "
-                    "warps can use, but plain code uses it too",
-                    hint="tensorize all blocks that use it (wmma_load, wmma_fill, wmma_sync, "
-                    "wmma_store; decompose_reduction makes a block of the initial values), and go "
-                    "through shared memory for the rest",
-                    code="warp-plain",
-                )
-
     # ------------------------------------------------------------------ one operation
     def _operation(
         self, s: BufferStore, op: VectorOp, dom: Mapping[Var, lin.Bounds], apart: str
     ) -> None:
         assert type(s.value) is Call
         name = s.value.op
-        if s.predicate is not None:
-            raise LowerError(f"{name} cannot leave out lanes", code="warp-masked")
-        differing = [x for i in (s.value, *s.indices) for x in walk.walk_expr(i) if self._differs(x)]
+        masks = [s.predicate, *[x.predicate for x in s.value.args if type(x) is BufferLoad]]
+        if any(m is not None for m in masks):
+            raise LowerError(
+                f"{name} takes and gives whole tiles, it is given a mask",
+                hint="pad to multiples of 16, or put a condition around it",
+                code="warp-masked",
+            )
+        differing = [
+            x for i in (s.value, *s.indices) for x in walk.walk_expr(i) if self._differs(x)
+        ]
         if differing and not apart:
             apart = f"a tile at {differing[-1]}"
         if apart:
@@ -144,7 +156,11 @@ class _Checker:
             )
         found = list(operands(s, op))
         if len(found) != 1 + sum(bool(x) for x in op.tiles[1:]):
-            raise LowerError(f"an argument of {name} is no buffer", code="warp-operand")
+            raise LowerError(
+                f"an argument of {name} is computed, but each is a tile of a buffer",
+                hint="compute it into shared memory, and load it from there",
+                code="warp-operand",
+            )
         for x in found:
             if x.layout == "memory":
                 self._memory(name, x, dom)
@@ -169,9 +185,9 @@ class _Checker:
         loose = [c for _, c in place.form.terms.values() if c * size % _ALIGN]
         if place.stride * size % _ALIGN or place.form.const * size % _ALIGN or loose:
             raise LowerError(
-                f"{name}: rows of {b.name} begin {place.stride} elements of {size} bytes apart, the "
-                f"first at {lin.to_expr(place.form, 'int32')}; each must begin at a multiple of "
-                f"{_ALIGN} bytes",
+                f"{name}: rows of {b.name} begin {place.stride} elements of {size} bytes apart, "
+                f"the first at {lin.to_expr(place.form, 'int32')}; each must begin at a multiple "
+                f"of {_ALIGN} bytes",
                 hint=f"storage_align with factor and offset that are multiples of {_ALIGN // size}",
                 code="warp-align",
             )

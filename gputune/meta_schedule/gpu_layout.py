@@ -17,6 +17,7 @@ from ..ir.nodes import (
     Buffer,
     BufferLoad,
     BufferStore,
+    Call,
     Expr,
     For,
     IntImm,
@@ -26,6 +27,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
+from ..ir.ops import TILE, VECTOR
 from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
 from ..lower.place_memory import home_of
 from ..schedule.analysis import region_under
@@ -92,6 +94,23 @@ class GpuAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class WarpOp:
+    """What a warp does at once with a tile, its threads holding parts of it.
+
+    Attributes:
+        multiply_adds: of all its threads, as many as float16 ones take the time of.
+        flops: of all its threads.
+        instructions: that it is made of.
+        passes: of 128 bytes, from or to shared memory.
+    """
+
+    multiply_adds: float
+    flops: float
+    instructions: float
+    passes: float
+
+
+@dataclass(frozen=True, slots=True)
 class GpuBlock:
     """A block without blocks inside.
 
@@ -107,6 +126,7 @@ class GpuBlock:
         everyone: does it write nothing but the threads' own registers?
         again: how many of a thread's loops, from the outermost, may touch the same elements again;
             -1: any of them.
+        warp: what a whole warp does together, if it does.
     """
 
     loops: tuple[GpuLoop, ...]
@@ -120,6 +140,7 @@ class GpuBlock:
     crossing: tuple[int, ...]
     everyone: bool
     again: int
+    warp: WarpOp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +152,11 @@ class OnChip:
         size: bytes of an element.
         shape: facts: what is allocated, in each dimension.
         written: facts: extents of the loops that fill it. (Threads may leave gaps in what they
-            allocate; gaps take no registers.)
+            allocate; gaps take no registers.) Of what warps hold together: what is allocated.
         copies: facts: extents of the virtual threads that have one each.
         turns: facts: extents of the loops in each iteration of which it is filled anew.
+        share: how much of it a thread holds.
+        home: a number of the place where it lives, the same for buffers that live together.
     """
 
     scope: Scope
@@ -142,6 +165,8 @@ class OnChip:
     written: tuple[int, ...]
     copies: tuple[int, ...]
     turns: tuple[int, ...]
+    share: float = 1.0
+    home: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +261,7 @@ class _Program:
         self.tree = Tree(func.body)
         self.rooms: dict[Buffer, _Room] = {}
         self.homes: dict[Buffer, list[For]] = {}  # the loops around that a buffer outlives
+        self.places: dict[int | None, int] = {}  # of the innermost of these, its number
         self.found: list[tuple[Rank, GpuBlock]] = []
         self.threads: dict[str, int] = {}
 
@@ -297,13 +323,17 @@ class _Program:
         self.homes[b] = above
         copies = [f for f in above if (f.thread or "").startswith("vthread")]
         turns = [f for f in above if f.thread is None]
+        share = _SHARES.get(b.scope, 1.0)
+        written = [_size(f.extent) for f in _filling(b, users, above)] if share == 1 else shape
         return OnChip(
             scope,
             dtypes.itemsize(b.dtype),
             tuple(map(self.fact, shape)),
-            tuple([self.fact(_size(f.extent)) for f in _filling(b, users, above)]),
+            tuple(map(self.fact, written)),
             tuple([self.fact(_size(f.extent)) for f in copies if scope == "local"]),
             tuple([self.fact(_size(f.extent)) for f in turns]),
+            share,
+            self.places.setdefault(None if top is None else id(top.node), len(self.places)),
         )
 
     # ------------------------------------------------------------------ down to the blocks
@@ -349,6 +379,9 @@ class _Program:
 
     # ------------------------------------------------------------------ one block
     def _block(self, b: Block, a: _Around, outside: _Around) -> GpuBlock:
+        warp = _warp_op(b)
+        if warp is not None:
+            return self._warp_block(b, a, outside, warp)
         flops = calls = 0.0
         spans, forms = dict(a.spans), dict(a.forms)
         loops = list(a.loops)
@@ -396,6 +429,18 @@ class _Program:
             self._crossing(b, loops, outside),
             everyone,
             self._again([k[0] for k in touched], stored, loops),
+        )
+
+    def _warp_block(self, b: Block, a: _Around, outside: _Around, warp: WarpOp) -> GpuBlock:
+        """A block that warps run: each thread of them does."""
+        stored = [w.buffer for w in b.writes]
+        facts = self._loops(b, a.loops, outside, set(), stored)
+        own = self._own(a.loops)
+        x, y, z = [self.threads[BLOCK[0]], *(own.get(k, self.table.one) for k in BLOCK[1:])]
+        guarded = type(b.predicate) is not IntImm
+        everyone = all(_scope(s) == "local" for s in stored)
+        return GpuBlock(
+            facts, (x, y, z), (), 0.0, 0.0, False, a.unroll, guarded, (), everyone, -1, warp
         )
 
     def _again(
@@ -514,6 +559,30 @@ def _touch(
         tuple([form_of(i, forms, fact) for i in indices]),
     )
     return touched.setdefault(key, [False, False])
+
+
+# ----------------------------------------------------------------------------- warps
+# Operands of float16 lie twice in the registers of a warp on some architectures, and wmma has room
+# for that on all.
+_SHARES = {"wmma.accumulator": 1 / 32, "wmma.matrix_a": 2 / 32, "wmma.matrix_b": 2 / 32}
+_INSTRUCTIONS = {"load": 2.0, "fill": 8.0, "multiply": 2.0, "store": 8.0}
+
+
+def _warp_op(b: Block) -> WarpOp | None:
+    """What the threads of a warp do together in a block that was tensorized."""
+    if type(b.body) is not BufferStore or type(b.body.value) is not Call:
+        return None
+    op = VECTOR.get(b.body.value.op)
+    if op is None or not any(t.startswith("wmma.") for t in op.tiles):
+        return None
+    size = dtypes.itemsize(dtypes.scalar(op.args[-1]))
+    if len(op.tiles) > 2:
+        products = float(TILE**3)
+        return WarpOp(products * size / 2, 2 * products, _INSTRUCTIONS["multiply"], 0.0)
+    if "memory" not in op.tiles:
+        return WarpOp(0.0, 0.0, _INSTRUCTIONS["fill"], 0.0)
+    what = "store" if op.tiles[0] == "memory" else "load"
+    return WarpOp(0.0, 0.0, _INSTRUCTIONS[what], TILE * TILE * size / 128)
 
 
 # ----------------------------------------------------------------------------- small things

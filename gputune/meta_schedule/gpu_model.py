@@ -192,7 +192,7 @@ class _Kernel:
         for m in self.kernel.memory:
             if m.scope == "local":
                 elements = np.minimum(self._product(m.shape), self._product(m.written))
-                out = out + elements * self._product(m.copies) * (m.size / 4)
+                out = out + elements * self._product(m.copies) * (m.size / 4 * m.share)
         loaded = np.zeros(self.count)
         for b in self.blocks:
             loaded = np.maximum(loaded, b.loaded)
@@ -200,9 +200,9 @@ class _Kernel:
 
     def _barriers(self) -> tuple[Floats, Floats]:
         """Barriers that a block of threads waits at; threads that share a reduction."""
-        turns = dict.fromkeys([m.turns for m in self.kernel.memory if m.scope == "shared"])
+        turns = {m.home: m.turns for m in self.kernel.memory if m.scope == "shared"}
         barriers = np.zeros(self.count)
-        for t in turns:
+        for t in turns.values():
             barriers = barriers + 2.0 * self._product(t)
         crossing = np.ones(self.count)
         for b in self.blocks:
@@ -255,6 +255,7 @@ class _Kernel:
             rate = speeds.fp64_lanes if b.block.wide else speeds.fp32_lanes
             instructions = instructions + b.instructions
             arithmetic = arithmetic + b.arithmetic * (32.0 / rate) + b.calls * 2.0
+            arithmetic = arithmetic + b.tensor / speeds.fp16_tensor
             self.flops = self.flops + b.flops * x.blocks
             for s in b.seen:
                 if s.access.scope == "global" and s.access.reads:
@@ -479,6 +480,13 @@ class _Block:
         lost = (self.tile > self.unrolled) if local else np.zeros(self.count, bool)
         self.stack = np.where(lost, 2.0 * self.turns * warps, 0.0)
         self._cross(threads)
+        self.tensor = np.zeros(self.count)
+        if block.warp is not None:
+            op = block.warp
+            self.tensor = self.turns * warps * op.multiply_adds
+            self.flops = self.turns * warps * op.flops
+            self.instructions = (self.turns * op.instructions + 3.0 * self.outside) * warps
+            self.exchanged = self.turns * warps * op.passes
 
     def _cross(self, threads: Floats) -> None:
         """What it takes to combine the shares of threads in shared memory."""

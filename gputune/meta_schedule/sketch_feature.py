@@ -39,6 +39,7 @@ Features: TypeAlias = npt.NDArray[np.float32]
 
 LINE, PAGE = 64, 4096
 _ADD_LATENCY, _FORWARD_LATENCY = 4.0, 5.0  # cycles: of an addition; of a store and the load after
+_FRICTION = 0.2  # share of what the less busy ports do that is not hidden
 _WARM = 0.05  # share of a nest's data that has left a cache into which all of it fits
 _WINDOW, _INSTRUCTIONS = 400.0, 3.0  # instructions under way at once; of one step of a reduction
 LEVELS = (12, 4, 4)  # loop levels that are told of the first, second and third block
@@ -67,7 +68,7 @@ class Machine:
     vector_bytes: int = 32
     registers: int = 16
     caches: tuple[float, float, float] = (32e3, 1e6, 32e6)
-    bandwidth: tuple[float, float, float] = (32.0, 10.0, 4.0)
+    bandwidth: tuple[float, float, float] = (48.0, 16.0, 6.0)
     gpu: GpuMachine | None = None
 
     @staticmethod
@@ -81,7 +82,12 @@ class Machine:
             return Machine()
         if target.kind == "cuda":
             return Machine(gpu=GpuMachine.of(target))
-        return Machine(target.num_cores, target.vector_bytes, target.num_vector_registers)
+        return Machine(
+            target.num_cores,
+            target.vector_bytes,
+            target.num_vector_registers,
+            target.cache_bytes,
+        )
 
 
 def columns(facts: Sequence[int], count: int = 1) -> Floats:
@@ -204,6 +210,7 @@ class _Nest:
         self.trips = self.inside[0]
         self.flops = self.trips * (block.flops + 8.0 * block.calls)
         self._spans: dict[Span, Floats] = {}
+        self._stepped: dict[int, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
         self.memory = [self._footprint(a) for a in block.accesses]
         one = np.zeros((n + 1, self.count))
         self.bytes = sum((m[0] for m in self.memory), one)
@@ -239,22 +246,47 @@ class _Nest:
             np.minimum(self._span(s[1]), np.maximum(self.facts[s[2]], 1.0), out=out)
         return out
 
-    def _footprint(self, a: AccessFact) -> tuple[Floats, Floats, Floats]:
-        """Bytes, cache lines and pages of one access while the loops from d inward run."""
-        elements = np.ones((self.depth + 1, self.count))
+    def _footprint(self, a: AccessFact) -> tuple[Floats, Floats, Floats, Floats]:
+        """Bytes, cache lines and pages of one access while the loops from d inward run; and the
+        bytes of the first cache that it takes up: lines that are multiples of a page apart share a
+        few of its places."""
+        one = np.ones((self.depth + 1, self.count))
         if not a.spans:
-            return elements * a.size, elements, elements
-        for s, n in zip(a.spans[:-1], a.shape[:-1]):
-            elements *= self._clipped(s, n)
-        last = self._clipped(a.spans[-1], a.shape[-1]) * a.size
-        size = elements * last
-        if a.packed:
-            return size, np.ceil(size / LINE), np.ceil(size / PAGE)
-        row = self.facts[a.shape[-1]] * a.size
-        whole = last >= row  # rows that are touched whole are next to each other
-        lines = np.where(whole, np.ceil(size / LINE), elements * np.ceil(last / LINE))
-        far = np.where(row >= PAGE, elements * np.ceil(last / PAGE), np.ceil(elements * row / PAGE))
-        return size, lines, np.where(whole, np.ceil(size / PAGE), far)
+            return one * a.size, one, one, one * LINE
+        taken = [self._clipped(s, n) for s, n in zip(a.spans, a.shape)]
+        if a.packed:  # nothing lies between what is touched
+            size = one * a.size
+            for e in taken:
+                size *= e
+            lines = np.ceil(size / LINE)
+            return size, lines, np.ceil(size / PAGE), lines * LINE
+        run = taken[-1] * a.size  # bytes next to each other
+        whole = self.facts[a.shape[-1]]
+        apart = step = whole * a.size  # from one run to the next
+        runs = aliases = spread = one  # all; those whose places are the same, and are not
+        joined = taken[-1] >= whole  # are the dimensions so far touched whole?
+        for e, n in zip(taken[-2::-1], a.shape[-2::-1]):
+            far = np.where(joined, 1.0, e)
+            run = np.where(joined, run * e, run)
+            runs = runs * far
+            same = step % PAGE == 0
+            if same.any():
+                aliases = aliases * np.where(same, far, 1.0)
+                spread = spread * np.where(same, 1.0, far)
+            else:
+                spread = spread * far
+            whole = self.facts[n]
+            apart = np.where(joined, apart * whole, apart)
+            joined = joined & (e >= whole)
+            step = step * whole
+        size = run * runs
+        lines = runs * np.ceil(run / LINE)
+        far = np.where(apart >= PAGE, runs * np.ceil(run / PAGE), np.ceil(runs * apart / PAGE))
+        pages = np.where(runs == 1.0, np.ceil(run / PAGE), far)
+        if aliases is one:
+            return size, lines, pages, lines * LINE
+        places = np.minimum(spread * np.ceil(run / LINE), PAGE / LINE)
+        return size, lines, pages, lines * np.where(aliases > 1.0, PAGE / places, LINE)
 
     def _clipped(self, s: Span, shape: int) -> Floats:
         if s[0] == "all":
@@ -310,16 +342,17 @@ class _Nest:
         tile = np.ones(self.count)  # instances inside
         depth = np.full(self.count, self.depth)
         closed = np.zeros(self.count, bool)
+        ended = np.zeros(self.count, bool)
         self.reduction = np.ones(self.count)
-        self.inner_reduction = np.ones(self.count)
+        self.inner_reduction = np.ones(self.count)  # of loops with no other between them
         for d in range(self.depth - 1, -1, -1):
             e = self.extent[d]
             if self.block.loops[d].reduces:
-                first = ~closed & (e > 1)
-                self.inner_reduction = np.where(first, e, self.inner_reduction)
-                closed = closed | first
+                np.multiply(self.inner_reduction, e, out=self.inner_reduction, where=~ended)
+                closed = closed | (e > 1)
                 self.reduction = self.reduction * e
             else:
+                ended |= closed & (e > 1)
                 tile = np.where(closed, tile, tile * e)
                 depth = np.where(closed, depth, d)
         self.tile = tile
@@ -343,8 +376,9 @@ class _Nest:
         self.traffic = []
         self.fetched = []  # the same, but what fits whole is there since the last call
         total = self.lines * LINE
-        for size in self.machine.caches:
-            d = np.minimum((total > size).sum(axis=0), self.depth)
+        for k, size in enumerate(self.machine.caches):
+            taken = total if k else sum((m[3] for m in self.memory), np.zeros_like(total))
+            d = np.minimum((taken > size).sum(axis=0), self.depth)
             whole = d == 0
             d = np.maximum(d - 1, 0)
             often = self.trips / self._at(self.inside, d)
@@ -363,9 +397,9 @@ class _Nest:
             self.tile <= np.maximum(self.step, self.vector)
         )
         repeats = np.where(small, self.inner_reduction, 1.0)
-        for a, (size, _, _) in zip(block.accesses, self.memory):
+        for k, (a, (size, _, _, _)) in enumerate(zip(block.accesses, self.memory)):
             elements = self._at(size, self.tile_depth) / a.size
-            moved = passes * elements * self._per_element(a)
+            moved = passes * elements * self._per_element(k)
             if a.writes:  # an accumulator stays in registers if the tile fits into them
                 stores = stores + moved / repeats
                 moved = moved / repeats
@@ -375,10 +409,13 @@ class _Nest:
         overhead = 2.0 * self.trips / np.maximum(self.unrolled, 1.0)
         if block.guarded:
             overhead = overhead + self.trips * self.per_lane
-        core = np.maximum(arithmetic / 2.0, np.maximum(loads / 2.0, stores)) + spills + overhead
+        ports = arithmetic / 2.0, loads / 2.0, stores  # they work side by side, but not quite
+        busiest = np.maximum(ports[0], np.maximum(ports[1], ports[2]))
+        core = busiest + _FRICTION * (ports[0] + ports[1] + ports[2] - busiest) + spills + overhead
         core = np.maximum(core, self._waiting(passes, small))
         slow = [t / b for t, b in zip(self.fetched, machine.bandwidth)]
-        core = np.maximum(core, np.maximum(slow[0], slow[1]))
+        waits = np.maximum(slow[0], slow[1])  # for the second and third cache
+        core = np.maximum(core, waits) + _FRICTION * np.minimum(core, waits)
         cores = np.where(
             self.parallel > 1, np.minimum(self.parallel, machine.cores) * self.balance, 1.0
         )
@@ -388,31 +425,41 @@ class _Nest:
         self.cycles = np.maximum(core / cores, slow[2] / shared) + launch
 
     def _waiting(self, passes: Floats, small: npt.NDArray[np.bool_]) -> Floats:
-        """Cycles that pass because each addition to an accumulator waits for the one before it. What
-        is within reach of the processor's window goes on meanwhile."""
+        """Cycles that pass because each addition to an accumulator waits for the one before it.
+        What is within reach of the processor's window goes on meanwhile."""
         latency = np.where(small, _ADD_LATENCY, _ADD_LATENCY + _FORWARD_LATENCY)
         chain = self.inner_reduction * np.maximum(self.tile_vectors, 1.0) * _INSTRUCTIONS
         alone = np.minimum(chain / _WINDOW, 1.0)
         return np.where(self.inner_reduction > 1, passes * latency * alone, 0.0)
 
-    def _per_element(self, a: AccessFact) -> Floats:
-        """Instructions that one element of an access costs: a share of a vector, or its own."""
+    def _per_element(self, k: int) -> Floats:
+        """Instructions that one element of access `k` costs: a share of a vector, or its own."""
+        a = self.block.accesses[k]
         if self.depth == 0 or not a.spans:
             return np.ones(self.count)
-        along, across = self._steps(a)
+        along, across = self._steps(k)
         # neighbours along the vector: one instruction for all lanes; the same element: one each
         return np.where(along & ~across, self.per_lane, 1.0)
 
-    def _steps(self, a: AccessFact) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Does the innermost loop that does something step along the last dimension by one; does it
-        step along another?"""
+    def _steps(self, k: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Does the innermost loop that does something go from one element to the next; does it go
+        further, too?"""
+        found = self._stepped.get(k)
+        if found is not None:
+            return found
+        a = self.block.accesses[k]
         d = self.place[0]
         extent = self._at(self.inside, d)
-        last = self._at(self._clipped(a.spans[-1], a.shape[-1]), d)
+        along = np.zeros(self.count, bool)
         across = np.zeros(self.count, bool)
-        for s, n in zip(a.spans[:-1], a.shape[:-1]):
-            across |= self._at(self._clipped(s, n), d) > 1
-        return (last == extent) & (last > 1), across
+        step = np.ones(self.count)
+        for s, n in zip(reversed(a.spans), reversed(a.shape)):
+            e = self._at(self._clipped(s, n), d)
+            along |= (step == 1.0) & (e == extent)
+            across |= (step != 1.0) & (e > 1)
+            step = step * self.facts[n]
+        found = self._stepped[k] = along & (extent > 1), across
+        return found
 
     # ------------------------------------------------------------------ the row
     def tell(self, out: Floats, at: int, levels: int, accesses: int) -> None:
@@ -472,10 +519,10 @@ class _Nest:
         order = sorted(range(len(self.memory)), key=lambda k: not self.block.accesses[k].writes)
         for slot, k in enumerate(order[:accesses]):
             a = self.block.accesses[k]
-            size, lines, pages = self.memory[k]
+            size, lines, pages, _ = self.memory[k]
             base = at + slot * PER_ACCESS
             along, across = (
-                self._steps(a) if self.depth and a.spans else (np.zeros(1, bool), np.zeros(1, bool))
+                self._steps(k) if self.depth and a.spans else (np.zeros(1, bool), np.zeros(1, bool))
             )
             values = [
                 np.asarray(along, np.float64),

@@ -217,7 +217,8 @@ def check_buildable(target: Target) -> None:
     """BuildError if there is no code generation for the target."""
     if target.kind not in BUILDABLE:
         raise BuildError(
-            f"cannot build for target {target}: {target.kind} code generation is not part of gputune",
+            f"cannot build for target {target}: {target.kind} code generation is not part of "
+            "gputune",
             hint='use target "llvm" or "cuda"',
         )
 

@@ -36,12 +36,13 @@ Column: TypeAlias = npt.NDArray[np.int64]
 class Sym:
     """`op` applied to two expressions; made by `sym`, which gives equal ones one object."""
 
-    __slots__ = ("a", "b", "op")
+    __slots__ = ("a", "b", "number", "op")
 
-    def __init__(self, op: str, a: DimExpr, b: DimExpr) -> None:
+    def __init__(self, op: str, a: DimExpr, b: DimExpr, number: int) -> None:
         self.op = op
         self.a = a
         self.b = b
+        self.number = number  # how many there were before it
 
     def __repr__(self) -> str:
         return f"{self.op}({self.a!r}, {self.b!r})"
@@ -53,17 +54,48 @@ Guard: TypeAlias = tuple[str, DimExpr, DimExpr, bool]
 _state = threading.local()
 
 
-def sym(op: str, a: DimExpr, b: DimExpr) -> Sym:
-    """The expression `op(a, b)`."""
+def sym(op: str, a: DimExpr, b: DimExpr) -> DimExpr:
+    """The expression `op(a, b)`; products of the same factors are one, in whatever order."""
     table: SymTable = _state.__dict__.setdefault("table", {})
     key = (op, a, b)
     found = table.get(key)
     if found is None:
-        found = table[key] = Sym(op, a, b)
+        found = table[key] = _product(table, a, b) if op == "mul" else Sym(op, a, b, len(table))
     return found
 
 
-SymTable: TypeAlias = dict[tuple[str, DimExpr, DimExpr], Sym]
+SymTable: TypeAlias = dict[tuple[str, DimExpr, DimExpr], DimExpr]
+
+
+def _product(table: SymTable, a: DimExpr, b: DimExpr) -> DimExpr:
+    """The number first, then columns by name, then what else there is."""
+    number, names, others = 1, [], []
+    stack = [b, a]
+    while stack:
+        e = stack.pop()
+        if type(e) is Sym and e.op == "mul":
+            stack += (e.b, e.a)
+        elif type(e) is int:
+            number *= e
+        elif type(e) is str:
+            names.append(e)
+        else:
+            others.append(e)
+    factors: list[DimExpr] = [*sorted(names), *sorted(others, key=_number)]
+    if number != 1 or not factors:
+        factors.insert(0, number)
+    out = factors[0]
+    for e in factors[1:]:
+        key = ("mul", out, e)
+        known = table.get(key)
+        if known is None:
+            known = table[key] = Sym("mul", out, e, len(table))
+        out = known
+    return out
+
+
+def _number(e: DimExpr) -> int:
+    return e.number if type(e) is Sym else -1
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from ..errors import ScheduleError
 from ..ir import build
-from ..ir.affine import same
+from ..ir.affine import linear, same
 from ..ir.build import const_int, is_literal
 from ..ir.nodes import (
     BinOp,
@@ -104,7 +104,14 @@ def _uses_all(b: Link) -> bool:
     """Does every loop above a block drive an iterator? (Where one does not, the binding is affine
     only if it runs once, and whether a sampled extent is 1 is not asked without need.)"""
     used: set[Var] = set().union(*map(mentioned, b.block().iter_values))
-    return all(f.var in used or is_literal(f.extent, 1) for f in b.loops())
+    if not all(f.var in used or is_literal(f.extent, 1) for f in b.loops()):
+        return False
+    parts: dict[Expr, set[str]] = {}
+    for value in b.block().iter_values:
+        for atom in linear(value)[0]:
+            if type(atom) is BinOp and type(atom.b) is IntImm and type(atom.b.value) is not int:
+                parts.setdefault(atom.a, set()).add(atom.op)
+    return all(len(ops) > 1 for ops in parts.values())  # quotient and remainder
 
 
 def _needs_condition(s: Stmt) -> bool:
@@ -488,7 +495,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     if loose:
         s.fail(loose, code="not-pipeline", at=deepest.node)
     for b in below:
-        _check_movable(s, b)
+        _check_movable(s, b, alone=len(below) == 1)
         _check_order(s, b, [x.loop().var for x in chain], [x.var for x in nest])
     if len(below) > 1 and s.enable_check:
         fault = s.pipeline_fault(deepest.scope())
@@ -500,7 +507,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     s.replace(chain[0], body)
 
 
-def _check_movable(s: State, b: Link) -> None:
+def _check_movable(s: State, b: Link, alone: bool) -> None:
     block = b.block()
     for iv in block.iter_vars:
         if iv.kind not in ("spatial", "reduce"):
@@ -510,7 +517,8 @@ def _check_movable(s: State, b: Link) -> None:
                 at=block,
             )
     # a complete block does the same each time that its iterators have the same values
-    if kind_of(b, s) != "complete" and not binding_is_affine(b, s):
+    repeats = alone and kind_of(b, s) == "complete"
+    if not repeats and not binding_is_affine(b, s):
         s.fail(
             f"the bindings of block {block.name} are not an affine map of its loops",
             code="not-affine",

@@ -94,6 +94,8 @@ class GpuSpeeds:
         l1_bytes: of each multiprocessor, L1 cache and shared memory together.
         fp32_lanes: float32 multiply-adds that a multiprocessor begins in a cycle.
         fp64_lanes: the same for float64.
+        fp16_tensor: float16 multiply-adds that its tensor cores begin in a cycle, as instructions
+            of one warp reach it.
     """
 
     device: str
@@ -105,6 +107,7 @@ class GpuSpeeds:
     l1_bytes: int
     fp32_lanes: int
     fp64_lanes: int
+    fp16_tensor: int
 
 
 # Of each architecture the GPU that is met most; others of it have the same multiprocessors, and
@@ -114,18 +117,20 @@ class GpuSpeeds:
 # Tensor Core GPU Architecture", "NVIDIA RTX Blackwell GPU Architecture") and data sheets; L1 and
 # lanes also stand in the CUDA programming guide, per compute capability. L2 rates are not
 # published: sm_75 as measured by Jia et al., arXiv 1903.07486; the others are rounded estimates of
-# 40 bytes a cycle and multiprocessor, which such measurements come to.
+# 40 bytes a cycle and multiprocessor, which such measurements come to. Tensor cores: dense float16
+# rates of the whitepapers; from sm_90 on half of them, because the whole is for instructions of
+# four warps.
 _SPEEDS = {
-    75: GpuSpeeds("T4", 40, 1.59e9, 320e9, 4 << 20, 1.27e12, 96 << 10, 64, 2),
-    80: GpuSpeeds("A100 SXM", 108, 1.41e9, 2.039e12, 40 << 20, 6.1e12, 192 << 10, 64, 32),
-    86: GpuSpeeds("RTX 3090", 82, 1.695e9, 936e9, 6 << 20, 5.6e12, 128 << 10, 128, 2),
-    87: GpuSpeeds("Jetson Orin", 16, 1.3e9, 204.8e9, 4 << 20, 0.83e12, 192 << 10, 128, 2),
-    89: GpuSpeeds("RTX 4090", 128, 2.52e9, 1.008e12, 72 << 20, 12.9e12, 128 << 10, 128, 2),
-    90: GpuSpeeds("H100 SXM", 132, 1.98e9, 3.35e12, 50 << 20, 10.5e12, 256 << 10, 128, 64),
-    100: GpuSpeeds("B200", 148, 1.965e9, 8e12, 126 << 20, 11.6e12, 256 << 10, 128, 64),
-    110: GpuSpeeds("Jetson Thor", 20, 1.57e9, 273e9, 32 << 20, 1.26e12, 256 << 10, 128, 2),
-    120: GpuSpeeds("RTX 5090", 170, 2.41e9, 1.792e12, 96 << 20, 16.4e12, 128 << 10, 128, 2),
-    121: GpuSpeeds("GB10", 48, 2.42e9, 273e9, 24 << 20, 4.6e12, 128 << 10, 128, 2),
+    75: GpuSpeeds("T4", 40, 1.59e9, 320e9, 4 << 20, 1.27e12, 96 << 10, 64, 2, 512),
+    80: GpuSpeeds("A100 SXM", 108, 1.41e9, 2.039e12, 40 << 20, 6.1e12, 192 << 10, 64, 32, 1024),
+    86: GpuSpeeds("RTX 3090", 82, 1.695e9, 936e9, 6 << 20, 5.6e12, 128 << 10, 128, 2, 512),
+    87: GpuSpeeds("Jetson Orin", 16, 1.3e9, 204.8e9, 4 << 20, 0.83e12, 192 << 10, 128, 2, 512),
+    89: GpuSpeeds("RTX 4090", 128, 2.52e9, 1.008e12, 72 << 20, 12.9e12, 128 << 10, 128, 2, 512),
+    90: GpuSpeeds("H100 SXM", 132, 1.98e9, 3.35e12, 50 << 20, 10.5e12, 256 << 10, 128, 64, 1024),
+    100: GpuSpeeds("B200", 148, 1.965e9, 8e12, 126 << 20, 11.6e12, 256 << 10, 128, 64, 1024),
+    110: GpuSpeeds("Jetson Thor", 20, 1.57e9, 273e9, 32 << 20, 1.26e12, 256 << 10, 128, 2, 1024),
+    120: GpuSpeeds("RTX 5090", 170, 2.41e9, 1.792e12, 96 << 20, 16.4e12, 128 << 10, 128, 2, 512),
+    121: GpuSpeeds("GB10", 48, 2.42e9, 273e9, 24 << 20, 4.6e12, 128 << 10, 128, 2, 512),
 }
 _LIKE = {88: 87, 101: 110, 103: 100}  # architectures of which little is published
 

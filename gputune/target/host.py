@@ -11,6 +11,7 @@ import hashlib
 import importlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -200,6 +201,24 @@ def vector_unit(cpu: str, mattr: str) -> VectorUnit:
     if "%zmm" in asm:
         return VectorUnit(64, 32)
     return VectorUnit(32 if "%ymm" in asm else 16, 16)
+
+
+@cache
+def cache_bytes() -> tuple[int, int, int]:
+    """Bytes of this machine's first (data), second and third cache, as Linux tells them; what a
+    common processor has where it tells nothing."""
+    found = {1: 32 << 10, 2: 1 << 20, 3: 32 << 20}
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index[0-9]*")):
+        try:
+            kind = (index / "type").read_text().strip()
+            level = int((index / "level").read_text())
+            size = (index / "size").read_text().strip()
+        except (OSError, ValueError):
+            continue
+        match = re.fullmatch(r"([0-9]+)([KMG]?)", size)
+        if kind in ("Data", "Unified") and level in found and match and int(match[1]):
+            found[level] = int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
+    return found[1], found[2], found[3]
 
 
 _IMPLIES: dict[str, tuple[str, ...]] = {

@@ -43,9 +43,9 @@ class Target:
     """A machine to compile for, immutable and hashable.
 
     Args:
-        spec: "llvm", "cuda", "hexagon" or "auto", with options in TVM's command-line spelling; a dict with
-            "kind" and the same options; or a Target. "auto" is cuda where it can be used, else
-            llvm; the reason is printed once to stderr.
+        spec: "llvm", "cuda", "hexagon" or "auto", with options in TVM's command-line spelling; a
+            dict with "kind" and the same options; or a Target. "auto" is cuda where it can be used,
+            else llvm; the reason is printed once to stderr.
         host: accepted for the sake of TVM programs; the host is always this machine.
         trusted: the spec is an `export()` of this machine; names are not looked up again.
 
@@ -144,6 +144,12 @@ class Target:
         if self.kind != "llvm":
             raise TargetError(f"vector registers are a property of llvm targets, not of {self}")
         return host.vector_unit(self.mcpu, self.mattr)
+
+    @property
+    def cache_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the first (data), second and third cache of a CPU: this machine's, and for
+        another processor those of a common one."""
+        return host.cache_bytes() if self.mcpu == host.cpu_name() else (32 << 10, 1 << 20, 32 << 20)
 
     @property
     def limits(self) -> GpuLimits:

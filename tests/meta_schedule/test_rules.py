@@ -411,7 +411,7 @@ def test_default_list_of_llvm() -> None:
     assert not set(map(id, a)) & set(map(id, b))
 
 
-@pytest.mark.parametrize("kind", ["hexagon", "lvm"])
+@pytest.mark.parametrize("kind", ["rocm", "lvm"])
 def test_kinds_without_rules_name_those_with(kind: str) -> None:
     with pytest.raises(UserError, match="llvm"):
         ScheduleRule.create(kind)

@@ -232,6 +232,36 @@ def _decompose_padding(s: Schedule, r: random.Random) -> None:
         s.decompose_padding(block, loop)
 
 
+def _cache_between(s: Schedule, r: random.Random) -> None:
+    """A copy between a block and a consumer of it, brought under common loops if they can be."""
+    block = _blocks(s, r)
+    users = s.get_consumers(block)
+    if not users:
+        raise ScheduleError("no consumers", code="none")
+    before, user = s.mod, r.choice(users)
+    with suppress(ScheduleError, IndexError):  # no loops, or a refusal: what was done stays
+        if r.random() < 0.5:
+            s.compute_at(block, r.choice(s.get_loops(user)), r.random() < 0.5)
+        else:
+            s.reverse_compute_at(user, r.choice(s.get_loops(block)), r.random() < 0.5)
+        if r.random() < 0.4:
+            s.split(r.choice(s.get_loops(block)), [None, r.choice([2, 3, 4])])
+    together, scope = s.mod, r.choice(SCOPES)
+    refusal: ScheduleError | None = None
+    try:
+        if r.random() < 0.5:
+            s.cache_write(block, 0, scope)
+        else:
+            s.cache_read(user, s.get(block).writes[0].buffer, scope, r.choice([None, [user]]))
+    except ScheduleError as e:
+        refusal = e
+    if refusal is not None:  # it leaves no mark; the steps before it may have left theirs
+        assert refusal.code, f"a refusal without a code: {refusal}"
+        assert s.mod is together
+        if together is before:
+            raise refusal
+
+
 SCOPES = ["global", "local", "shared"]
 MOVES: list[tuple[str, Any]] = [
     ("split", _split),
@@ -248,6 +278,7 @@ MOVES: list[tuple[str, Any]] = [
     ("reverse_compute_inline", lambda s, r: s.reverse_compute_inline(_blocks(s, r))),
     ("cache_read", lambda s, r: s.cache_read(_blocks(s, r), r.choice([0, 0, 1]), r.choice(SCOPES))),
     ("cache_write", lambda s, r: s.cache_write(_blocks(s, r), 0, r.choice(SCOPES))),
+    ("cache_between", _cache_between),
     ("decompose_reduction", lambda s, r: s.decompose_reduction(_blocks(s, r), _loop(s, r))),
     ("rfactor", lambda s, r: s.rfactor(_loop(s, r), r.choice([-1, 0, 1]))),
     ("blockize", _blockize),

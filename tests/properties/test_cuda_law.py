@@ -61,7 +61,7 @@ def test_random_gpu_schedules_keep_the_meaning(program: Callable[[], PrimFunc]) 
             counts["refused"] += 1
 
     law()
-    assert counts["run"] >= 2, counts  # of 8: random loops bound to blocks are often refused
+    assert counts["run"] >= 1, counts  # of 8: random loops bound to blocks are often refused
 
 
 @pytest.mark.parametrize("program", TILED, ids=lambda p: p.__name__)

@@ -258,3 +258,59 @@ def test_refuses_a_predicate_that_ties_iterators_together() -> None:
     sch = scheduled(f)
     loop = loops(sch, "Y")[1]
     refuses(sch, "blockize-predicate", lambda: sch.blockize(loop))
+
+
+def test_a_copy_that_runs_again_is_reordered_and_cut() -> None:
+    """Complete blocks may run several times for the same iterators: they do the same each time."""
+
+    @T.prim_func
+    def copies(X: T.Buffer((8, 8), "float32"), Y: T.Buffer((3, 8, 8), "float32")):
+        B = T.alloc_buffer((8, 8))
+        for i, j in T.grid(8, 8):
+            with T.block("B"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                B[vi, vj] = X[vi, vj] * T.float32(2)
+        for u, i, j in T.grid(3, 8, 8):
+            with T.block("Y"):
+                vu, vi, vj = T.axis.remap("SSS", [u, i, j])
+                Y[vu, vi, vj] = B[vi, vj]
+
+    sch = scheduled(copies)
+    u, *_ = loops(sch, "Y")
+    sch.compute_at("B", u)
+    _, i, j = loops(sch, "B")
+    i0, i1 = sch.split(i, [None, 4])
+    j0, j1 = sch.split(j, [None, 4])
+    sch.reorder(i0, j0, i1, j1)
+    outer = sch.blockize(i1)
+    assert [iv.dom.extent.value for iv in sch.get(outer).iter_vars] == [2, 2]
+    agrees(copies, sch)
+
+
+def test_refuses_to_cut_a_reduction_that_runs_again() -> None:
+    @T.prim_func
+    def sums(X: T.Buffer((8, 8), "float32"), Y: T.Buffer((8,), "float32")):
+        for _u, i, k in T.grid(1, 8, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    Y[vi] = T.float32(0)
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    sch = scheduled(sums)
+    _, i, k = loops(sch, "Y")
+    sch.blockize(sch.split(k, [None, 4])[1])  # runs once
+
+    @T.prim_func
+    def twice(X: T.Buffer((8, 8), "float32"), Y: T.Buffer((8,), "float32")):
+        for _u, i, k in T.grid(2, 8, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    Y[vi] = T.float32(0)
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    sch = scheduled(twice)
+    _, i, k = loops(sch, "Y")
+    refuses(sch, "not-affine", lambda: sch.blockize(k), names="Y")
+    refuses(sch, "not-affine", lambda: sch.reorder(k, i), names="Y")

@@ -90,6 +90,18 @@ def test_what_is_the_same_in_every_row_is_no_guard() -> None:
     assert guards == []
 
 
+def test_products_of_the_same_factors_are_one() -> None:
+    with recording() as guards:
+        a, b, c = Dim(2, "a"), Dim(3, "b"), Dim(5, "c")
+        d = minimum(a, c)
+        assert a * (b * c) == (c * a) * b
+        assert (2 * a) * (d * 3) == d * 6 * a
+        assert a * 1 == a
+        assert (a * b) * (b * a) == a * a * b * b
+    assert not guards
+    assert evaluate(a * (b * c) * 2, {"a": 7, "b": np.array([1, 4]), "c": 3}).tolist() == [42, 168]
+
+
 def test_truth_is_a_guard_and_recording_nests() -> None:
     with recording() as outer:
         with recording() as inner:

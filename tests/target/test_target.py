@@ -186,6 +186,17 @@ def test_device_key_names_the_machine_not_the_options():
     assert Target("cuda -arch=sm_90a").device_key != Target("cuda -arch=sm_80").device_key
 
 
+def test_hexagon_is_a_machine_without_code_generation():
+    t = Target("hexagon")
+    assert (t.kind, t.num_cores, t.vtcm_capacity) == ("hexagon", 4, 0)
+    assert (t.vector_bytes, t.num_vector_registers, t.device_key) == (128, 32, "hexagon")
+    t = Target("hexagon --vtcm-capacity=4096 -num-cores 2")
+    assert t.vtcm_capacity == 4096
+    assert str(t) == "hexagon -num-cores=2 -vtcm-capacity=4096"
+    assert Target(str(t)) == Target(t.export()) == t != Target("hexagon")
+    assert Target("llvm").vtcm_capacity == 0
+
+
 def test_host_argument_is_checked():
     assert Target("cuda -arch=sm_80", host="llvm") == Target("cuda -arch=sm_80")
     with pytest.raises(TargetError, match="unknown target kind"):

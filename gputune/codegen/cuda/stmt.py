@@ -81,9 +81,9 @@ class Body:
             case IfThenElse():
                 self._branch(s)
             case BufferStore() if (op := tile_op(s)) is not None:
-                for x in operands(s, op):
-                    if x.layout == "memory":
-                        self._needs(x.buffer, VECTOR_BYTES)
+                for tile in operands(s, op):
+                    if tile.layout == "memory":
+                        self._needs(tile.buffer, VECTOR_BYTES)
                 self.line(tiles.call(s, op, self.scope))
             case BufferStore():
                 if s.predicate is not None:

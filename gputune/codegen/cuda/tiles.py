@@ -11,7 +11,15 @@ from ...ir import walk
 from ...ir.nodes import Buffer, BufferStore, Call, Expr, For
 from ...ir.ops import VectorOp
 from ...lower import linear as lin
-from ...lower.tiles import Operand, fragments_of, is_fragment, number_of, operands, place_of, tile_op
+from ...lower.tiles import (
+    Operand,
+    fragments_of,
+    is_fragment,
+    number_of,
+    operands,
+    place_of,
+    tile_op,
+)
 from .expr import Scope, element, stored, text
 from .names import stored_type
 

@@ -81,3 +81,15 @@ GT_MMAS(gt_wmma_mma_trans, "col")
 GT_STORES(float, "f32", "%2,%3,%4,%5,%6,%7,%8,%9", GT_8, "f")
 GT_STORES(gt_half, "f16", "%2,%3,%4,%5", GT_4, "r")
 GT_STORES(int, "s32", "%2,%3,%4,%5,%6,%7,%8,%9", GT_8, "r")
+
+#undef GT_STORES
+#undef GT_STORE
+#undef GT_MMAS
+#undef GT_MMA
+#undef GT_LOADS
+#undef GT_LOAD
+#undef GT_8
+#undef GT_4
+#undef GT_2
+#undef GT_SHARED
+#undef GT_GLOBAL

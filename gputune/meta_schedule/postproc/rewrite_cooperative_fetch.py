@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...errors import ScheduleError
 from ...ir.build import const_int
 from ...ir.dtypes import bits
-from ...ir.nodes import Block, For
+from ...ir.nodes import Block, For, Seq
 from ...ir.walk import walk_stmt
 from ...schedule.dim import minimum
 from ...schedule.tree import Link
@@ -67,17 +67,17 @@ class RewriteCooperativeFetch(Postproc):
         return True
 
     def _threads(self, link: Link) -> dict[str, int]:
-        """How many threads there are along each axis."""
+        """How many threads there are along each axis: as the loops around the block say; else, for
+        one that copies what other threads have made, the loops of the kernel beside it."""
         out: dict[str, int] = {}
-        for x in link.above():
-            if type(x.node) is For and x.node.thread in ("threadIdx.x", "threadIdx.y"):
-                n = const_int(x.node.extent)
-                if n is not None and x.node.thread not in out:
-                    out[x.node.thread] = n
-        top = link
-        while top.up is not None and top.up.up is not None:
-            top = top.up
-        if any(type(s) is Block and annotation(s, WARP_EXECUTION) for s in walk_stmt(top.node)):
+        nest = [x.node for x in (link, *link.above()) if x.up is not None]
+        kernel = list(walk_stmt([s for s in nest if type(s) is not Seq][-1]))
+        for s in (*(x.node for x in link.above()), *kernel):
+            if type(s) is For and s.thread in ("threadIdx.x", "threadIdx.y"):
+                n = const_int(s.extent)
+                if n is not None and s.thread not in out:
+                    out[s.thread] = n
+        if any(type(s) is Block and annotation(s, WARP_EXECUTION) for s in kernel):
             out["threadIdx.x"] = self.warp
         return out
 

@@ -74,6 +74,7 @@ class Tiled:
     factors: tuple[tuple[ExprRV | int, ...], ...]
 
     def copy(self) -> Tiled:
+        """The same loops in a copy of the schedule."""
         return replace(self, sch=self.sch.copy())
 
 

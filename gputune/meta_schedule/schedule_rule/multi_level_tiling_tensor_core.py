@@ -69,13 +69,13 @@ class _Operand:
 class MultiLevelTilingTensorCore(MultiLevelTiling):
     """MultiLevelTiling of a block that is a matrix product, for instructions of a whole warp.
 
-    For each group of intrinsics that computes what the block does: its iterators are joined to rows,
-    columns and the sum (a convolution is such a product too; what indexes all operands counts the
-    products), extents are padded to multiples of the instruction's, and tiles of it become blocks
-    that RewriteTensorize replaces. Operands pass through shared memory into fragments; results go
-    from fragments through shared memory to where they belong. Every group that matches gives one
-    more schedule; the schedule without tensor cores stays a candidate, for the rules after this
-    one.
+    For each group of intrinsics that computes what the block does: its iterators are joined to
+    rows, columns and the sum (a convolution is such a product too; what indexes all operands counts
+    the products), extents are padded to multiples of the instruction's, and tiles of it become
+    blocks that RewriteTensorize replaces. Operands pass through shared memory into fragments;
+    results go from fragments through shared memory to where they belong. Every group that matches
+    gives one more schedule; the schedule without tensor cores stays a candidate, for the rules
+    after this one.
 
     Where a primitive refuses on the way, the group gives no schedule, and `refused` counts the
     reason.
@@ -119,7 +119,8 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
         )  # fmt: skip
         if use_software_pipeline:
             _refuse(
-                "use_software_pipeline=True asks for pipelined sketches, which this version has not",
+                "use_software_pipeline=True asks for pipelined sketches, which this version has "
+                "not",
                 "leave it False: the wmma sketches need no pipeline",
             )
         self.intrin_groups = tuple(_group(g) for g in intrin_groups)
@@ -277,7 +278,8 @@ def _group(given: Mapping[str, str]) -> _Group:
 
 
 def _scope(name: str, parameter: int) -> str:
-    """The scope of the fragments that an intrinsic loads (its last operand) or stores (its first)"""
+    """The scope of the fragments that an intrinsic stores (its first operand) or loads (its
+    second)."""
     return intrin(name).desc.buffers[parameter].scope
 
 

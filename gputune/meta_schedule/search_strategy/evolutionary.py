@@ -3,8 +3,10 @@ model.
 
 One round: the best measured candidates and fresh ones are varied for a few generations, thousands
 of rows at a time; verdicts and features come from `population`, scores from the cost model (before
-it knows anything, from the analytic one). A batch is taken from all that was seen: the best by
-score, kept apart from each other, neighbours of the best measured ones, and a few at random.
+it knows anything, from the analytic one). At the end the best few climb: each goes on to its best
+neighbour a few times. A batch is taken from all that was seen: the best by score, kept apart from
+each other, neighbours of the best measured ones, and a few at random. Where rounds bring nothing
+better, half of the parents are drawn by chance.
 """
 
 from __future__ import annotations
@@ -272,8 +274,14 @@ class _Evolution:
             return
         key = structural_hash(context.mod)
         device = context.target.device_key
+        same: dict[int, bool] = {}  # a database that looks at anchor blocks knows siblings as well
         for record in database.get_all_tuning_records():
-            if record.workload.shash == key and record.extras.get("device", device) == device:
+            workload = record.workload
+            if workload.shash != key or record.extras.get("device", device) != device:
+                continue
+            if id(workload) not in same:
+                same[id(workload)] = structural_hash(workload.mod) == key
+            if same[id(workload)]:
                 self._take_up(record)
         self._teach(key)
 
@@ -400,13 +408,14 @@ class _Evolution:
             top = _matrix([key for key, _ in known[: max(1, min(most // 8, 64))]])
             varied = island.space.mutate(np.resize(top, (most, top.shape[1])), self.rng)
             self._add(pool, k, varied, False, classes)
-        enough = min(s.init_min_unmeasured, size)
+        enough = size // 2 if size > REPLAYED else min(s.init_min_unmeasured, size)
         got = 0
-        for attempt in range(s.max_fail_count):
-            fresh = island.space.sample(size - got, self.rng)
+        for _ in range(s.max_fail_count):
+            fresh = island.space.sample(size, self.rng)
             # classes are spent once: further attempts look for rows of those that are known
-            got += self._add(pool, k, fresh, False, classes if got == 0 else 0)
-            if got >= enough or (got and attempt):
+            new = self._add(pool, k, fresh, False, classes if got == 0 else 0)
+            got += new
+            if got >= enough or 0 < new < size // 64:
                 break
 
     def _next_generation(self, pool: _Pool, chosen: Sequence[int], classes: int) -> None:
