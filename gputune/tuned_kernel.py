@@ -169,8 +169,13 @@ class TunedKernel:
     @cached_property
     def speedup(self) -> float | None:
         """How many times as fast as the unscheduled program, measured now, in turns; None where
-        that would take long or sizes are symbolic."""
-        if self.flops is None or self.flops / _UNSCHEDULED_FLOPS > _PATIENCE_SECONDS:
+        that would take long, sizes are symbolic, or the unscheduled program does not run: on a GPU
+        it is not bound to threads."""
+        if (
+            self.target.kind != "llvm"
+            or self.flops is None
+            or self.flops / _UNSCHEDULED_FLOPS > _PATIENCE_SECONDS
+        ):
             return None
         from .benchmark import bench
 
@@ -203,7 +208,12 @@ class TunedKernel:
         if self.summary is not None:
             lines.append(f"  tuning   {self.summary}")
         if self.speedup is None:
-            lines.append("  untuned  not measured: it would take long")
+            reason = "it would take long"
+            if self.target.kind != "llvm":
+                reason = "unscheduled programs do not run on a GPU"
+            elif self.flops is None:
+                reason = "its sizes are open"
+            lines.append(f"  untuned  not measured: {reason}")
         else:
             lines.append(f"  speed    {times(self.speedup)} the unscheduled program's")
         trace = str(self.trace).rstrip() or "(nothing: the program as it was written)"

@@ -242,7 +242,7 @@ class Decisions:
         """
         if not self._joint or count <= _EXPLORED:
             return self._sample_in_order(count, rng)
-        fresh = _EXPLORED if len(self._tuples) < 4 * _EXPLORED else 1
+        fresh = min(_EXPLORED, count)
         rows = np.zeros((count, self.width), np.int64)
         rows[:fresh] = self._sample_in_order(fresh, rng)
         rest = np.arange(fresh, count)

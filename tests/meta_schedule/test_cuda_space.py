@@ -313,6 +313,7 @@ def test_tuning_with_the_default_space(tmp_path: Any) -> None:
     assert kernel.target == SM_80
     assert kernel.record is not None
     assert "blockIdx.x" in str(kernel.mod)
+    assert "unscheduled programs do not run on a GPU" in kernel.report()
 
 
 def test_fetch_widths_are_decisions_of_the_sketch() -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from ...ir.nodes import Buffer, Var
 from ...lower.linear import Bounds
+from . import kept
 from .values import V, int_const, llvm_type, type_of
 
 
@@ -42,12 +43,19 @@ class Module:
     alias_params: bool
     declares: dict[str, str] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
+    temporaries: list[str] = field(default_factory=list)
     counter: int = 0
 
     def declare(self, name: str, result: str, args: str) -> str:
         """Note that function `name` is used; its quoted name for a call."""
         self.declares.setdefault(name, f"declare {result} @{name}({args})")
         return f"@{name}"
+
+    def seats_of_temporary(self) -> str:
+        """The name of the place where a large temporary waits between calls; see kept.py."""
+        self.declares.update(kept.DECLARES)
+        self.temporaries.append(self.fresh("kept"))
+        return self.temporaries[-1]
 
     def fresh(self, stem: str) -> str:
         """A function name not used so far."""
@@ -77,7 +85,7 @@ class Fn:
         self.pool: V | None = None
         self.has_error = False
         self.stack_bytes = 0
-        self.heap: list[V] = []
+        self.heap: list[tuple[V, str]] = []  # large temporaries with where they are kept
         self._n = 0
 
     # ------------------------------------------------------------------------- values
@@ -272,7 +280,7 @@ class Fn:
         if self.heap:
             lines += self._check_heap()
         lines += ["  br label %start", "start:", *body]
-        lines += [f"  call void @free(ptr {v.ref})" for v in self.heap]
+        lines += [f"  {kept.keep(seats, v.ref)}" for v, seats in self.heap]
         if self.has_error:
             lines += ["  %rc = load i32, ptr %err", "  ret i32 %rc", "}"]
         else:
@@ -280,15 +288,15 @@ class Fn:
         return "\n".join(lines) + "\n"
 
     def _check_heap(self) -> list[str]:
-        self.module.declare("free", "void", "ptr")
         lines = []
         ok = "true"
-        for v in self.heap:
+        for v, _ in self.heap:
             got, both = self.name("got"), self.name("ok")
             lines.append(f"  {got} = icmp ne ptr {v.ref}, null")
             lines.append(f"  {both} = and i1 {ok}, {got}")
             ok = both
         lines += [f"  br i1 {ok}, label %enough, label %nomemory", "nomemory:"]
-        lines += [f"  call void @free(ptr {v.ref})" for v in self.heap]
+        self.module.declare("free", "void", "ptr")
+        lines += [f"  call void @free(ptr {v.ref})" for v, _ in self.heap]
         lines += ["  ret i32 1", "enough:"]
         return lines

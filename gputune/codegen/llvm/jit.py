@@ -6,11 +6,13 @@ import ctypes
 import importlib
 import itertools
 import threading
+import weakref
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from ...errors import BuildError
+from . import kept
 
 _lock = threading.Lock()
 _count = itertools.count()
@@ -92,7 +94,7 @@ def _lljit() -> Any:
     )
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class LoadedKernel:
     """Machine code in this process; it is unloaded when this object goes.
 
@@ -119,6 +121,9 @@ def load(object_code: bytes, symbol: str, *others: str) -> LoadedKernel:
     Raises BuildError where a symbol is missing, naming it.
     """
     llvm = binding()
+    release = kept.release(symbol)
+    if release.encode() in object_code:
+        others = (*others, release)
     with _lock:
         builder = llvm.JITLibraryBuilder().add_object_img(object_code)
         for name in (symbol, *others):
@@ -131,4 +136,13 @@ def load(object_code: bytes, symbol: str, *others: str) -> LoadedKernel:
                 f"the kernel cannot be linked: {str(e).strip()}",
                 hint="T.call_extern can only call functions that this process has loaded",
             ) from None
-    return LoadedKernel(symbol, address, tracker)
+    loaded = LoadedKernel(symbol, address, tracker)
+    if release in others:
+        # what the kernel keeps between calls goes before its code does
+        weakref.finalize(loaded, _call, int(tracker[release]), tracker).atexit = False
+    return loaded
+
+
+def _call(address: int, code: Any) -> None:
+    """Call a function without arguments; `code` is what keeps it in memory."""
+    ctypes.CFUNCTYPE(None)(address)()

@@ -12,7 +12,7 @@ from ...ir.nodes import Buffer, Expr, PrimFunc, Var
 from ...lower.limits import CpuLimits
 from ...lower.pipeline import lower
 from ...target import host
-from . import jit
+from . import jit, kept
 from .expr import value
 from .fn import Fn, Module
 from .stmt import emit
@@ -128,7 +128,7 @@ def generate(func: PrimFunc, limits: CpuLimits, mcpu: str, mattr: str, name: str
     )
     return "\n".join([
         f'target triple = "{jit.host_triple()}"', *sorted(module.declares.values()), "",
-        *module.functions, body, entry, attributes,
+        kept.text(name, module.temporaries), *module.functions, body, entry, attributes,
     ])  # fmt: skip
 
 

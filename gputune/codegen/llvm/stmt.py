@@ -29,7 +29,7 @@ from ...ir.nodes import (
 )
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds
-from . import memory, ops
+from . import kept, memory, ops
 from .expr import index, value
 from .fn import Fn
 from .values import V, int_const, stored_type, type_of
@@ -171,9 +171,9 @@ def _bytes(b: Buffer) -> int | None:
 
 
 def _take_heap(f: Fn, ref: str, size: int) -> None:
-    f.module.declare("aligned_alloc", "ptr", "i64, i64")
-    f.prologue.append(f"  {ref} = call ptr @aligned_alloc(i64 {ALIGN}, i64 {size})")
-    f.heap.append(V(ref, "handle"))
+    seats = f.module.seats_of_temporary()
+    f.prologue.append(f"  {ref} = {kept.take(seats, ALIGN, size)}")
+    f.heap.append((V(ref, "handle"), seats))
 
 
 def _alloc_sized(f: Fn, s: Alloc) -> None:

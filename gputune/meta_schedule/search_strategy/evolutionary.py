@@ -54,6 +54,7 @@ _MATRIX = 8192  # rows of a generation on matrices, over all design spaces
 _CROSSED, _FRESH = 0.25, 0.15  # shares of a generation
 _NEW_CLASSES = 64  # structure classes that a round may add: each costs a replay
 _ISLANDS = 9  # design spaces that a round looks at: a program of several blocks may have a hundred
+_GOOD_ISLANDS, _OTHER_ISLANDS = 3, 2  # once some are known to be good
 _CLIMBERS, _CLIMBS = 12, 3  # rows that climb at the end of a round, and their steps
 _STALE = 3  # rounds without a better time, after which parents are drawn more freely
 
@@ -368,7 +369,7 @@ class _Evolution:
         self._stale = 0 if seconds < self._best else self._stale + 1
         self._best = min(self._best, seconds)
         pool = _Pool(self.islands)
-        chosen = self._chosen(best)
+        chosen = self._chosen()
         for k in chosen:
             island = self.islands[k]
             if island.all_rows is not None:
@@ -389,14 +390,15 @@ class _Evolution:
         self._climb(pool)
         return pool
 
-    def _chosen(self, best: Sequence[tuple[int, IntArray]]) -> list[int]:
-        """The design spaces of this round: all if they are few, else those of the best measured
-        candidates and others by chance, so that all have their turn."""
-        if len(self.islands) <= _ISLANDS:
+    def _chosen(self) -> list[int]:
+        """The design spaces of this round: those of the best measured candidates and others by
+        chance, so that all have their turn; at first as many as may be."""
+        best = list(dict.fromkeys(k for k, _ in self._best_measured(_ISLANDS)))[:_GOOD_ISLANDS]
+        most = _ISLANDS if not best else max(_GOOD_ISLANDS, len(best)) + _OTHER_ISLANDS
+        if len(self.islands) <= most:
             return list(range(len(self.islands)))
-        good = list(dict.fromkeys(k for k, _ in best))
-        others = [k for k in self.rng.permutation(len(self.islands)).tolist() if k not in good]
-        return sorted([*good, *others][:_ISLANDS])
+        others = [k for k in self.rng.permutation(len(self.islands)).tolist() if k not in best]
+        return sorted([*best, *others][:most])
 
     def _first_generation(self, pool: _Pool, k: int, island: _Island, classes: int) -> None:
         """Fresh rows, and mutants of the best measured ones."""
