@@ -25,7 +25,7 @@ from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.kernels import suite
 from gputune.kernels.dense import KERNELS
 from gputune.meta_schedule.cost_model import XGBModel
-from gputune.meta_schedule.decisions import distinct
+from gputune.meta_schedule.decisions import row_numbers
 from gputune.meta_schedule.population import Sketch
 from gputune.meta_schedule.sketch_feature import Machine
 from gputune.meta_schedule.tune_context import TuneContext
@@ -84,7 +84,7 @@ def measure(name: str, func: PrimFunc) -> dict[str, Any]:
 
     def search() -> None:
         fresh = sketch.decisions.mutate(sketch.decisions.sample(ROWS, rng), rng)
-        fresh = fresh[distinct(fresh)]
+        fresh = fresh[np.unique(row_numbers(fresh), return_index=True)[1]]
         out = sketch.evaluate(fresh)
         np.argsort(-model.predict_features(out.features[out.valid]))
 

@@ -48,7 +48,7 @@ def check(original: PrimFunc, scheduled: PrimFunc, seed: int) -> None:
 def test_random_gpu_schedules_keep_the_meaning(program: Callable[[], PrimFunc]) -> None:
     counts = {"run": 0, "refused": 0}
 
-    @settings(max_examples=8, derandomize=True, deadline=None, database=None)
+    @settings(max_examples=16, derandomize=True, deadline=None, database=None)
     @given(st.integers(0, 2**31 - 1))
     def law(seed: int) -> None:
         func = program()
@@ -61,7 +61,7 @@ def test_random_gpu_schedules_keep_the_meaning(program: Callable[[], PrimFunc]) 
             counts["refused"] += 1
 
     law()
-    assert counts["run"] >= 1, counts  # of 8: random loops bound to blocks are often refused
+    assert counts["run"] >= 4, counts  # of 16: random loops bound to blocks are often refused
 
 
 @pytest.mark.parametrize("program", TILED, ids=lambda p: p.__name__)

@@ -24,7 +24,7 @@ from ...errors import RecordError, ScheduleError, UserError
 from ...ir.equal import structural_hash
 from ...schedule.trace import Trace
 from ..cost_model.cost_model import seconds_of
-from ..decisions import IntArray, row_hashes
+from ..decisions import IntArray, row_numbers
 from ..measure_candidate import MeasureCandidate
 from ..profiler import Profiler
 from .search_strategy import (
@@ -85,7 +85,7 @@ class _Pool:
         self.local = np.empty(0, bool)
         self._rows: list[IntArray | None] = [None] * len(islands)
         self._seen = [
-            np.unique(row_hashes(_matrix(list(i.rows)))) if i.rows else np.empty(0, np.uint64)
+            np.unique(row_numbers(_matrix(list(i.rows)))) if i.rows else np.empty(0, np.int64)
             for i in islands
         ]
 
@@ -94,8 +94,7 @@ class _Pool:
 
     def unseen(self, k: int, rows: IntArray) -> IntArray:
         """Those of the rows that this round has not met and that were not measured, each once."""
-        hashes = row_hashes(rows)
-        new, first = np.unique(hashes, return_index=True)
+        new, first = np.unique(row_numbers(rows), return_index=True)
         where = np.searchsorted(self._seen[k], new)
         where[where == len(self._seen[k])] = 0
         fresh = np.ones(len(new), bool)
