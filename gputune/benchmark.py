@@ -30,7 +30,7 @@ from .runtime.compare import compare, tolerance
 from .runtime.evaluator import TimerConfig, measure
 from .runtime.function import BoundCall, Function
 from .runtime.module import AnyFunction, Module, build
-from .runtime.ndarray import host_view
+from .runtime.ndarray import ALIGNMENT, host_view
 from .runtime.signature import TensorParam
 from .schedule import Schedule
 from .target.target import TargetLike
@@ -45,6 +45,7 @@ _PAUSE_SECONDS, _IDLE, _PAUSES = 10e-3, 0.2, 30
 # slower than the fastest so far, for at most so long (the first time: for so long, to learn what is
 # fast). A system takes some 20 ms to part threads that it woke on one processor.
 _STEADY, _WARM_SECONDS = 1.1, 40e-3
+_LARGE = 4096  # bytes of an input whose place matters
 _ROUNDS = 3  # at least, and
 _MOST_ROUNDS = 2000  # at most
 _ENOUGH = 0.2  # of the repetitions, or _ROUNDS, must be undisturbed: then the others are dropped
@@ -91,11 +92,13 @@ class Bench:
         results: the timings by name, in the order given.
         flops: operations of one call, or None where not known.
         checked: were the results compared?
+        astray: numbers of the inputs that do not begin at a cache line, as those of tuning do.
     """
 
     results: Mapping[str, Timing]
     flops: float | None = None
     checked: bool = True
+    astray: tuple[int, ...] = ()
 
     HEAD = ("name", "median", "spread", "GFLOP/s", "speed")
 
@@ -127,6 +130,12 @@ class Bench:
             out += f"; {dropped} pre-empted ones dropped"
         if busy := [t.name for t in self.results.values() if t.disturbed]:
             out += f"; the machine is busy: most of {', '.join(busy)} were pre-empted, and count"
+        if self.astray:
+            which = ", ".join(str(k) for k in self.astray)
+            out += (
+                f"; inputs {which} do not begin at a cache line, which costs vector loads: "
+                "gputune.nd.array(x) makes a copy that does"
+            )
         if len(self.results) == 1:
             return out
         return out + ("; results agree" if self.checked else "; results not compared")
@@ -220,7 +229,10 @@ def bench(
         _check(ready, plan)
     timings = _measure(ready, seconds)
     return Bench(
-        {t.name: t for t in timings}, flops or _flops(entries.values()), check and len(ready) > 1
+        {t.name: t for t in timings},
+        flops or _flops(entries.values()),
+        check and len(ready) > 1,
+        plan.astray if kernels else (),
     )
 
 
@@ -315,6 +327,14 @@ class _Plan:
         else:
             self.convention.complete(args)  # complains of another number
             self.inputs = args
+
+    @property
+    def astray(self) -> tuple[int, ...]:
+        """The large inputs that do not begin at a cache line."""
+        return tuple(
+            k for k, x in enumerate(self.inputs)
+            if isinstance(x, np.ndarray) and x.nbytes >= _LARGE and x.ctypes.data % ALIGNMENT
+        )  # fmt: skip
 
     @property
     def dtypes(self) -> list[str]:

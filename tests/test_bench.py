@@ -285,3 +285,16 @@ def test_figures_for_people() -> None:
 def test_foreign_text_gives_no_orders_to_the_terminal() -> None:
     assert plain("a\x1b[31mb\nc\u202e") == "a\\x1b[31mb\\nc\\u202e"
     assert plain("x" * 300, 10) == "xxxxxxx..."
+
+
+def test_the_note_names_inputs_that_lie_across_cache_lines() -> None:
+    func = matmul(64, 64, 64)
+    lined = np.asarray(gt.nd.array(np.ones((64, 64), np.float32)))
+    raw = np.ones(64 * 64 + 16, np.float32)
+    at = -raw.ctypes.data // 4 % 16  # elements up to a line
+    stray = raw[at + 4 : at + 4 + 64 * 64].reshape(64, 64)
+    found = gt.bench({"k": func}, (lined, stray), seconds=0.01)
+    assert found.astray == (1,)
+    assert "inputs 1 do not begin at a cache line" in found.note()
+    assert gt.bench({"k": func}, (lined, lined), seconds=0.01).astray == ()
+    assert gt.bench({"numpy": np.matmul}, (lined, stray), seconds=0.01).astray == ()

@@ -9,6 +9,7 @@ from ..ir import walk
 from ..ir.nodes import (
     Alloc,
     Block,
+    BufferLoad,
     BufferStore,
     Evaluate,
     For,
@@ -29,17 +30,40 @@ _SMALL = 16
 
 
 class _Budget:
-    """How many statements may still be added."""
+    """How many statements may still be added; a part is reserved for loops that accumulate, whose
+    sums can then stay in registers, wherever they stand."""
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, reserved: int = 0) -> None:
         self.left = left
+        self.reserved = reserved
+
+    def allows(self, more: int, accumulating: bool) -> bool:
+        """May a loop add so many?"""
+        return more <= self.left - (0 if accumulating else self.reserved)
+
+    def take(self, more: int, accumulating: bool) -> None:
+        """A loop adds so many."""
+        self.left -= more
+        if accumulating:
+            self.reserved = max(self.reserved - more, 0)
 
 
 def unroll(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with loops marked as unrolled."""
-    budget = _Budget(STATEMENTS - _count(func.body))
-    body, _ = _go(func.body, 0, limits, budget)
+    most = STATEMENTS - _count(func.body)
+    alone = _Budget(most, most)  # none for the others
+    _go(func.body, 0, limits, alone)
+    body, _ = _go(func.body, 0, limits, _Budget(most, most - alone.left))
     return as_block(func, body)
+
+
+def _accumulates(s: For) -> bool:
+    """Does a statement inside add to what it stores to?"""
+    return any(
+        type(x) is BufferStore
+        and any(type(e) is BufferLoad and e.buffer is x.buffer for e in walk.walk_expr(x.value))
+        for x in walk.walk_stmt(s.body)
+    )
 
 
 def _count(s: Stmt) -> int:
@@ -88,6 +112,7 @@ def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, 
     notes = dict(s.annotations)
     step = max(step, int(notes.get("pragma_auto_unroll_max_step", 0)))
     body, inner = _go(s.body, step, limits, budget)
+    mine = _accumulates(s)
     n = trip_count(s)
     kind = s.kind
     total = None if inner is None or n is None else inner * n
@@ -95,14 +120,14 @@ def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, 
         if total is None or total > _ASKED:
             kind, total = "serial", None
         elif inner is not None:
-            budget.left -= total - inner
+            budget.take(total - inner, mine)
     elif s.kind == "serial" and total is not None and inner is not None:
         limit = max(step, _SMALL)
         if _is_tile(s):
             limit = max(limit, limits.tile_registers)
-        if total <= limit and total - inner <= budget.left:
+        if total <= limit and budget.allows(total - inner, mine):
             kind = "unrolled"
-            budget.left -= total - inner
+            budget.take(total - inner, mine)
         else:
             total = None
     else:

@@ -15,7 +15,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.walk import expr_children, stmt_children, walk_stmt
+from ..ir.walk import expr_children, stmt_children, walk_expr, walk_stmt
 
 
 def drives_reduction(loop: For) -> bool:
@@ -66,6 +66,11 @@ def operations(e: Expr) -> tuple[float, float]:
         if type(x) is not BufferLoad:  # the arithmetic of indices is another matter
             stack.extend(expr_children(x))
     return flops, calls
+
+
+def choices(e: Expr) -> int:
+    """Conditions that a value depends on, each of which may become a branch."""
+    return sum(1 for x in walk_expr(e) if type(x) is Call and x.op == "if_then_else")
 
 
 def work(b: Block) -> tuple[bool, float, int]:

@@ -39,14 +39,17 @@ Features: TypeAlias = npt.NDArray[np.float32]
 
 LINE, PAGE = 64, 4096
 _ADD_LATENCY, _FORWARD_LATENCY = 4.0, 5.0  # cycles: of an addition; of a store and the load after
+_MANY_BRANCHES = 96  # statements under conditions, beyond which they are no longer foreseen
+_PORTS = 5  # arithmetic, loads, stores, control, waiting for results
 _FRICTION = 0.2  # share of what the less busy ports do that is not hidden
 _WARM = 0.05  # share of a nest's data that has left a cache into which all of it fits
+_SMALL_BODY, _LARGEST_BODY = 16.0, 400.0  # statements that are written out, see `lower.unroll`
 _WINDOW, _INSTRUCTIONS = 400.0, 3.0  # instructions under way at once; of one step of a reduction
 LEVELS = (12, 4, 4)  # loop levels that are told of the first, second and third block
 ACCESSES = (4, 2, 2)  # accesses that are told of them
 PER_LEVEL = 8
 PER_ACCESS = 11
-PER_BLOCK = 25
+PER_BLOCK = 34
 GLOBAL = 8
 
 
@@ -120,6 +123,8 @@ class Rows:
         self.features = features
         self.machine = machine
         self._sums = np.zeros((len(features), GLOBAL))
+        self._pool = np.zeros((len(features), _PORTS + 1))  # of what overlaps; and the rest
+        self._waits = np.zeros((len(features), 3))
 
     def add(self, slot: int, part: Part, facts: Floats, at: npt.NDArray[np.int64]) -> None:
         """The part in place `slot` of the layout, for the candidates at `at`."""
@@ -132,7 +137,9 @@ class Rows:
         sums[at, 1] += nest.flops
         sums[at, 2] += nest.traffic[0]
         sums[at, 3] += nest.traffic[1]
-        sums[at, 7] += nest.cycles
+        self._pool[at, :_PORTS] += (nest.mixed * nest.ports).T
+        self._pool[at, _PORTS] += nest.alone
+        self._waits[at] += nest.waits.T
         if slot < len(LEVELS):
             told = np.zeros((_TOLD[slot], nest.count))
             nest.tell(told, 0, LEVELS[slot], ACCESSES[slot])
@@ -156,6 +163,11 @@ class Rows:
 
     def finish(self, at: npt.NDArray[np.int64]) -> Floats:
         """Fill in what is about all blocks of the candidates at `at`; their scores."""
+        ports, rest = self._pool[at, :_PORTS], self._pool[at, _PORTS]
+        core = rest + _together(*ports.T)
+        waits = self._waits[at]
+        caches = np.maximum(waits[:, 0], waits[:, 1])
+        self._sums[at, 7] += np.maximum(_together(core, caches), waits[:, 2])
         sums = np.log2(self._sums[at] + 1.0)
         self.features[at, :GLOBAL] = sums
         return -sums[:, 7]
@@ -184,6 +196,20 @@ def features_of(mod: IRModule, machine: Machine) -> tuple[Features, float]:
     layout, facts = describe(mod)
     rows, score = features(layout, columns(facts), machine)
     return rows[0], float(score[0])
+
+
+def _together(*parts: Floats) -> Floats:
+    """Cycles of parts of the work that run side by side, but not quite."""
+    most: Floats = np.maximum.reduce(parts)
+    return most + _FRICTION * (sum(parts, np.zeros_like(most)) - most)
+
+
+def _places(step: Floats) -> Floats:
+    """At how many places of the first cache lines can begin that are multiples of `step` bytes
+    apart: a page is as many bytes as one way of it has."""
+    whole = np.maximum(step, 1.0).astype(np.int64)
+    places: Floats = PAGE / np.gcd(whole, PAGE)
+    return np.minimum(places, PAGE / LINE)
 
 
 class _Nest:
@@ -258,35 +284,37 @@ class _Nest:
             size = one * a.size
             for e in taken:
                 size *= e
+            size[: a.home] = size[min(a.home, self.depth)]
             lines = np.ceil(size / LINE)
             return size, lines, np.ceil(size / PAGE), lines * LINE
         run = taken[-1] * a.size  # bytes next to each other
         whole = self.facts[a.shape[-1]]
-        apart = step = whole * a.size  # from one run to the next
-        runs = aliases = spread = one  # all; those whose places are the same, and are not
+        step = whole * a.size  # from one run to the next
+        runs = spread = one  # all; those that begin at different places of the first cache
         joined = taken[-1] >= whole  # are the dimensions so far touched whole?
+        reach, apart = run, one  # bytes from the first to the last that are near; such groups
         for e, n in zip(taken[-2::-1], a.shape[-2::-1]):
             far = np.where(joined, 1.0, e)
             run = np.where(joined, run * e, run)
             runs = runs * far
-            same = step % PAGE == 0
-            if same.any():
-                aliases = aliases * np.where(same, far, 1.0)
-                spread = spread * np.where(same, 1.0, far)
-            else:
-                spread = spread * far
+            spread = spread * np.minimum(far, _places(step))
+            near = step < PAGE
+            reach = np.where(near | joined, (e - 1.0) * step + reach, reach)
+            apart = np.where(near | joined, apart, apart * e)
             whole = self.facts[n]
-            apart = np.where(joined, apart * whole, apart)
             joined = joined & (e >= whole)
             step = step * whole
         size = run * runs
-        lines = runs * np.ceil(run / LINE)
-        far = np.where(apart >= PAGE, runs * np.ceil(run / PAGE), np.ceil(runs * apart / PAGE))
-        pages = np.where(runs == 1.0, np.ceil(run / PAGE), far)
-        if aliases is one:
-            return size, lines, pages, lines * LINE
-        places = np.minimum(spread * np.ceil(run / LINE), PAGE / LINE)
-        return size, lines, pages, lines * np.where(aliases > 1.0, PAGE / places, LINE)
+        each = np.ceil(run / LINE)
+        lines = runs * each
+        pages = apart * np.ceil(reach / PAGE)
+        places = np.minimum(spread * each, PAGE / LINE)
+        return (
+            size,
+            lines,
+            pages,
+            np.maximum(lines / places * PAGE * (lines > places), lines * LINE),
+        )
 
     def _clipped(self, s: Span, shape: int) -> Floats:
         if s[0] == "all":
@@ -375,9 +403,13 @@ class _Nest:
         one more loop finds there what its last iteration left; further out nothing is left."""
         self.traffic = []
         self.fetched = []  # the same, but what fits whole is there since the last call
-        total = self.lines * LINE
+        everything = self.lines * LINE
         for k, size in enumerate(self.machine.caches):
-            taken = total if k else sum((m[3] for m in self.memory), np.zeros_like(total))
+            taken = everything if k else sum((m[3] for m in self.memory), np.zeros_like(everything))
+            total = everything
+            for a, (_, lines, _, _) in zip(self.block.accesses, self.memory):
+                if a.again >= 0:  # another block has just fetched it
+                    total = total - np.where(taken[a.again] <= size, lines * LINE, 0.0)
             d = np.minimum((taken > size).sum(axis=0), self.depth)
             whole = d == 0
             d = np.maximum(d - 1, 0)
@@ -386,51 +418,116 @@ class _Nest:
             self.fetched.append(self.traffic[-1] * np.where(whole, _WARM, 1.0))
 
     # ------------------------------------------------------------------ how long it may take
+    def _bodies(self) -> None:
+        """What becomes one piece of straight code, and which accumulators stay in registers
+        through which reduction loops; as `lower.unroll` and `lower.registers` decide it."""
+        n, block = self.depth, self.block
+        statements = np.maximum(self.inside * self.per_lane, 1.0)
+        limit = np.clip(self.step, _SMALL_BODY, _LARGEST_BODY)
+        parallel = max((k + 1 for k, f in enumerate(block.loops) if f.kind >= 3), default=0)
+        outer = max(parallel, block.shared)  # loops that are hardly written out
+        self.body = np.minimum(np.maximum((statements > limit).sum(axis=0), outer), n)
+        self.statements = self._at(statements, self.body)
+        self.around = np.zeros(self.count, np.int64)  # depth of the innermost loop left
+        start = self.body  # of loops that reduce, or are written out
+        going = np.ones(self.count, bool)
+        for d in range(int(self.body.max()) - 1, parallel - 1, -1):
+            left = (d < self.body) & (self.extent[d] > 1)
+            self.around = np.where(left & (self.around == 0), d, self.around)
+            if not block.loops[d].reduces:
+                going &= ~left
+            start = np.where(going & (d < self.body), d, start)
+            if not going.any() and self.around.all():
+                break
+        store = next((k for k, a in enumerate(block.accesses) if a.writes and a.reads), None)
+        self.carried = np.full(self.count, n)  # the outermost loop that they stay through
+        self.cells = np.ones(self.count)  # accumulators, in vectors
+        self.kept = np.zeros(self.count, bool)
+        if store is None:
+            return
+        a = block.accesses[store]
+        cells = np.maximum(self.memory[store][0] / a.size * self._per_element(store), 1.0)
+        for d in range(n - 1, -1, -1):
+            if block.loops[d].reduces:
+                fits = (
+                    (self.extent[d] > 1) & (d >= start) & (cells[d] <= self.machine.registers - 4)
+                )
+                self.carried = np.where(fits, d, self.carried)
+                self.cells = np.where(fits, cells[d], self.cells)
+                self.kept |= fits
+
     def _cycles(self) -> None:
         block, machine = self.block, self.machine
+        self._bodies()
         passes = self.trips / self.tile
+        instances = self.trips * self.per_lane
         work = max(0.5 * block.flops, 0.5) + 4.0 * block.calls
-        arithmetic = self.trips * self.per_lane * work
+        arithmetic = instances * work
         loads = np.zeros(self.count)
         stores = np.zeros(self.count)
-        small = (self.tile_vectors <= 0.8 * machine.registers) & (
-            self.tile <= np.maximum(self.step, self.vector)
-        )
-        repeats = np.where(small, self.inner_reduction, 1.0)
+        bodies = instances / self.statements
+        last = max(self.depth - 1, 0)
+        again = np.maximum(self._at(self.extent, np.minimum(self.around, last)), 1.0)
+        rounds = self.trips / self._at(self.inside, self.carried)
         for k, (a, (size, _, _, _)) in enumerate(zip(block.accesses, self.memory)):
-            elements = self._at(size, self.tile_depth) / a.size
-            moved = passes * elements * self._per_element(k)
-            if a.writes:  # an accumulator stays in registers if the tile fits into them
-                stores = stores + moved / repeats
-                moved = moved / repeats
-            if a.reads:
+            one = self._per_element(k)
+            if a.reads and a.writes:  # an accumulator
+                moved = np.where(self.kept, rounds * self.cells, self.trips * one)
                 loads = loads + moved
-        spills = passes * np.maximum(self.tile_vectors - machine.registers, 0.0) * (self.step > 0)
-        overhead = 2.0 * self.trips / np.maximum(self.unrolled, 1.0)
+                stores = stores + moved
+                continue
+            each = self._at(size, self.tile_depth) / a.size * one
+            moved = passes * each
+            if a.writes:
+                stores = stores + moved
+                continue
+            held = np.maximum(self._at(size, self.body) / a.size * one, 1.0)
+            still = self._at(size, self.around) == self._at(size, self.body)
+            vectors = one < 1.0
+            fit = self.cells + held <= machine.registers
+            once = bodies * held / np.where(still, again, 1.0)
+            # what does not change in the loop around is fetched before it: if there are not enough
+            # registers, each use fetches it from the stack
+            crowded = still & vectors & ~fit & (again > 1)
+            moved = np.where(fit, np.minimum(moved, once), np.where(crowded, instances, moved))
+            loads = loads + moved
+        overhead = bodies
         if block.guarded:
-            overhead = overhead + self.trips * self.per_lane
-        ports = arithmetic / 2.0, loads / 2.0, stores  # they work side by side, but not quite
-        busiest = np.maximum(ports[0], np.maximum(ports[1], ports[2]))
-        core = busiest + _FRICTION * (ports[0] + ports[1] + ports[2] - busiest) + spills + overhead
-        core = np.maximum(core, self._waiting(passes, small))
-        slow = [t / b for t, b in zip(self.fetched, machine.bandwidth)]
-        waits = np.maximum(slow[0], slow[1])  # for the second and third cache
-        core = np.maximum(core, waits) + _FRICTION * np.minimum(core, waits)
+            overhead = overhead + instances
+        if block.choices:
+            each_takes = np.where(self.statements > _MANY_BRANCHES, 4.0, 1.0)
+            overhead = overhead + instances * block.choices * each_takes
         cores = np.where(
             self.parallel > 1, np.minimum(self.parallel, machine.cores) * self.balance, 1.0
         )
         cores = np.maximum(cores, 1.0)
         shared = np.where(self.parallel > 1, np.minimum(float(machine.cores), 4.0), 1.0)
-        launch = np.where(self.parallel > 1, 2000.0, 0.0) * self.regions
-        self.cycles = np.maximum(core / cores, slow[2] / shared) + launch
+        launch = np.where(self.parallel > 1, 2000.0, 0.0) * self.regions * (machine.cores > 1)
+        self.ports = (
+            np.stack([arithmetic / 2.0, loads / 2.0, stores, overhead, self._waiting()]) / cores
+        )
+        core = _together(*self.ports)
+        slow = [t / b for t, b in zip(self.fetched, machine.bandwidth)]
+        self.waits = np.stack([slow[0] / cores, slow[1] / cores, slow[2] / shared])
+        caches = np.maximum(self.waits[0], self.waits[1])
+        self.cycles = np.maximum(_together(core, caches), self.waits[2]) + launch
+        # blocks that take turns within the processor's window run side by side
+        turn = self.inside[self.block.shared] * self.per_lane * _INSTRUCTIONS
+        self.mixed = np.minimum(_WINDOW / np.maximum(turn, 1.0), 1.0)
+        self.alone = (1.0 - self.mixed) * core + launch
 
-    def _waiting(self, passes: Floats, small: npt.NDArray[np.bool_]) -> Floats:
+    def _waiting(self) -> Floats:
         """Cycles that pass because each addition to an accumulator waits for the one before it.
         What is within reach of the processor's window goes on meanwhile."""
-        latency = np.where(small, _ADD_LATENCY, _ADD_LATENCY + _FORWARD_LATENCY)
-        chain = self.inner_reduction * np.maximum(self.tile_vectors, 1.0) * _INSTRUCTIONS
-        alone = np.minimum(chain / _WINDOW, 1.0)
-        return np.where(self.inner_reduction > 1, passes * latency * alone, 0.0)
+        if not any(a.reads and a.writes for a in self.block.accesses):
+            return np.zeros(self.count)
+        inside = self._at(self.inside, self.carried)
+        steps = inside * self.per_lane / self.cells  # in a row, of each of them
+        steps = np.where(self.kept, np.maximum(steps, 1.0), self.inner_reduction)
+        cells = np.where(self.kept, self.cells, np.maximum(self.tile_vectors, 1.0))
+        latency = np.where(self.kept, _ADD_LATENCY, _ADD_LATENCY + _FORWARD_LATENCY)
+        alone = np.minimum(steps * cells * _INSTRUCTIONS / _WINDOW, 1.0)
+        return np.where(steps > 1, self.trips * self.per_lane / cells * latency * alone, 0.0)
 
     def _per_element(self, k: int) -> Floats:
         """Instructions that one element of access `k` costs: a share of a vector, or its own."""
@@ -488,6 +585,11 @@ class _Nest:
             self.lines[0],
             self.cycles,
             float(self.block.guarded),
+            float(self.block.choices),
+            self.statements,
+            self.cells,
+            self.kept.astype(np.float64),
+            *self.ports,
         ]
         assert len(values) == PER_BLOCK - 1
         for k, v in enumerate(values):

@@ -9,7 +9,7 @@ candidate and a matrix of candidates go through the same arithmetic.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -32,7 +32,7 @@ from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
 from ..schedule.dim import expr_of
 from .gpu_layout import GpuLayout, describe_gpu, is_gpu_program
 from .index_spans import Span, span_of
-from .layout_parts import drives_reduction, operations, work
+from .layout_parts import choices, drives_reduction, operations, work
 
 KIND_CODES: Mapping[ForKind, int] = {
     "serial": 0,
@@ -64,6 +64,10 @@ class AccessFact:
         shape: facts, one a dimension.
         reads, writes: is it loaded; is it stored?
         packed: will the buffer shrink to what is in use (one that the function allocates)?
+        home: how many of the block's loops go on around the buffer's life: each iteration of them
+            finds the same memory (0 for a parameter).
+        again: how many of the loops go on around an earlier block, too, that touches the buffer; -1
+            where there is none.
     """
 
     buffer: int
@@ -73,6 +77,8 @@ class AccessFact:
     reads: bool
     writes: bool
     packed: bool
+    home: int = 0
+    again: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class BlockFact:
         calls: transcendental functions of one instance.
         unroll: fact: the limit up to which loops are unrolled; -1 for none.
         guarded: does it run under a predicate?
+        choices: conditions that the stored values depend on.
+        shared: how many of the loops go on around another block, too.
     """
 
     loops: tuple[LoopFact, ...]
@@ -92,6 +100,8 @@ class BlockFact:
     calls: float
     unroll: int
     guarded: bool
+    choices: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +142,8 @@ def own_facts(block: BlockFact) -> tuple[BlockFact, tuple[int, ...]]:
                 a.reads,
                 a.writes,
                 a.packed,
+                a.home,
+                a.again,
             )
             for k, a in enumerate(block.accesses)
         ]),
@@ -139,6 +151,8 @@ def own_facts(block: BlockFact) -> tuple[BlockFact, tuple[int, ...]]:
         block.calls,
         -1 if block.unroll < 0 else number(block.unroll),
         block.guarded,
+        block.choices,
+        block.shared,
     )  # fmt: skip
     return out, tuple(places)
 
@@ -167,9 +181,19 @@ def describe(mod: IRModule) -> tuple[Layout, list[int]]:
     for func in mod.functions.values():
         walk = _Walk(facts, {b: k for k, b in enumerate(func.buffers)})
         walk.stmt(func.body, (), {}, frozenset(), -1)
-        found += walk.found
+        found += walk.settled()
     order = sorted(range(len(found)), key=lambda k: found[k][0], reverse=True)
     return Layout(tuple([found[k][1] for k in order])), facts
+
+
+def _same(a: Sequence[For], b: Sequence[For]) -> int:
+    """How many loops two ways from the root have in common."""
+    count = 0
+    for x, y in zip(a, b):
+        if x is not y:
+            break
+        count += 1
+    return count
 
 
 class _Walk:
@@ -181,6 +205,9 @@ class _Walk:
         self.buffers = params
         self.params = frozenset(params)
         self.found: list[tuple[tuple[bool, float, int], BlockFact]] = []
+        self.around: list[For] = []  # the loops of the statement that is looked at
+        self.paths: list[list[For]] = []  # the loops around each block that was found
+        self.homes: dict[int, list[For]] = {}  # of a temporary: the loops that all its uses share
 
     def fact(self, x: int) -> int:
         """The place of an integer; equal expressions have one, so equal indices stay equal."""
@@ -210,7 +237,9 @@ class _Walk:
                 self.fact(1 if n is None else n), KIND_CODES[s.kind], drives_reduction(s)
             )
             inner = {**env, s.var: ("loop", len(loops))}
+            self.around.append(s)
             self.stmt(s.body, (*loops, loop), inner, reducing, unroll)
+            self.around.pop()
         elif t is Block:
             assert isinstance(s, Block)
             inner = dict(env)
@@ -220,9 +249,27 @@ class _Walk:
                 self.stmt(s.body, loops, inner, reducing, unroll)
             else:
                 self.found.append((work(s), self.block(s, loops, inner, unroll)))
+                self.paths.append(list(self.around))
         else:
             for c in stmt_children(s):
                 self.stmt(c, loops, env, reducing, unroll)
+
+    def settled(self) -> list[tuple[tuple[bool, float, int], BlockFact]]:
+        """The blocks, with what is known only once all have been seen."""
+        out = []
+        last: dict[int, int] = {}  # by buffer: the block that touched it last
+        for k, (key, block) in enumerate(self.found):
+            near = [self.paths[j] for j in (k - 1, k + 1) if 0 <= j < len(self.paths)]
+            shared = max((_same(self.paths[k], x) for x in near), default=0)
+            accesses = []
+            for a in block.accesses:
+                home = len(self.homes[a.buffer]) if a.buffer in self.homes else 0
+                before = last.get(a.buffer)
+                again = -1 if before is None else _same(self.paths[k], self.paths[before])
+                accesses.append(replace(a, home=home, again=again))
+            last |= dict.fromkeys([a.buffer for a in accesses], k)
+            out.append((key, replace(block, accesses=tuple(accesses), shared=shared)))
+        return out
 
     # ------------------------------------------------------------------ blocks
     def block(
@@ -230,6 +277,7 @@ class _Walk:
     ) -> BlockFact:
         inner = dict(env)
         flops = calls = 0.0
+        chosen = 0
         own = list(loops)
         touched: dict[tuple[Buffer, tuple[Span, ...]], list[bool]] = {}
         stack: list[Stmt] = [b.body]
@@ -243,12 +291,13 @@ class _Walk:
                 self.touch(touched, s.buffer, s.indices, inner, 1)
                 f, c = operations(s.value)
                 flops, calls = flops + f, calls + c
+                chosen += choices(s.value)
             for e in stmt_exprs(s):
                 self.loads(e, inner, touched)
             stack.extend(reversed(stmt_children(s)))
         accesses = tuple([self.access(k[0], k[1], how) for k, how in touched.items()])
         guarded = type(b.predicate) is not IntImm
-        return BlockFact(tuple(own), accesses, flops, calls, unroll, guarded)
+        return BlockFact(tuple(own), accesses, flops, calls, unroll, guarded, chosen)
 
     def loads(
         self,
@@ -276,6 +325,9 @@ class _Walk:
 
     def access(self, buffer: Buffer, spans: tuple[Span, ...], how: list[bool]) -> AccessFact:
         number = self.buffers.setdefault(buffer, len(self.buffers))
+        if buffer not in self.params:
+            known = self.homes.setdefault(number, list(self.around))
+            del known[_same(known, self.around) :]
         shape = []
         for n in buffer.shape:
             extent = const_int(n)

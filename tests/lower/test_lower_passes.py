@@ -329,3 +329,41 @@ def test_nothing_but_plain_code_is_left() -> None:
     assert len(all_of(f, Block)) == 1
     assert {s.kind for s in all_of(f, For)} <= {"serial", "unrolled", "parallel"}
     assert replace_body(f, f.body) is f
+
+
+CROWDED = """
+@T.prim_func
+def main(
+    A: T.Buffer((64, 64), "float32"),
+    B: T.Buffer((64, 64), "float32"),
+    C: T.Buffer((64, 64), "float32"),
+):
+    P = T.alloc_buffer((64, 64))
+    for o in T.parallel(2, annotations={"pragma_auto_unroll_max_step": 512}):
+        for a in T.serial(32):
+            for b in T.serial(4):
+                for c in T.vectorized(16):
+                    with T.block("P"):
+                        vi = T.axis.spatial(64, o * 32 + a)
+                        vk = T.axis.spatial(64, b * 16 + c)
+                        P[vi, vk] = A[vi, vk] * T.float32(2)
+        for i, j, k, i_1 in T.grid(8, 2, 64, 4):
+            for j_1 in T.vectorized(32):
+                with T.block("C"):
+                    vi = T.axis.spatial(64, o * 32 + i * 4 + i_1)
+                    vj = T.axis.spatial(64, j * 32 + j_1)
+                    vk = T.axis.reduce(64, k)
+                    with T.init():
+                        C[vi, vj] = T.float32(0)
+                    C[vi, vj] = C[vi, vj] + P[vi, vk] * B[vk, vj]
+"""
+
+
+def test_copies_do_not_use_up_what_a_register_tile_needs() -> None:
+    """The copy of 128 statements stood before the tile and left it too little to be written out: it
+    ran at less than half the speed."""
+    f = lowered(CROWDED, floats(64, 64), floats(64, 64), floats(64, 64))
+    sums = [s for s in all_of(f, For) if s.var.name == "i_1"]
+    assert sums
+    assert all(s.kind == "unrolled" for s in sums)
+    assert any("_reg" in s.buffer.name for s in all_of(f, BufferStore))

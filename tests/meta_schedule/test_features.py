@@ -7,10 +7,19 @@ import pytest
 from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, two_tiles
 
 from gputune.errors import UserError
+from gputune.ir.nodes import PrimFunc
 from gputune.meta_schedule.feature_extractor import FeatureExtractor, SketchFeature
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
-from gputune.meta_schedule.sketch_feature import FEATURE_COUNT, Machine, features_of
+from gputune.meta_schedule.sketch_feature import (
+    FEATURE_COUNT,
+    Machine,
+    _Nest,
+    columns,
+    features_of,
+)
+from gputune.meta_schedule.sketch_layout import describe, parts_of
 from gputune.schedule import Schedule
+from gputune.script import from_source
 from gputune.target import Target
 
 
@@ -104,3 +113,79 @@ def test_candidates_of_one_space_differ() -> None:
         many_tiles(sch)
         rows.add(features_of(sch.mod, Machine.of(ctx.target))[0].tobytes())
     assert len(rows) == 19
+
+
+def column_of_rows(rows: int, width: int) -> PrimFunc:
+    """The sum of the first elements of all rows."""
+    found = from_source(f"""
+@T.prim_func
+def main(A: T.Buffer(({rows}, {width}), "float32"), S: T.Buffer((1,), "float32")):
+    for i in range({rows}):
+        with T.block("S"):
+            vi = T.axis.reduce({rows}, i)
+            with T.init():
+                S[0] = T.float32(0)
+            S[0] = S[0] + A[vi, 0]
+""")
+    assert isinstance(found, PrimFunc)
+    return found
+
+
+def tiled(*, copied: bool = False) -> Schedule:
+    """A matmul in tiles of 4 x 32, its second input copied for each tile if asked."""
+    sch = Schedule(matmul(128))
+    block = sch.get_block("C")
+    if copied:
+        copy = sch.cache_read(block, 1, "global")
+    i, j, k = sch.get_loops(block)
+    i0, i1, i2 = sch.split(i, [None, 2, 4])
+    j0, j1 = sch.split(j, [None, 32])
+    k0, k1 = sch.split(k, [None, 2])
+    sch.reorder(i0, j0, k0, i1, k1, i2, j1)
+    if copied:
+        sch.compute_at(copy, j0)
+    sch.vectorize(j1)
+    return sch
+
+
+def nests(sch: Schedule) -> list[_Nest]:
+    layout, facts = describe(sch.mod)
+    parts = parts_of(layout, len(facts))
+    machine = Machine(vector_bytes=64, registers=32)
+    return [_Nest(b, columns(facts)[list(at)], machine) for b, at in parts]
+
+
+def test_sums_are_carried_through_what_is_written_out() -> None:
+    """Between the reduction loops stands one that is written out: its sums stay in registers all
+    the same, as `lower.registers` keeps them."""
+    sch = tiled()
+    (plain,) = nests(sch)
+    assert plain.cells == 8
+    assert plain.kept
+    assert plain.inside[int(plain.carried[0])] == 2 * 4 * 32
+    sch.annotate(sch.get_loops(sch.get_block("C"))[0], "pragma_auto_unroll_max_step", 512)
+    (noted,) = nests(sch)
+    assert noted.cells == 16
+    assert noted.kept
+    assert noted.inside[int(noted.carried[0])] == 64 * 2 * 2 * 4 * 32
+    assert noted.cycles < plain.cycles
+
+
+def test_a_temporary_lives_inside_the_loops_that_all_its_uses_share() -> None:
+    main, copy = nests(tiled(copied=True))
+    (read,) = (a for a in main.block.accesses if a.packed)
+    assert read.home == 2
+    assert read.again == 2
+    assert copy.block.shared == main.block.shared == 2
+    (size,) = (m[0] for m, a in zip(copy.memory, copy.block.accesses) if a.packed)
+    assert size[0] == size[2] == 128 * 32 * 4  # one copy serves all tiles
+
+
+def test_lines_that_share_a_place_of_the_first_cache() -> None:
+    """128 rows that are 48 lines apart begin at 4 of its 64 places."""
+    (nest,) = nests(Schedule(column_of_rows(128, 768)))
+    _, lines, _, taken = nest.memory[1]
+    assert lines[0] == 128
+    assert taken[0] == 128 / 4 * 4096
+    (nest,) = nests(Schedule(column_of_rows(128, 784)))  # 49 lines apart: at all places
+    assert nest.memory[1][3][0] == 128 / 64 * 4096
