@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from . import analysis as analysis
     from . import ir as ir
     from . import kernels as kernels
     from . import meta_schedule as meta_schedule
@@ -87,7 +88,7 @@ _PUBLIC = {
         "errors",
     ),
 }  # fmt: skip
-_ROOMS = ("ir", "kernels", "meta_schedule", "runtime", "script", "target")
+_ROOMS = ("analysis", "ir", "kernels", "meta_schedule", "runtime", "script", "target")
 
 
 def __getattr__(name: str) -> Any:

@@ -44,7 +44,7 @@ from .ir.nodes import (
 )
 from .ir.walk import all_exprs, blocks, replace_buffers, stmt_children, walk_stmt
 from .schedule import BlockRV, LoopRV, Schedule
-from .schedule.reduce import reducer_of
+from .schedule.reducers import reducer_of
 from .schedule.tree import block_with
 from .target import Target
 

@@ -17,7 +17,7 @@ from .ir.nodes import Block, BufferRegion, Var
 from .ir.walk import uses_var
 from .schedule import BlockRV, LoopRV, Schedule
 from .schedule.analysis import is_trivial_binding
-from .schedule.reduce import reducer_of
+from .schedule.reducers import reducer_of
 
 _TILES = (64, 32, 16)  # sides of a block's tile, greatest first
 _STEP = 32  # of the reduction

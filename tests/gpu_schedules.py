@@ -118,7 +118,7 @@ def as_threads_see_it(func: PrimFunc) -> PrimFunc:
             copies[b] = Buffer(b.name, (*lead, *b.shape), b.dtype, "global")
         items.append(_reversed(nest, _private(nest, copies, {})))
     root = func.body
-    allocs = tuple(copies.get(b, b) for b in root.alloc_buffers)
+    allocs = tuple(b for b in root.alloc_buffers if b not in copies) + tuple(copies.values())
     return replace_body(func, block_with(root, body=seq(*items), alloc_buffers=allocs))
 
 
@@ -150,7 +150,8 @@ def _private(s: Stmt, copies: Mapping[Buffer, Buffer], at: dict[str, Expr]) -> S
         at = {**at, s.thread: s.var}
         return For(s.var, s.min, s.extent, s.kind, _private(s.body, copies, at), s.thread)
     if type(s) is Block:
-        s = block_with(s, reads=(), writes=())
+        allocs = tuple(b for b in s.alloc_buffers if b not in copies)  # those are the root's
+        s = block_with(s, reads=(), writes=(), alloc_buffers=allocs)
     out = map_stmt(s, expr, lambda c: _private(c, copies, at))
     assert out is not None
     if type(out) is BufferStore and out.buffer in copies:

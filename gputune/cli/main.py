@@ -12,7 +12,7 @@ import click
 import gputune
 from gputune.errors import GputuneError
 
-from . import check, db, doctor, explain, kernels, tune, why
+from . import check, db, doctor, explain, kernels, primitives, tune, why
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -27,6 +27,7 @@ Examples:
   gputune explain tuned
   gputune check vadd.cu --grid 8 --block 128 c=float32[1000]:out a=float32[1000] n=int32:1000
   gputune kernels
+  gputune primitives split
   gputune doctor
 """
 
@@ -67,7 +68,8 @@ def main() -> None:
 
 
 for _command in (
-    tune.tune, db.db, why.why, explain.explain, check.check, kernels.kernels, doctor.doctor,
+    tune.tune, db.db, why.why, explain.explain, check.check, kernels.kernels,
+    primitives.primitives, doctor.doctor,
 ):  # fmt: skip
     main.add_command(_command)
 

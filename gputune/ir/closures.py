@@ -60,6 +60,7 @@ from .nodes import (
     Var,
 )
 from .ops import MATH, VECTOR, VectorOp
+from .regions import HIDDEN
 
 _FIRST_SLOT = 2
 
@@ -657,6 +658,8 @@ class _Compiler:
             elif b in block.alloc_buffers:
                 break
             declared = block.writes if verb == "written" else (*block.reads, *block.writes)
+            if _is_hidden(block, b, verb):
+                continue
             mine = [self.region(r) for r in declared if r.buffer is b]
             steps.append(within(b.name, verb, block.name, mine))
 
@@ -678,6 +681,13 @@ class _Compiler:
             return [x + y for x, y in zip(lows, own)]
 
         return translate
+
+
+def _is_hidden(block: Block, b: Buffer, verb: str) -> bool:
+    """Is the block silent about a buffer because its regions were hidden?"""
+    kind, own = ("write", block.writes) if verb == "written" else ("read", block.reads)
+    hidden = dict(block.annotations).get(HIDDEN, ()) if block.annotations else ()
+    return kind in hidden and not any(r.buffer is b for r in own)
 
 
 # ----------------------------------------------------------------------------- small closures

@@ -151,6 +151,7 @@ class _Checker:
             self.expr(b.predicate, path)
             path = (*path, _Guard(b.predicate))
         self.views.update(m.buffer for m in b.match_buffers)
+        path += tuple(_sizes(b))
         outer, self.block = self.block, b.name
         if b.init is not None:
             starts = [
@@ -221,6 +222,15 @@ class _Checker:
             code="out-of-bounds",
             draw=lambda: draw(func, [at]),
         )
+
+
+def _sizes(b: Block) -> Iterator[_Bind]:
+    """What the sizes of views stand for."""
+    for m in b.match_buffers:
+        lead = len(m.source.region) - len(m.buffer.shape)
+        for n, r in zip(m.buffer.shape, m.source.region[lead:]):
+            if type(n) is Var:
+                yield _Bind(n, r.extent)
 
 
 def _ends(index: Expr) -> list[Expr]:

@@ -94,8 +94,9 @@ class VectorOp:
             architecture that has it, such as "sm_70".
         cuda: the function of the device prelude that computes it, "" if there is none. The 32
             threads of a warp call it together: they hold what is in a scope `wmma.*` in parts.
-        tiles: for CUDA, how the result and each argument lie: a scope `wmma.*`, with ":row" or
-            ":col" where the registers depend on it; "memory"; or "" for a number.
+        tiles: for instructions on tiles of 16 rows, how the result and each argument lie: a scope
+            `wmma.*`, with ":row" or ":col" where the registers depend on it, or `amx.tmm`;
+            "memory"; or "" for a number.
     """
 
     result: str
@@ -112,10 +113,26 @@ def _quads(a: Any, b: Any) -> Any:
     return (a.astype(np.int32) * b.astype(np.int32)).reshape(-1, 4).sum(axis=1, dtype=np.int32)
 
 
+def _flushed(x: Any) -> Any:
+    """As float32, what is smaller than the least normal number as a zero of its sign."""
+    with np.errstate(over="ignore"):
+        y = np.asarray(x).astype(np.float32)
+    return np.where(np.abs(y) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), y), y)
+
+
+def _fused(acc: Any, a: Any, b: Any) -> Any:
+    """acc + a * b of float32 as instructions on bfloat16 do it: rounded once, to nearest, tiny
+    numbers taken and given as zero. (The float64 sum of a float32 number and a product of two
+    bfloat16 never lies so near the middle of two float32 that rounding twice could go wrong.)"""
+    with np.errstate(invalid="ignore"):
+        exact = acc.astype(np.float64) + a.astype(np.float64) * b.astype(np.float64)
+    return _flushed(exact)
+
+
 def _bf16_pairs(acc: Any, a: Any, b: Any) -> Any:
-    """The odd products first, then the even ones, each sum rounded to float32."""
-    x, y = a.astype(np.float32), b.astype(np.float32)
-    return acc + x[1::2] * y[1::2] + x[0::2] * y[0::2]
+    """The odd products first, then the even ones."""
+    x, y = _flushed(a), _flushed(b)
+    return _fused(_fused(_flushed(acc), x[1::2], y[1::2]), x[0::2], y[0::2])
 
 
 def _pairs(a: Any, b: Any) -> Any:
@@ -127,6 +144,10 @@ VECTOR: dict[str, VectorOp] = {
         "int32x16", ("int32x16", "uint8x64", "int8x64"), lambda acc, a, b: acc + _quads(a, b),
         "llvm.x86.avx512.vpdpbusd.512", ("avx512vnni",),
     ),
+    "x86.vpdpbusd.256": VectorOp(
+        "int32x8", ("int32x8", "uint8x32", "int8x32"), lambda acc, a, b: acc + _quads(a, b),
+        "llvm.x86.avx512.vpdpbusd.256", ("avxvnni",),
+    ),
     "x86.pmaddwd": VectorOp(
         "int32x16", ("int16x32", "int16x32"), _pairs,
         "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",),
@@ -135,12 +156,35 @@ VECTOR: dict[str, VectorOp] = {
         "float32x16", ("float32x16", "bfloat16x32", "bfloat16x32"), _bf16_pairs,
         "llvm.x86.avx512bf16.dpbf16ps.512", ("avx512bf16",),
     ),
+    "aarch64.sdot": VectorOp(
+        "int32x4", ("int32x4", "int8x16", "int8x16"), lambda acc, a, b: acc + _quads(a, b),
+        "llvm.aarch64.neon.sdot.v4i32.v16i8", ("dotprod",),
+    ),
+    "aarch64.udot": VectorOp(
+        "uint32x4", ("uint32x4", "uint8x16", "uint8x16"),
+        lambda acc, a, b: acc + _quads(a, b).view(np.uint32),
+        "llvm.aarch64.neon.udot.v4i32.v16i8", ("dotprod",),
+    ),
+    "aarch64.smull": VectorOp(
+        "int16x8", ("int8x8", "int8x8"), lambda a, b: a.astype(np.int16) * b.astype(np.int16),
+        "llvm.aarch64.neon.smull.v8i16", ("neon",),
+    ),
+    "aarch64.saddlp": VectorOp(
+        "int32x4", ("int16x8",), lambda a: a.reshape(4, 2).sum(axis=1, dtype=np.int32),
+        "llvm.aarch64.neon.saddlp.v4i32.v8i16", ("neon",),
+    ),
+    "aarch64.addp": VectorOp(
+        "int32x4", ("int32x4", "int32x4"),
+        lambda a, b: np.concatenate([a, b]).reshape(4, 2).sum(axis=1, dtype=np.int32),
+        "llvm.aarch64.neon.addp.v4i32", ("neon",),
+    ),
 }  # fmt: skip
 
 _FIRST = {"float16": "sm_70", "float32": "sm_70", "int8": "sm_72", "int32": "sm_72"}
 
 TILE = 16
-"""Rows and columns of the tiles that a warp computes with; a vector holds one row after another."""
+"""Rows of a tile, and columns of those that a warp computes with; a vector holds one row after
+another."""
 
 
 def _multiply(wide: Any, transposed: bool) -> Callable[..., Any]:
@@ -189,6 +233,66 @@ def _warp_ops() -> dict[str, VectorOp]:
 
 
 VECTOR.update(_warp_ops())
+
+AMX = "amx.tmm"
+"""The scope of AMX tiles: eight registers of a core, each 16 rows of 64 bytes."""
+
+
+def _tile_bytes(acc: Any, a: Any, b: Any) -> Any:
+    """acc + a @ b of 16 x 64 and 64 x 16 bytes; four rows of b lie side by side, for each column.
+    Sums wrap around."""
+    x = a.reshape(16, 64).astype(np.int32)
+    y = b.reshape(16, 16, 4).transpose(0, 2, 1).reshape(64, 16).astype(np.int32)
+    return acc + (x @ y).ravel()
+
+
+def _tile_bf16(acc: Any, a: Any, b: Any) -> Any:
+    """acc + a @ b of 16 x 32 and 32 x 16 bfloat16; two rows of b lie side by side, for each column.
+    Even and odd products are summed apart, then together, then to acc; every step as `_fused`."""
+    x, y = _flushed(a).reshape(16, 16, 2), _flushed(b).reshape(16, 16, 2)
+    sums = np.zeros((2, 16, 16), np.float32)
+    for k in range(16):
+        for odd in (0, 1):
+            sums[odd] = _fused(sums[odd], x[:, k, odd, None], y[None, k, :, odd])
+    both = _flushed(_flushed(sums[0]) + _flushed(sums[1]))
+    return _flushed(_flushed(acc) + both.ravel())
+
+
+def _amx_ops() -> dict[str, VectorOp]:
+    """What AMX does with its tiles: load, zero, multiply, store. They are emitted with the numbers
+    of the registers (see `gputune.codegen.llvm.amx`)."""
+    lanes = {"bf16": "bfloat16x512", "s8": "int8x1024", "u8": "uint8x1024", "f32": "float32x256",
+             "s32": "int32x256"}  # fmt: skip
+    out = {}
+    for short, tile in lanes.items():
+        out[f"x86.tileload.{short}"] = VectorOp(
+            tile, (tile,), lambda x: x, "llvm.x86.tileloadd64", ("amx-tile",), tiles=(AMX, "memory")
+        )
+    for short in ("f32", "s32"):
+        tile = lanes[short]
+        kind = np.float32 if short == "f32" else np.int32
+        out[f"x86.tilezero.{short}"] = VectorOp(
+            tile, (), lambda kind=kind: np.zeros(256, kind), "llvm.x86.tilezero", ("amx-tile",),
+            tiles=(AMX,),
+        )  # fmt: skip
+        out[f"x86.tilestore.{short}"] = VectorOp(
+            tile, (tile,), lambda x: x, "llvm.x86.tilestored64", ("amx-tile",),
+            tiles=("memory", AMX),
+        )  # fmt: skip
+    for name, a, b in (("ssd", "s8", "s8"), ("sud", "s8", "u8"), ("usd", "u8", "s8"),
+                       ("uud", "u8", "u8")):  # fmt: skip
+        out[f"x86.tdpb{name}"] = VectorOp(
+            lanes["s32"], (lanes["s32"], lanes[a], lanes[b]), _tile_bytes,
+            f"llvm.x86.tdpb{name}", ("amx-int8",), tiles=(AMX, AMX, AMX, AMX),
+        )  # fmt: skip
+    out["x86.tdpbf16ps"] = VectorOp(
+        lanes["f32"], (lanes["f32"], lanes["bf16"], lanes["bf16"]), _tile_bf16,
+        "llvm.x86.tdpbf16ps", ("amx-bf16",), tiles=(AMX, AMX, AMX, AMX),
+    )  # fmt: skip
+    return out
+
+
+VECTOR.update(_amx_ops())
 
 
 def declare_vector_op(name: str, op: VectorOp, *, override: bool = False) -> None:

@@ -44,18 +44,33 @@ from .nodes import (
     Stmt,
     Var,
 )
-from .walk import expr_children, free_vars, substitute
+from .walk import (
+    expr_children,
+    free_vars,
+    stmt_exprs,
+    substitute,
+    walk_expr,
+    walk_stmt,
+)
 
 __all__ = [
+    "EXPLICIT",
+    "HIDDEN",
     "Ranges",
     "access_regions",
     "covers",
+    "explicit_again",
     "intersect_shape",
     "relax",
     "relax_exact",
     "solve_iters",
     "union",
 ]
+
+EXPLICIT = {"read": "explicit_read_region", "write": "explicit_write_region"}
+"""Annotations of blocks: the positions of regions that were stated, not found."""
+HIDDEN = "hidden_buffer_access"
+"""Annotation of blocks: of "read" and "write" those of which not all regions are stated."""
 
 
 # ----------------------------------------------------------------------------- what a block touches
@@ -70,7 +85,7 @@ def access_regions(
     block are left out, and views count as what they are views of. In a block with an init, reading
     what is written, where it is written, is the reduction itself and is left out. Guards are not
     looked at: the regions hold at least what is touched of each buffer, and are cut to the buffer
-    where they are constant.
+    where they are constant. Regions of the block that annotations call explicit stay as they are.
     """
     seen = _Touched(_iter_domain(block))
     seen.open_block(block)
@@ -84,7 +99,74 @@ def access_regions(
             else:
                 del seen.reads[buffer]
         seen.stmt(block.init, {}, {})
-    return seen.merged(seen.reads), seen.merged(seen.writes)
+    found = seen.merged(seen.reads), seen.merged(seen.writes)
+    if not block.annotations:
+        return found
+    return _stated(block, block.reads, found[0], "read"), _stated(
+        block, block.writes, found[1], "write"
+    )
+
+
+def _stated(
+    block: Block, own: Sequence[BufferRegion], found: tuple[BufferRegion, ...], kind: str
+) -> tuple[BufferRegion, ...]:
+    """What was found, with the block's own explicit regions."""
+    at = dict(block.annotations).get(EXPLICIT[kind], ())
+    table = {own[k].buffer: own[k] for k in at if k < len(own)}
+    return tuple([table.get(r.buffer, r) for r in found]) if table else found
+
+
+def explicit_again(old: Block, new: Block) -> Block:
+    """A block over the same iterators as an old one, its regions found anew, with the explicit
+    regions of the old one where it touches those buffers as before; its annotations say which."""
+    said = dict(old.annotations)
+    if not any(key in said for key in EXPLICIT.values()):
+        return new
+    notes = dict(new.annotations)
+    stated: dict[str, tuple[BufferRegion, ...]] = {}
+    for kind, key in EXPLICIT.items():
+        own = old.reads if kind == "read" else old.writes
+        regions = list(new.reads if kind == "read" else new.writes)
+        notes.pop(key, None)
+        kept = []
+        for r in [own[k] for k in said.get(key, ()) if k < len(own)]:
+            at = next((i for i, x in enumerate(regions) if x.buffer is r.buffer), None)
+            if at is not None and _same_accesses(old, new, r.buffer):
+                regions[at] = r
+                kept.append(at)
+        if kept:
+            notes[key] = tuple(sorted(kept))
+        stated[kind] = tuple(regions)
+    return Block(
+        new.key, new.name, new.iter_vars, new.iter_values, new.predicate, stated["read"],
+        stated["write"], new.body, new.init, new.alloc_buffers, new.match_buffers,
+        tuple(notes.items()),
+    )  # fmt: skip
+
+
+def _same_accesses(a: Block, b: Block, buffer: Buffer) -> bool:
+    """Does a block touch a buffer as often as the one that it was made of, so just as that did?"""
+    counts = _count(a, buffer)
+    return counts is not None and counts == _count(b, buffer)
+
+
+def _count(b: Block, buffer: Buffer) -> tuple[int, int] | None:
+    """How many loads and stores of a buffer are in a block; None where it has views of it."""
+    loads = stores = 0
+    for part in (b.body, b.init):
+        for s in () if part is None else walk_stmt(part):
+            own = stmt_exprs(s)
+            if type(s) is Block:
+                own = (*s.iter_values, s.predicate)
+                if any(m.source.buffer is buffer for m in s.match_buffers):
+                    return None
+            stores += type(s) is BufferStore and s.buffer is buffer
+            loads += sum(
+                type(x) is BufferLoad and x.buffer is buffer for e in own for x in walk_expr(e)
+            )
+    if any(m.source.buffer is buffer for m in b.match_buffers):
+        return None
+    return loads, stores
 
 
 def _iter_domain(block: Block) -> dict[Var, tuple[int, int]]:

@@ -24,7 +24,7 @@ from ..ir.nodes import (
     Var,
 )
 from .linear import Bounds
-from .tiles import by_row_and_column, numbers, operands, tile_loops, tile_op
+from .tiles import by_row_and_column, columns, numbers, operands, tile_loops, tile_op
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,18 +87,18 @@ def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
         order = counter
         match x:
             case BufferStore() if (op := tile_op(x)) is not None:
-                rows, cols = tile_loops(x)
                 for e in numbers(x, op):
                     on_expr(e, order, loops, conds, lets)
                 for tile in operands(x, op):
                     if wanted is None or tile.buffer is wanted:
-                        at = by_row_and_column(tile.indices, rows.var, cols.var)
-                        around = (*loops, rows, cols)
+                        inside = tile_loops(x, columns(tile.indices))
+                        at = by_row_and_column(tile.indices, *[loop.var for loop in inside])
                         out.append(
                             Access(
-                                tile.buffer, at, tile.store, None, order, around, conds, lets, True
+                                tile.buffer, at, tile.store, None, order, (*loops, *inside), conds,
+                                lets, bool(op.cuda),
                             )
-                        )
+                        )  # fmt: skip
             case BufferStore():
                 for e in walk.stmt_exprs(x):
                     on_expr(e, order, loops, conds, lets)

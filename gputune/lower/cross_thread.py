@@ -20,7 +20,6 @@ from ..ir.nodes import (
     BlockKey,
     Buffer,
     BufferLoad,
-    BufferStore,
     Expr,
     For,
     IfThenElse,
@@ -30,7 +29,9 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..schedule.reduce import Reducer, reducer_of
+from ..schedule.combine import at_once, init_stores, redirected, stored
+from ..schedule.recognise import Reduction, reduction_of
+from ..schedule.reducers import Each
 from ..schedule.tree import Link, Tree, block_with, graft
 from .kernels import BLOCK, inner, with_inner
 from .limits import CpuLimits
@@ -41,7 +42,8 @@ def lower_cross_thread(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """The kernel with no reduce iterator bound to threads.
 
     Raises:
-        LowerError: the reduction is none of +, *, min, max into one element.
+        LowerError: the combiner of the reduction is not known. (`any_order` has refused those that
+            need the elements in order.)
     """
     while True:
         axes, _ = inner(kernel)
@@ -72,8 +74,7 @@ class _Plan:
     """
 
     block: Block
-    reducer: Reducer
-    rest: Expr
+    found: Reduction
     axes: tuple[For, ...]
     others: tuple[For, ...]
     serial: tuple[For, ...]
@@ -82,11 +83,10 @@ class _Plan:
 
 def _combine(kernel: PrimFunc, link: Link, threads: dict[Var, For]) -> Stmt:
     b = link.block()
-    found = reducer_of(b)
-    if found is None:
+    found = reduction_of(b)
+    if not isinstance(found, Reduction):
         raise LowerError(
-            f"the reduction of block {b.name} is bound to threads, but is none of +, *, min and "
-            "max into one element",
+            f"the reduction of block {b.name} is bound to threads, but {found.message}",
             hint="bind its spatial loops to threads instead",
             code="cross-thread",
         )
@@ -101,7 +101,7 @@ def _combine(kernel: PrimFunc, link: Link, threads: dict[Var, For]) -> Stmt:
     ])  # fmt: skip
     plan = _Plan(
         b,
-        *found,
+        found,
         axes,
         tuple([a for a in threads.values() if a not in axes]),
         tuple([f for f in loops[first:] if f.var not in reducing]),
@@ -145,6 +145,14 @@ def _check(p: _Plan) -> None:
                 hint="split or reorder the loops, so that threads reduce or compute elements",
                 code="cross-thread",
             )
+    scopes = {x.scope for x in p.found.buffers}
+    if len(scopes) > 1:
+        raise LowerError(
+            f"block {b.name}: threads share a reduction into buffers of the scopes "
+            f"{', '.join(sorted(scopes))}",
+            hint="give its outputs one scope with set_scope",
+            code="cross-thread",
+        )
     if any(walk.uses_var(e, p.reducing) for f in p.serial for e in (f.min, f.extent)):
         raise LowerError(
             f"block {b.name}: the length of a loop depends on the reduction that threads share",
@@ -162,40 +170,47 @@ class _Writer:
 
     def __init__(self, p: _Plan) -> None:
         self.p = p
-        store = p.block.body
-        assert type(store) is BufferStore  # what reducer_of accepts
-        self.store = store
-        dtype = store.buffer.dtype
-        name = store.buffer.name
-        sizes = [f.extent for f in p.serial] or [IntImm(1)]
-        self.share_of = Buffer(f"{name}_thread", tuple(sizes), dtype, "local")
+        self.outputs = p.found.buffers
+        self.combiner = p.found.reducer
+        self.where = p.found.stores[0].indices
+        sizes = tuple([f.extent for f in p.serial] or [IntImm(1)])
+        self.mine = tuple([
+            Buffer(f"{x.name}_thread", sizes, x.dtype, "local") for x in self.outputs
+        ])  # fmt: skip
         self.width = prod(_length(a) for a in p.axes)
         rows = prod(_length(a) for a in p.others)
-        self.scratch = Buffer(f"{name}_shares", (IntImm(rows * self.width),), dtype, "shared")
+        whole = (IntImm(rows * self.width),)
+        self.scratch = tuple([
+            Buffer(f"{x.name}_shares", whole, x.dtype, "shared") for x in self.outputs
+        ])  # fmt: skip
 
     def share(self) -> Stmt:
         """The block, reducing into the thread's own share."""
         p = self.p
         at = self._at({})
-        value = build.binary(p.reducer.op, BufferLoad(self.share_of, at), p.rest)
+        if type(self.combiner) is Each:
+            values = self.combiner.combine(_loads(self.mine, at), p.found.combined)
+            body = at_once(self.combiner, self.mine, at, values)
+            if p.found.where is not build.TRUE:
+                body = IfThenElse(p.found.where, body)
+        else:
+            body = redirected(p.block.body, p.found, self.mine, at)
         iters = tuple([
             IterVar(iv.var, iv.dom, "opaque") if iv.kind == "reduce" else iv
             for iv in p.block.iter_vars
         ])  # fmt: skip
-        body = BufferStore(self.share_of, value, at)
         return block_with(p.block, iter_vars=iters, init=None, writes=(), body=body)
 
     def around(self, inside: Stmt) -> Stmt:
         """Everything: the shares' beginning, `inside`, and the combination."""
-        dtype = self.store.buffer.dtype
+        identity = self.combiner.identity([x.dtype for x in self.outputs])
         start = self._nest(
-            lambda loops: BufferStore(
-                self.share_of, self.p.reducer.identity(dtype), self._at(loops)
-            ),
-            "_start",
+            lambda loops: build.seq(*stored(self.mine, self._at(loops), identity)), "_start"
         )
-        whole = build.seq(start, inside, self._nest(self._tree, "_end"))
-        return Alloc(self.scratch, Alloc(self.share_of, whole))
+        out = build.seq(start, inside, self._nest(self._tree, "_end"))
+        for x in (*reversed(self.mine), *reversed(self.scratch)):
+            out = Alloc(x, out)
+        return out
 
     def _at(self, loops: dict[Var, Expr]) -> tuple[Expr, ...]:
         """The element of the share that belongs to the serial loops (or what they became)."""
@@ -220,39 +235,30 @@ class _Writer:
         rank = _number(p.axes)
         row = build.mul(_number(p.others), IntImm(width))
         mine = build.add(row, rank)
-        steps: list[Stmt] = [
-            BufferStore(self.scratch, BufferLoad(self.share_of, self._at(loops)), (mine,))
-        ]
+        own = _loads(self.mine, self._at(loops))
+        steps: list[Stmt] = [*stored(self.scratch, (mine,), own)]
         half = 1 << max(width - 1, 0).bit_length() >> 1
         while half:
             other = build.add(mine, IntImm(half))
-            value = build.binary(
-                p.reducer.op,
-                BufferLoad(self.scratch, (mine,)),
-                BufferLoad(self.scratch, (other,)),
+            values = self.combiner.combine(
+                _loads(self.scratch, (mine,)), _loads(self.scratch, (other,))
             )
             cond = build.lt(rank, IntImm(min(half, width - half)))
-            steps.append(IfThenElse(cond, BufferStore(self.scratch, value, (mine,))))
+            step = at_once(self.combiner, self.scratch, (mine,), values)
+            steps.append(IfThenElse(cond, step))
             half //= 2
         steps.append(self._result(loops, row, rank))
         return build.seq(*steps)
 
     def _result(self, loops: dict[Var, Expr], row: Expr, rank: Expr) -> Stmt:
-        """The store of the combined value, in a block that has only spatial iterators."""
-        p, b, store = self.p, self.p.block, self.store
-        total: Expr = BufferLoad(self.scratch, (row,))
-        if b.init is None:
-            start: Expr = BufferLoad(store.buffer, store.indices)
-        else:
-            first = b.init
-            if type(first) is not BufferStore or first.predicate is not None:
-                raise LowerError(
-                    f"block {b.name}: its init is more than one store, and its reduction is bound "
-                    "to threads",
-                    code="cross-thread",
-                )
-            start = first.value
-        value = build.binary(p.reducer.op, start, total)
+        """The store of the combined values, in a block that has only spatial iterators."""
+        p, b = self.p, self.p.block
+        start: tuple[Expr, ...] = _loads(self.outputs, self.where)
+        if b.init is not None:
+            first = {x.buffer: x.value for x in init_stores(b)}
+            start = tuple([first[x] for x in self.outputs])
+        values = self.combiner.combine(start, _loads(self.scratch, (row,)))
+        body = at_once(self.combiner, self.outputs, self.where, values)
         keep = [k for k, iv in enumerate(b.iter_vars) if iv.kind != "reduce"]
         condition: Expr = build.TRUE
         for c in conjuncts(walk.substitute(b.predicate, _bindings(b))):
@@ -265,14 +271,18 @@ class _Writer:
                     hint="split the spatial and the reduction loops by factors that divide",
                     code="cross-thread",
                 )
-        if store.buffer.scope != "local":
+        if any(x.scope != "local" for x in self.outputs):
             condition = build.logical_and(condition, build.eq(rank, IntImm(0)))
         return Block(
             BlockKey(), f"{b.name}_result",
             tuple([b.iter_vars[k] for k in keep]),
             tuple([walk.substitute(b.iter_values[k], loops) for k in keep]),
-            condition, (), (), BufferStore(store.buffer, value, store.indices),
+            condition, (), (), body,
         )  # fmt: skip
+
+
+def _loads(buffers: tuple[Buffer, ...], at: tuple[Expr, ...]) -> tuple[Expr, ...]:
+    return tuple([BufferLoad(x, at) for x in buffers])
 
 
 def _bindings(b: Block) -> dict[Var, Expr]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from .. import knobs
 from ..errors import LowerError
 from ..ir.nodes import Buffer, PrimFunc
+from .any_order import free_shared_orders
 from .barriers import insert_barriers
 from .blocks import lower_blocks
 from .compact import compact_buffers
@@ -31,6 +32,7 @@ from .warps import check_warps
 
 WHOLE: tuple[Pass, ...] = (
     settle,  # sampled sizes are plain integers
+    free_shared_orders,  # reductions that threads share take their elements in any order
     place_memory,  # shared and local buffers live as deep inside as they can
 )
 KERNEL: tuple[Pass, ...] = (

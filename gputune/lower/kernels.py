@@ -17,6 +17,7 @@ from typing import TypeAlias
 from ..errors import LowerError
 from ..ir import build, walk
 from ..ir.build import const_int
+from ..ir.depends import depends_on
 from ..ir.nodes import (
     Annotations,
     Block,
@@ -35,6 +36,7 @@ from ..ir.nodes import (
     Var,
 )
 from ..schedule.tree import block_with
+from .auto_copy import shared_copies
 from .tiles import WARP, has_tile_op, in_registers
 from .vthreads import VIRTUAL
 
@@ -100,6 +102,7 @@ def split_kernels(func: PrimFunc) -> tuple[list[GpuKernel], tuple[Buffer, ...]]:
 def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) -> GpuKernel:
     extents = _extents(func, s)
     _check_size(name, extents)
+    s = shared_copies(s, extents)
     axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
     spmd = _Spmd(func.name, extents, axes)
     for part in walk.walk_stmt(s):
@@ -295,15 +298,7 @@ class _Spmd:
             notes = (*s.annotations, (VIRTUAL, True))
             plain = For(s.var, s.min, s.extent, "serial", _with_notes(s.body, s), None, notes)
             return self.go(plain, table, bound)
-        outer = bound.get(s.thread)
-        if outer is not None and _mentions(s.body, outer):
-            raise LowerError(
-                f"{self.func}: inside loop {s.var.name} over {s.thread} the variable "
-                f"{outer.name} of another loop over the same axis is used",
-                hint="what threads fetch together must not depend on the single thread: bind the "
-                "outer loops before compute_at",
-                code="axis-twice",
-            )
+        self._check_inside(s)
         if s.thread == "threadIdx.x" and has_tile_op(s.body):
             raise LowerError(
                 f"{self.func}: loop {s.var.name} over threadIdx.x stands around an operation of "
@@ -317,6 +312,29 @@ class _Spmd:
         n = const_int(s.extent)
         assert n is not None  # `_extents` refused others
         return body if n == self.extents[s.thread] else _guarded(body, build.lt(axis, int(n)))
+
+    def _check_inside(self, s: For) -> None:
+        """Loops over the same axis inside a thread loop run with the same thread numbers: each must
+        do the same for all of them, and find a thread for each of its steps."""
+        for x in walk.walk_stmt(s.body):
+            if type(x) is not For or x.thread != s.thread:
+                continue
+            if depends_on(x, s):
+                raise LowerError(
+                    f"{self.func}: loop {x.var.name} over {x.thread} depends on the variable "
+                    f"{s.var.name} of another loop over the same axis around it",
+                    hint="what threads fetch together must not depend on the single thread: bind "
+                    "the outer loops before compute_at",
+                    code="axis-twice",
+                )
+            m, n = const_int(s.extent), const_int(x.extent)
+            if m is not None and n is not None and m < n:  # (`_extents` refused others)
+                raise LowerError(
+                    f"{self.func}: loop {x.var.name} over {x.thread} has {n} steps, but stands "
+                    f"inside the loop {s.var.name} over the same axis, of {m} threads",
+                    hint=f"split {x.var.name} by {m} and bind the part of {m} steps",
+                    code="axis-twice",
+                )
 
 
 def _with_notes(s: Stmt, axis: For) -> Stmt:

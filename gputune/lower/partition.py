@@ -31,6 +31,8 @@ from .limits import CpuLimits
 from .prepare import as_block
 
 _COPIES = 8
+REST = "lower.rest"
+"""Annotation of a vectorized loop over what is left of a tile, and so shorter than the tile."""
 _Dom = dict[Var, lin.Bounds]
 
 
@@ -195,20 +197,22 @@ class _Resolve:
 
     def _loop(self, s: For) -> Stmt | None:
         self.loops[s.var] = s
-        extent = s.extent
+        extent, notes = s.extent, s.annotations
         if self.mode == "rest" and trip_count(s) == self.limit.tile:
             mine = _Limit(self.limit.start, s.var, self.limit.tile, self.limit.end)
             if _guarded(s.body, mine, self.loops, self.dom):
                 self.short.add(s.var)
                 rest = self.limit.rest if self.limit.start.terms else self.limit.end
                 extent = IntImm(rest, extent.dtype)
+                if s.kind == "vectorized":
+                    notes = (*notes, (REST, 1))
         body = self.go(s.body)
         del self.loops[s.var]
         if body is None:
             return None
         if body is s.body and extent is s.extent:
             return s
-        return For(s.var, s.min, extent, s.kind, body, s.thread, s.annotations)
+        return For(s.var, s.min, extent, s.kind, body, s.thread, notes)
 
     def _if(self, s: IfThenElse) -> Stmt | None:
         kept = []

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from .. import knobs
 from ..errors import LowerError
 from ..ir.nodes import PrimFunc
+from .auto_copy import vector_copies
 from .blocks import ALIGN_ATTR, lower_blocks
 from .compact import compact_buffers
 from .init import lower_init
@@ -31,6 +32,7 @@ Pass: TypeAlias = Callable[[PrimFunc, CpuLimits], PrimFunc]
 LLVM: tuple[Pass, ...] = (
     prepare,  # no GPU threads; sampled sizes are plain integers
     lower_init,  # initial values of reductions become statements
+    vector_copies,  # blocks that only copy
     lower_blocks,  # iterators become their bindings; blocks vanish
     simplify,  # unit loops and decided conditions vanish
     place_buffers,  # temporaries live as deep inside as they can

@@ -9,7 +9,7 @@ constant once unrolled loops are written out.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -325,11 +325,12 @@ def _promote(s: For, dom: _Dom, limits: CpuLimits) -> tuple[For, list[_Copy]]:
         return s, []
     left = limits.tile_registers
     copies = []
+    masks = {a.order: a.mask for a in found if a.store}
     for b in dict.fromkeys(a.buffer for a in found if a.store):
         mine = [a for a in found if a.buffer is b]
         if b in local or b.scope == "register" or all(a.store for a in mine):
             continue
-        copy = _copy(b, mine, s, inner, limits, left)
+        copy = _copy(b, mine, masks, s, inner, limits, left)
         if copy is not None:
             left -= sum(
                 _registers_for(g.form.count(), g.form.lanes, b.dtype, limits)
@@ -345,8 +346,16 @@ def _promote(s: For, dom: _Dom, limits: CpuLimits) -> tuple[For, list[_Copy]]:
 
 
 def _copy(
-    b: Buffer, accesses: list[Access], s: For, dom: _Dom, limits: CpuLimits, left: int
+    b: Buffer,
+    accesses: list[Access],
+    masks: Mapping[int, Expr | None],
+    s: For,
+    dom: _Dom,
+    limits: CpuLimits,
+    left: int,
 ) -> _Copy | None:
+    """The registers of a buffer; None where they would not do. `masks`: of the store of each
+    statement."""
     fixed = frozenset([s.var])
     forms: list[_Form] = []
     for a in accesses:
@@ -371,6 +380,15 @@ def _copy(
         if a.store and not _note_store(g, a, form, s):
             return None
         if not a.store and a.mask is not None and not _steady(a.mask, a, form, s):
+            return None
+    for a, form in zip(accesses, forms):
+        g = out.groups[form.signature]
+        if a.store or a.mask is not None or g.mask is None:
+            continue
+        # registers hold the lanes of the mask only: others must not matter to who reads them
+        user = masks.get(a.order)
+        table: dict[Var, Expr] = dict(zip(form.vars, g.form.vars))
+        if user is None or lin.key(walk.substitute(user, table)) != lin.key(g.mask):
             return None
     every = [(at, g.form.lanes, g.form.step) for g in out.groups.values() for at in g.form.cells()]
     if len(set(every)) != len(every) or not _consistent(every):
@@ -450,23 +468,25 @@ def _redirect(s: Stmt, copy: _Copy, loop: For, dom: _Dom) -> Stmt:
 
 
 def _set_before(out: list[Stmt], copy: _Copy, dom: _Dom) -> int | None:
-    """If a statement in `out` sets all cells of `copy` to values that need no loads, let it set the
-    registers; its position."""
+    """If a statement in `out` sets all cells of `copy` (those lanes of them that are written back)
+    to values that need no loads, let it set the registers; its position."""
     at = len(out) - 1
     while at >= 0 and not touches(out[at], copy.buffer):
         at -= 1
-    if at < 0 or any(g.guards or g.mask is not None for g in copy.groups.values()):
+    if at < 0 or any(g.guards for g in copy.groups.values()):
         return None
     found = collect(out[at], copy.buffer)
     seen: set[Hashable] = set()
     bases = {g.form.base for g in copy.groups.values()}
     for a in found:
         form = _form(a, frozenset(), dom)
-        if not a.store or a.conds or a.mask is not None or form is None:
+        if not a.store or a.conds or form is None:
             return None
         if any(loop.kind != "unrolled" for loop in a.loops) or form.base not in bases:
             return None
         if form.signature not in copy.groups or form.signature in seen:
+            return None
+        if not _same_lanes(a.mask, copy.groups[form.signature].mask):
             return None
         if any(not _has_axis(loop, form) for loop in a.loops):
             return None
@@ -480,6 +500,13 @@ def _set_before(out: list[Stmt], copy: _Copy, dom: _Dom) -> int | None:
     return at
 
 
+def _same_lanes(a: Expr | None, b: Expr | None) -> bool:
+    """Are two masks one, and the same wherever they stand?"""
+    if a is None or b is None:
+        return a is b
+    return not walk.free_vars(a) and not _loads(a) and lin.key(a) == lin.key(b)
+
+
 def _has_axis(loop: For, form: _Form) -> bool:
     return any(v is loop.var for v in form.vars)
 
@@ -488,7 +515,7 @@ def _plain_stores(s: Stmt) -> bool:
     """Nothing but unrolled loops around stores of values without loads?"""
     match s:
         case BufferStore():
-            return s.predicate is None and not _loads(s.value)
+            return not _loads(s.value)
         case For():
             return s.kind == "unrolled" and _plain_stores(s.body)
         case Seq():

@@ -1,7 +1,8 @@
 """What does a warp do as one? Operations on tiles, which its 32 threads call together.
 
 Such an operation is a store whose value is a call of an op with `tiles` (`gputune.ir.ops`); its
-operands are vectors of 16 x 16 elements. Memory that it uses any of the threads may touch, in any
+operands are vectors of 16 x 16 elements (those of AMX, which one thread of a CPU computes, of 16
+rows of 64 bytes). Memory that it uses any of the threads may touch, in any
 place of the tile: which one does is the machine's affair. What is in a scope `wmma.*` the warp
 holds in registers, part by part.
 """
@@ -89,10 +90,23 @@ def numbers(s: BufferStore, op: VectorOp) -> Iterator[Expr]:
             yield e
 
 
-def by_row_and_column(indices: Sequence[Expr], row: Var, col: Var) -> tuple[Expr, ...]:
-    """The indices of one element of a tile, whose lanes are its rows one after another."""
-    lane: Expr = row * TILE + col
-    dom: dict[Var, lin.Bounds] = {row: (0, TILE - 1), col: (0, TILE - 1)}
+def columns(indices: Sequence[Expr]) -> int:
+    """How many elements a row of a tile has."""
+    return max(1, max([dtypes.lanes(i.dtype) for i in indices], default=1) // TILE)
+
+
+def by_row_and_column(
+    indices: Sequence[Expr], row: Var, col: Var, part: Var | None = None
+) -> tuple[Expr, ...]:
+    """The indices of one element of a tile, whose lanes are its rows one after another.
+
+    part: numbers the elements of a column that has several; `col` counts columns of one without.
+    """
+    width = columns(indices)
+    lane: Expr = row * width + (col if part is None else col * (width // TILE) + part)
+    dom: dict[Var, lin.Bounds] = {row: (0, TILE - 1), col: (0, width - 1)}
+    if part is not None:
+        dom |= {col: (0, TILE - 1), part: (0, width // TILE - 1)}
     return tuple([
         lin.to_expr(
             lin.linear(walk.substitute(by_lane(i), {LANE: lane}), dom), dtypes.scalar(i.dtype)
@@ -101,12 +115,11 @@ def by_row_and_column(indices: Sequence[Expr], row: Var, col: Var) -> tuple[Expr
     ])  # fmt: skip
 
 
-def tile_loops(body: Stmt) -> tuple[For, For]:
-    """Loops over rows and columns that stand for a tile."""
-    return (
-        For(Var("row"), IntImm(0), IntImm(TILE), "serial", body),
-        For(Var("col"), IntImm(0), IntImm(TILE), "serial", body),
-    )
+def tile_loops(body: Stmt, width: int = TILE) -> tuple[For, ...]:
+    """Loops over rows and 16 columns, and elements of a column if it has several, that stand for a
+    tile."""
+    sizes = [("row", TILE), ("col", TILE), ("part", width // TILE)][: 3 if width > TILE else 2]
+    return tuple([For(Var(v), IntImm(0), IntImm(n), "serial", body) for v, n in sizes])
 
 
 def tidied(s: BufferStore, dom: lin.Dom) -> BufferStore:
@@ -123,15 +136,18 @@ def tidied(s: BufferStore, dom: lin.Dom) -> BufferStore:
 
 def _tidied(indices: tuple[Expr, ...], dom: lin.Dom) -> tuple[Expr, ...]:
     row, col = Var("row"), Var("col")
-    inner = {**dom, row: (0, TILE - 1), col: (0, TILE - 1)}
+    width = columns(indices)
+    inner = {**dom, row: (0, TILE - 1), col: (0, width - 1)}
     try:
         plain = by_row_and_column(indices, row, col)
     except ValueError:
         return indices
-    return tuple([_one_tidied(i, x, row, col, inner) for i, x in zip(indices, plain, strict=True)])
+    return tuple([
+        _one_tidied(i, x, row, col, width, inner) for i, x in zip(indices, plain, strict=True)
+    ])  # fmt: skip
 
 
-def _one_tidied(old: Expr, plain: Expr, row: Var, col: Var, dom: lin.Dom) -> Expr:
+def _one_tidied(old: Expr, plain: Expr, row: Var, col: Var, width: int, dom: lin.Dom) -> Expr:
     """`plain` as an index of lanes; `old` where it is more than a sum."""
     form = lin.linear(plain, dom)
     base, steps = form.without([row, col]), (form.coef(row), form.coef(col))
@@ -140,7 +156,7 @@ def _one_tidied(old: Expr, plain: Expr, row: Var, col: Var, dom: lin.Dom) -> Exp
         return old
     start = build.broadcast(lin.to_expr(base, dtype), lanes)
     within = Ramp(IntImm(0, dtype), IntImm(1, dtype), lanes)
-    tile = build.broadcast(IntImm(TILE, dtype), lanes)
+    tile = build.broadcast(IntImm(width, dtype), lanes)
     zero = not base.terms and not base.const
     match steps:
         case (0, 0):
@@ -171,7 +187,7 @@ class Place:
 def place_of(x: Operand, dom: lin.Dom) -> Place | str:
     """Where a tile lies in memory; or why no operation can take it there."""
     row, col = Var("row"), Var("col")
-    inner = {**dom, row: (0, TILE - 1), col: (0, TILE - 1)}
+    inner = {**dom, row: (0, TILE - 1), col: (0, columns(x.indices) - 1)}
     try:
         indices = by_row_and_column(x.indices, row, col)
     except ValueError:

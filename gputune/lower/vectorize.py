@@ -3,10 +3,16 @@
 A loop of n iterations becomes n // lanes groups (an unrolled loop), then smaller powers of two,
 then single iterations. What has no vector form, or would mean something else when all lanes run
 together, runs lane by lane: never wrong, only slower.
+
+A loop over what is left of a tile is one vector more, with a mask for the lanes there are, where
+the processor has masks: 7 of 16 lanes are one operation and not three. Temporaries have room for
+the whole tile, so nothing is masked that only goes to one of them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from math import gcd
 
 from ..ir import build, dtypes, walk
@@ -41,9 +47,12 @@ from . import flat
 from . import linear as lin
 from .accesses import Access, collect, loop_bounds, trip_count
 from .limits import CpuLimits
+from .partition import REST
 from .prepare import as_block
 
 _UNROLL_GROUPS = 8
+_MASKS = 32  # bytes of a vector from which on loads and stores have masks
+_MASKS_OF_BYTES = 64  # and from which on they have them for elements of one and two bytes
 _Dom = dict[Var, lin.Bounds]
 
 
@@ -53,21 +62,57 @@ class _NoVectorForm(Exception):
 
 def vectorize(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` without vectorized loops."""
-    return as_block(func, _go(func.body, {}, limits))
+    return as_block(func, _go(func.body, _Around({}, {}, limits)))
 
 
-def _go(s: Stmt, dom: _Dom, limits: CpuLimits) -> Stmt:
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What is known where a statement stands.
+
+    Attributes:
+        dom: bounds of the loops.
+        read: of each temporary, the greatest index in each dimension that is read anywhere (None:
+            that is not known). What lies beyond may hold anything.
+        limits: of the processor.
+    """
+
+    dom: _Dom
+    read: Mapping[Buffer, tuple[int | None, ...]]
+    limits: CpuLimits
+
+
+def _go(s: Stmt, at: _Around) -> Stmt:
     if type(s) is For:
-        inner = {**dom, s.var: _range_of(s, dom)}
-        body = _go(s.body, inner, limits)
+        inner = _Around({**at.dom, s.var: _range_of(s, at.dom)}, at.read, at.limits)
+        body = _go(s.body, inner)
         if s.kind == "vectorized":
-            return _loop(s, body, dom, limits)
+            return _loop(s, body, at)
         if body is s.body:
             return s
         return For(s.var, s.min, s.extent, s.kind, body, s.thread, s.annotations)
-    out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, limits))
+    if type(s) is Alloc:
+        at = _Around(at.dom, {**at.read, s.buffer: _greatest_read(s, at.dom)}, at.limits)
+    out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, at))
     assert out is not None  # _go never deletes
     return out
+
+
+def _greatest_read(s: Alloc, dom: _Dom) -> tuple[int | None, ...]:
+    """The greatest index in each dimension of a temporary that is read."""
+    out: list[int | None] = [-1] * len(s.buffer.shape)
+    for a in collect(s.body, s.buffer):
+        if a.store and not a.warp:
+            continue
+        inner = dict(dom)
+        for loop in a.loops:
+            inner[loop.var] = _range_of(loop, inner)
+        for k, index in enumerate(a.indices):
+            most = None
+            if dtypes.lanes(index.dtype) == 1 and not any(walk.uses_var(index, v) for v in a.lets):
+                most = lin.interval(index, inner)[1]
+            known = out[k]
+            out[k] = None if most is None or known is None else max(known, most)
+    return tuple(out)
 
 
 def _range_of(s: For, dom: _Dom) -> lin.Bounds:
@@ -78,18 +123,23 @@ def _range_of(s: For, dom: _Dom) -> lin.Bounds:
     return a, max(a, b + m - 1)
 
 
-def _loop(s: For, body: Stmt, dom: _Dom, limits: CpuLimits) -> Stmt:
-    lanes = _native_lanes(body, limits)
+def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
+    lanes = _native_lanes(body, at.limits)
     n = trip_count(s)
+    widest = lanes
     if n is not None:
         while lanes > n:
             lanes //= 2
     if lanes < 2:
         return _serial(s, body, n)
-    inner = {**dom, s.var: _range_of(s, dom)}
+    inner = {**at.dom, s.var: _range_of(s, at.dom)}
     try:
         _check_lanes(s, body, lanes, inner)
-        return _chunks(s, body, lanes, n, dom)
+        if n is not None and (REST, 1) in s.annotations:
+            masked = _rest(s, body, widest, n, at)
+            if masked is not None:
+                return masked
+        return _chunks(s, body, lanes, n, at.dom)
     except _NoVectorForm:
         return _serial(s, body, n)
 
@@ -148,6 +198,52 @@ def _chunks(s: For, body: Stmt, lanes: int, n: int | None, dom: _Dom) -> Stmt:
             at += size
         size //= 2
     return build.seq(*out)
+
+
+# ----------------------------------------------------------------------------- masks
+def _rest(s: For, body: Stmt, lanes: int, n: int, at: _Around) -> Stmt | None:
+    """The loop as whole vectors and one with a mask; None where that is no better than smaller
+    vectors (one would do), or where the processor or the program has no such vector."""
+    groups, left = divmod(n, lanes)
+    if left.bit_count() < 2 or not _has_masks(body, at.limits):
+        return None
+    while lanes >= 2 * left:
+        lanes //= 2
+    first = n - left
+    inner = {**at.dom, s.var: (0, first + lanes - 1)}
+    try:
+        _check_lanes(s, body, lanes, inner)
+        masked = _Masked(s, first, lanes, left, at)
+        tail = masked.stmt(walk.rename_blocks(body), masked.mask)
+    except _NoVectorForm:
+        return None
+    if not groups:
+        return tail
+    short = IntImm(first, s.extent.dtype)
+    whole = For(s.var, s.min, short, s.kind, body, s.thread, ())
+    return build.seq(_chunks(whole, body, _native_lanes(body, at.limits), first, at.dom), tail)
+
+
+def _has_masks(body: Stmt, limits: CpuLimits) -> bool:
+    """Has the processor masked loads and stores for what the loop touches, and is nothing computed
+    that may not be computed of zeros, which lanes without data hold?"""
+    if limits.vector_bytes < _MASKS:
+        return False
+    least = 1 if limits.vector_bytes >= _MASKS_OF_BYTES else 4
+    for x in walk.walk_stmt(body):
+        if type(x) is BufferStore and dtypes.itemsize(x.buffer.dtype) < least:
+            return False
+        for e in walk.stmt_exprs(x):
+            for y in walk.walk_expr(e):
+                if type(y) is BufferLoad and dtypes.itemsize(y.buffer.dtype) < least:
+                    return False
+                if type(y) is BinOp and y.op in _DIVISIONS and dtypes.is_int(y.dtype):
+                    if type(y.b) is not IntImm:
+                        return False
+    return True
+
+
+_DIVISIONS = frozenset({"/", "//", "%", "truncmod"})
 
 
 def _group_loop(s: For, body: Stmt, lanes: int, groups: Expr, kind: ForKind, dom: _Dom) -> Stmt:
@@ -401,3 +497,52 @@ class _Lanes:
         a = self.expr(e.args[1], self._both(mask, c))
         b = self.expr(e.args[2], self._both(mask, Not(c)))
         return Select(c, self._wide(a), self._wide(b))
+
+
+class _Masked(_Lanes):
+    """The same for a vector of which only the first `left` lanes are iterations. Others compute
+    what nobody reads: what they load is masked unless it is there, and what they store is masked
+    unless it goes to the end of a temporary."""
+
+    def __init__(self, s: For, first: int, lanes: int, left: int, at: _Around) -> None:
+        super().__init__(s.var, build.add(s.min, IntImm(first, s.min.dtype)), lanes, at.dom)
+        self.var, self.read = s.var, at.read
+        zero, one = IntImm(0), IntImm(1)
+        end = Broadcast(IntImm(left), lanes)
+        self.mask: Expr = BinOp("<", Ramp(zero, one, lanes), end, dtypes.with_lanes("bool", lanes))
+        self.end = first + left
+
+    def _store(self, s: BufferStore, mask: Expr | None) -> Stmt:
+        if s.buffer not in self.read or mask is not self.mask:
+            return super()._store(s, mask)
+        if not self._beyond(s):
+            raise _NoVectorForm  # smaller vectors stay in registers, masked ones do not
+        masked = super()._store(s, mask)  # what is loaded for it may lie outside
+        assert type(masked) is BufferStore
+        own = None if s.predicate is None else self._wide(self.expr(s.predicate, mask))
+        return BufferStore(masked.buffer, masked.value, masked.indices, own)
+
+    def _beyond(self, s: BufferStore) -> bool:
+        """Do the lanes without an iteration lie in the temporary, where nothing is read?"""
+        indices = tuple([self.expr(i, None) for i in s.indices])
+        if not flat.inside(s.buffer, indices, self.dom):
+            return False
+        moving = [k for k, i in enumerate(s.indices) if walk.uses_var(i, self.var)]
+        if len(moving) != 1:
+            return False
+        (k,) = moving
+        form, most = lin.linear(s.indices[k], self.dom), self.read[s.buffer][k]
+        rest = form.without([self.var])
+        if form.coef(self.var) != 1 or any(walk.uses_var(a, self.var) for a in rest.atoms()):
+            return False
+        return most is not None and most < lin.interval_of(rest, self.dom)[0] + self.end
+
+    def _load(self, e: BufferLoad, mask: Expr | None) -> Expr:
+        if mask is self.mask and e.predicate is None:
+            buffer, indices = self._access(e.buffer, e.indices, mask)
+            if all(dtypes.lanes(i.dtype) == 1 for i in indices):
+                return BufferLoad(buffer, indices)  # the first lane is an iteration, and makes it
+        out = super()._load(e, mask)
+        if e.buffer in self.read and type(out) is BufferLoad and out.predicate is not None:
+            raise _NoVectorForm
+        return out

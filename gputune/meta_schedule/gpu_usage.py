@@ -18,7 +18,7 @@ from ..ir.walk import stmt_exprs, uses_var, walk_expr, walk_stmt
 from ..lower.place_memory import common_loops
 from ..schedule.analysis import region_under
 from ..schedule.dim import maximum, minimum
-from ..schedule.reduce import reducer_of
+from ..schedule.recognise import Reduction, reduction_of
 from ..schedule.tree import Link, Tree
 from .analysis import (
     BUFFER_DIM_ALIGN,
@@ -270,9 +270,10 @@ def _exchanged(usage: KernelUsage, link: Link) -> int:
         iv.kind == "reduce" and uses_var(v, bound)
         for iv, v in zip(block.iter_vars, block.iter_values)
     )
-    if not shares or reducer_of(block) is None:
+    found = reduction_of(block) if shares else None
+    if not isinstance(found, Reduction):
         return 0
-    return _aligned(usage.threads * itemsize(block.writes[0].buffer.dtype))
+    return sum(_aligned(usage.threads * itemsize(x.dtype)) for x in found.buffers)
 
 
 def _aligned(size: int) -> int:

@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 KINDS = ("llvm", "cuda", "cuda-tensorcore", "hexagon")
 """The kinds that MetaSchedule names."""
-LIKE = {"vnni": "llvm", "avx512": "llvm", "hexagon": "llvm", "cuda-tensorcore": "cuda"}
+LIKE = {
+    **dict.fromkeys(("vnni", "avxvnni", "avx512", "dotprod", "asimd", "hexagon"), "llvm"),
+    "cuda-tensorcore": "cuda",
+}
 """Kinds whose defaults are those of another one where they have none of their own."""
 TENSOR_CORES = 75
 """From sm_75 on a GPU is searched with its tensor cores."""
@@ -71,8 +74,14 @@ def kind_of_target(context: TuneContext, what: str) -> str:
         have = enabled(target.mcpu, target.mattr)
         if "avx512vnni" in have:
             return "vnni"
+        if "avxvnni" in have:
+            return "avxvnni"
         if {"avx512f", "avx512bw"} <= have:
             return "avx512"
+        if "dotprod" in have:
+            return "dotprod"
+        if "neon" in have:
+            return "asimd"
     if target.kind == "cuda" and int(target.arch.strip("sm_af")) >= TENSOR_CORES:
         return "cuda-tensorcore"
     return target.kind

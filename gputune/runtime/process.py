@@ -309,12 +309,15 @@ class Worker:
     def _reported(self, error: Mapping[str, Any], phase: str) -> GputuneError:
         """The error that a worker described, as an object of the class it names."""
         text = {k: str(error.get(k, "")) for k in ("message", "hint", "code", "trace")}
-        name = str(error.get("type", ""))
+        name, picture = str(error.get("type", "")), str(error.get("picture", ""))
         found = getattr(gputune.errors, name, None)
         if not (isinstance(found, type) and issubclass(found, GputuneError)):
             found = BuildError if phase == "build" else RunError
             name = text["code"]
-        return self._error(found, phase, name, **text)
+        out = self._error(found, phase, name, **text)
+        if picture:
+            out.draw = lambda: picture
+        return out
 
     def _discard(self) -> None:
         end_all(self._live)

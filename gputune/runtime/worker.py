@@ -108,6 +108,7 @@ def _describe(e: Exception) -> dict[str, str]:
             "hint": e.hint,
             "code": e.code,
             "trace": trace,
+            "picture": e.draw() if e.draw is not None else "",
             "lost": e.details.get(LOST, ""),
         }
     return {

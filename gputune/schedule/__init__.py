@@ -13,7 +13,9 @@ from .intrin_mapping import (
     tile_with_tensor_intrin,
 )
 from .primitive import KINDS, InstructionKind, primitive
+from .reducers import register_reducer
 from .schedule import Schedule
+from .state import State
 from .trace import Instruction, Trace
 from .views import Dependency, DepKind, SBlockScope, ScheduleState, StmtSRef
 
@@ -31,6 +33,7 @@ __all__ = [
     "SBlockScope",
     "Schedule",
     "ScheduleState",
+    "State",
     "StmtSRef",
     "TensorizeInfo",
     "Trace",
@@ -40,5 +43,6 @@ __all__ = [
     "is_output_block",
     "is_trivial_binding",
     "primitive",
+    "register_reducer",
     "tile_with_tensor_intrin",
 ]

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, assert_never
 
 from ..ir.affine import same
 from ..ir.boxes import covers, intersect_shape, relax, relax_exact
 from ..ir.build import const_int, is_literal
 from ..ir.iter_map import is_affine_binding
 from ..ir.nodes import (
+    Alloc,
     BinOp,
     Block,
     BlockKey,
@@ -27,8 +28,10 @@ from ..ir.nodes import (
     Evaluate,
     Expr,
     For,
+    IfThenElse,
     IntImm,
     IterVar,
+    LetStmt,
     Range,
     Seq,
     Stmt,
@@ -42,6 +45,7 @@ from ..ir.walk import (
     substitute,
     uses_var,
     walk_expr,
+    walk_stmt,
 )
 from .tree import Link, Tree
 
@@ -374,13 +378,65 @@ def runs_whole_domain(block: Block) -> bool:
         if type(c) is not BinOp or c.op != "<":
             return False
         if not any(
-            _same(c.a, v)
-            and const_int(c.b) is not None
-            and const_int(c.b) == const_int(iv.dom.extent)
+            _same(c.a, v) and _is_end(c.b, iv.dom)
             for iv, v in zip(block.iter_vars, block.iter_values, strict=True)
         ):
             return False
     return True
+
+
+def _is_end(e: Expr, dom: Range) -> bool:
+    """Is it the first value beyond a domain? (That of a loop's part may begin later than at 0.)"""
+    end, lo, n = const_int(e), const_int(dom.min), const_int(dom.extent)
+    return end is not None and lo is not None and n is not None and end == lo + n
+
+
+def may_leave_out(b: Block, buffer: Buffer) -> bool:
+    """May a block that runs leave a buffer alone that it says it writes, because all its stores to
+    it stand under conditions? (What intrinsics write counts as written.)"""
+    parts = (b.body,) if b.init is None else (b.init, b.body)
+    return not any(_always_stores(x, buffer) for x in parts) and any(
+        _stores(x, buffer) for x in parts
+    )
+
+
+def _always_stores(x: Stmt, buffer: Buffer) -> bool:
+    match x:
+        case BufferStore():
+            return x.buffer is buffer and x.predicate is None
+        case For():
+            n = const_int(x.extent)
+            runs = n is not None and (type(n) is not int or n > 0)  # a sampled one is at least 1
+            return runs and _always_stores(x.body, buffer)
+        case Block():
+            return runs_whole_domain(x) and _always_stores(x.body, buffer)
+        case IfThenElse():
+            return x.orelse is not None and all(
+                _always_stores(y, buffer) for y in (x.then, x.orelse)
+            )
+        case Seq():
+            # each part may write a region of its own, so all must do so, other than updates
+            rest = [y for y in x.items if not _always_stores(y, buffer)]
+            return len(rest) < len(x.items) and all(
+                _only_updates(y, buffer) for y in rest if _stores(y, buffer)
+            )
+        case LetStmt() | Alloc() | Evaluate():
+            return any(_always_stores(y, buffer) for y in stmt_children(x))
+        case _:
+            assert_never(x)
+
+
+def _stores(x: Stmt, buffer: Buffer) -> bool:
+    return any(type(y) is BufferStore and y.buffer is buffer for y in walk_stmt(x))
+
+
+def _only_updates(x: Stmt, buffer: Buffer) -> bool:
+    """Does each store of a statement put together what the buffer holds with something else?"""
+    return all(
+        not (type(y) is BufferStore and y.buffer is buffer)
+        or any(type(z) is BufferLoad and z.buffer is buffer for z in walk_expr(y.value))
+        for y in walk_stmt(x)
+    )
 
 
 def conjuncts(e: Expr) -> Iterator[Expr]:

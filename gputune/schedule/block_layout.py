@@ -47,12 +47,27 @@ def transform_block_layout(s: State, block: BlockRV | str, index_map: IndexMapLi
     for iv in b.iter_vars:
         if iv.kind not in ("spatial", "reduce"):
             s.fail(
-                f"block {b.name} has the {iv.kind} iterator {iv.var.name}", code="iter-kind", at=b
+                f"block {b.name} has the {iv.kind} iterator {iv.var.name}",
+                hint="it works on spatial and reduce iterators (S, R); blocks with scan "
+                "or opaque ones stay as they are",
+                code="iter-kind",
+                at=b,
             )
         if not is_literal(iv.dom.min, 0):
-            s.fail(f"iterator {iv.var.name} starts at {iv.dom.min}", code="block-layout", at=b)
+            s.fail(
+                f"iterator {iv.var.name} starts at {iv.dom.min}",
+                hint="iterators must run from 0: write the domain as (0, n), with the "
+                "offset in the indices",
+                code="block-layout",
+                at=b,
+            )
     if reads_own_elsewhere(b.reads, b.writes):
-        s.fail(f"block {b.name} reads what its other iterations write", code="reorder-own", at=b)
+        s.fail(
+            f"block {b.name} reads what its other iterations write",
+            hint="its iterations have to run in the order in which they stand",
+            code="reorder-own",
+            at=b,
+        )
     shape = const_extents(s, [iv.dom.extent for iv in b.iter_vars], f"block {b.name}", b)
     kinds = _kinds(s, b, m)
     try:
@@ -114,6 +129,8 @@ def _kinds(s: State, b: Block, m: IndexMap) -> list[IterKind]:
             s.fail(
                 f"the new iterator {e} would be made of spatial and reduce iterators of block "
                 f"{b.name}",
+                hint="let each new iterator be made of spatial iterators alone or of "
+                "reduce iterators alone",
                 code="block-layout-kind",
                 at=b,
             )

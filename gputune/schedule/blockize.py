@@ -51,6 +51,7 @@ from .analysis import (
     kind_of,
     loop_ranges,
     loose_fault,
+    uses_loops,
 )
 from .handles import BlockRV, LoopRV
 from .memory import fresh_name
@@ -91,7 +92,11 @@ def blockize(
     if isinstance(target, LoopRV):
         return s.mint_block(blockize_loop(s, s.loop(target), preserve_unit_iters))
     if not isinstance(target, (list, tuple)) or not target:
-        s.fail("blockize takes a loop, or a list of blocks", code="blockize-target")
+        s.fail(
+            "blockize takes a loop, or a list of blocks",
+            hint="get_loops and get_block give the handles",
+            code="blockize-target",
+        )
     return s.mint_block(_blockize_blocks(s, [s.block(b) for b in target], preserve_unit_iters))
 
 
@@ -176,6 +181,8 @@ def blockize_loop(s: State, at: Link, preserve_unit_iters: bool) -> BlockKey:
         s.fail(
             f"the loops from {at.loop().var.name} on do not each drive one iterator of block "
             f"{b.name}",
+            hint="blockize at a loop such that each loop from there on, and each "
+            "outside it, drives one iterator or a part of it (as split makes)",
             code="blockize-binding",
             at=[at.node, b],
         )
@@ -235,21 +242,31 @@ def _what_is_cut(s: State, at: Link) -> tuple[Link, list[For], Loops]:
     if guard_above(link, f) is not None:
         s.fail(
             f"block {b.name} stands under a condition or let inside the loop {f.var.name}",
+            hint="blockize at a loop below the condition",
             code="blockize-guard",
             at=[b, f],
         )
     loose = loose_fault(f, {r.buffer for r in (*b.reads, *b.writes)})
     if loose:
-        s.fail(loose, code="blockize-loose", at=f)
+        s.fail(
+            loose,
+            hint="put the statement into a block, or take a loop that does not hold it",
+            code="blockize-loose",
+            at=f,
+        )
     if domain_uses_loops(link):
         s.fail(
             f"the domain of an iterator of block {b.name} depends on the loops above",
+            hint="the domains of the iterators must be the same in every iteration "
+            "of the loops outside",
             code="blockize-domain",
             at=b,
         )
     if kind_of(link, s) != "complete" and not binding_is_affine(link, s):
         s.fail(
             f"the bindings of block {b.name} are not a bijective quasi-affine map of its loops",
+            hint="the bindings must be sums, quotients and remainders of the loops, "
+            "as T.axis.remap, split and fuse make them",
             code="not-affine",
             at=b,
         )
@@ -259,7 +276,19 @@ def _what_is_cut(s: State, at: Link) -> tuple[Link, list[For], Loops]:
     below = loops[next(k for k, x in enumerate(loops) if x is f) :]
     ranges = loop_ranges(below)
     if ranges is None:
-        s.fail(f"a loop from {f.var.name} on has no constant extent", code="blockize-extent", at=f)
+        s.fail(
+            f"a loop from {f.var.name} on has no constant extent",
+            hint="blockize at a loop inside it, or split it by a constant first",
+            code="blockize-extent",
+            at=f,
+        )
+    if uses_loops(link) and any(uses_var(e, set(ranges)) for e in all_exprs(b)):
+        s.fail(
+            f"block {b.name} has no iterators, and looks at the loops from {f.var.name} on itself",
+            hint="write the block with an iterator for each loop that it uses (T.axis.spatial)",
+            code="blockize-binding",
+            at=[b, f],
+        )
     return link, below, ranges
 
 
@@ -461,23 +490,36 @@ def _neighbours(s: State, links: Sequence[Link]) -> tuple[Link, int, int]:
     found = {x.block().key for x in links}
     for x in links:
         if x.up is None:
-            s.fail("the root block cannot be part of a block", code="root-block", at=x.node)
+            s.fail(
+                "the root block cannot be part of a block",
+                hint="name a block inside it; get_child_blocks lists them",
+                code="root-block",
+                at=x.node,
+            )
         if x.scope().node is not links[0].scope().node:
             s.fail(
                 f"block {x.block().name} and block {links[0].block().name} are in different scopes",
+                hint="take blocks of one scope: get_child_blocks lists those of a block",
                 code="blockize-scope",
                 at=[x.node, links[0].node],
             )
     if len(found) != len(links):
-        s.fail("a block is named twice", code="blockize-target", at=links[0].node)
+        s.fail(
+            "a block is named twice",
+            hint="name each block once",
+            code="blockize-target",
+            at=links[0].node,
+        )
     if len(links) == 1:
         return links[0], 0, 0
-    top = links[0]
-    for x in links[1:]:
-        top = common_ancestor(top, x)
+    top = common_ancestor(links[0], links[1])
+    for x in links[2:]:  # `top` itself may be above x: common_ancestor looks above both only
+        if not any(y.node is top.node for y in x.above()):
+            top = common_ancestor(top, x)
     if type(top.node) is not Seq:
         s.fail(
             "the blocks do not stand one after the other: a condition, or an init, parts them",
+            hint="only blocks that follow each other directly in one scope make a block together",
             code="blockize-between",
             at=[x.node for x in links],
         )

@@ -20,7 +20,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions
+from ..ir.regions import EXPLICIT, access_regions, explicit_again
 from ..ir.walk import (
     ExprFn,
     all_exprs,
@@ -110,7 +110,8 @@ def _covers_buffer(b: Block, store: BufferStore) -> bool:
     doms = {iv.var: iv.dom for iv in b.iter_vars}
     for i, n in zip(store.indices, store.buffer.shape, strict=True):
         assert type(i) is Var
-        if not is_literal(doms[i].min, 0):
+        # an iterator of a block around covers one place
+        if i not in doms or not is_literal(doms[i].min, 0):
             return False
         a, c = const_int(doms[i].extent), const_int(n)
         if a is None or c is None:
@@ -125,7 +126,13 @@ def inline_block(s: State, link: Link) -> None:
     """Put the value of a block into its consumers and remove it."""
     message, code = inline_fault(s, link)
     if message:
-        s.fail(message, code=code, at=link.node)
+        s.fail(
+            message,
+            hint="compute_inline takes a block, other than an output, that stores "
+            "every element of one buffer once, at its own iterators",
+            code=code,
+            at=link.node,
+        )
     b = link.block()
     store = _store_of(b)
     assert store is not None
@@ -149,7 +156,8 @@ def _without(scope: Block, gone: Block, buffer: Buffer, on_expr: ExprFn) -> Bloc
         if x is gone:
             return None
         if type(x) is Block and any(r.buffer is buffer for r in x.reads):
-            return _reading_again(rewrite_exprs(block_with(x, reads=()), on_expr), x.writes)
+            new = _reading_again(rewrite_exprs(block_with(x, reads=()), on_expr), x.writes)
+            return explicit_again(x, new)
         if type(x) is Block and type(x.body) is BufferStore:
             return x
         return map_stmt(x, lambda e: e, on_stmt)
@@ -169,7 +177,8 @@ def _reading_again(block: Stmt, writes: tuple[BufferRegion, ...]) -> Block:
             return _reading_again(x, x.writes)
         return map_stmt(x, lambda e: e, inner)
 
-    bare = block_with(block, body=inner(block.body), reads=(), writes=())
+    notes = tuple([kv for kv in block.annotations if kv[0] not in EXPLICIT.values()])
+    bare = block_with(block, body=inner(block.body), reads=(), writes=(), annotations=notes)
     reads, _ = access_regions(bare)
     return block_with(bare, reads=reads, writes=writes)
 
@@ -213,15 +222,32 @@ def reverse_compute_inline(s: State, block: BlockRV | str) -> None:
     link = s.block(block)
     b = link.block()
     if link.up is None:
-        s.fail("the root block cannot be inlined", code="root-block", at=b)
+        s.fail(
+            "the root block cannot be inlined",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=b,
+        )
     if b.init is not None:
-        s.fail(f"block {b.name} has an init statement", code="inline-init", at=b)
+        s.fail(
+            f"block {b.name} has an init statement",
+            hint="a reduction cannot be inlined; reverse_compute_at moves its consumer to it",
+            code="inline-init",
+            at=b,
+        )
     if kind_of(link, s) != "complete":
-        s.fail(f"block {b.name} is not a complete block", code="not-complete", at=b)
+        s.fail(
+            f"block {b.name} is not a complete block",
+            hint="a complete block has only spatial iterators, writes each element "
+            "once and reads none of what it writes",
+            code="not-complete",
+            at=b,
+        )
     makers = producers(link, s)
     if len(makers) != 1:
         s.fail(
             f"block {b.name} is required to have only a single producer, it has {len(makers)}",
+            hint="inline the other producers first, or move the block with reverse_compute_at",
             code="inline-producer",
             at=[b, *(m.node for m in makers)],
         )
@@ -238,24 +264,31 @@ def reverse_compute_inline(s: State, block: BlockRV | str) -> None:
         which = b if mine is None else p
         s.fail(
             f"the body of block {which.name} does not meet the pattern of a single store",
+            hint="its body must be one assignment to one element; reverse_compute_at"
+            " moves other blocks",
             code="inline-body",
             at=which,
         )
     if len(consumers(makers[0], s)) != 1 or is_output(makers[0], s):
         s.fail(
             f"what block {p.name} writes is used elsewhere too",
+            hint="its only reader can be inlined into it; reverse_compute_at moves a"
+            " block and keeps the buffer",
             code="inline-consumer",
             at=p,
         )
     if guard_above(link) is not None:
         s.fail(
             f"block {b.name} stands under a condition or let, which inlining would lose",
+            hint="write the condition into the value with T.if_then_else",
             code="inline-guard",
             at=b,
         )
     if is_output(link, s) and not fills_domain(link):
         s.fail(
             f"the loops above block {b.name} do not run through the whole domain of its iterators",
+            hint="its loops must reach each value of its iterators, as those that it"
+            " was written with do",
             code="inline-domain",
             at=b,
         )
@@ -263,17 +296,25 @@ def reverse_compute_inline(s: State, block: BlockRV | str) -> None:
         if not runs_whole_domain(which):
             s.fail(
                 f"block {which.name} has a non-trivial predicate {which.predicate}",
+                hint="inline before the loops are split unevenly, or split by divisors",
                 code="inline-predicate",
                 at=which,
             )
     fault = s.pipeline_fault(link.scope()) if s.enable_check else ""
     if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=b)
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=b,
+        )
     loads = _loads(b, theirs.buffer)
     if len(loads) != 1:
         s.fail(
             f"block {b.name} reads {theirs.buffer.name} at {len(loads)} places; only a single "
             "buffer region can be inlined",
+            hint="let it read the buffer at one place, or move it with reverse_compute_at",
             code="inline-region",
             at=b,
         )
@@ -298,54 +339,21 @@ def _reversed(
     theirs: BufferStore,
     load: BufferLoad,
 ) -> Block:
-    at = [Var(f"o{k}", i.dtype) for k, i in enumerate(load.indices)]
-    extents = {iv.var: const_int(iv.dom.extent) for iv in b.iter_vars}
-    if any(n is None for n in extents.values()) or any(
-        not is_literal(iv.dom.min, 0) for iv in b.iter_vars
-    ):
-        s.fail(f"the domain of block {b.name} is not constant from 0", code="inline-domain", at=b)
-    known = {v: n for v, n in extents.items() if n is not None}
-    inverse = inverse_affine(load.indices, known, at)
-    if inverse is None:
-        s.fail(
-            f"the indices {', '.join(map(str, load.indices))} at which block {b.name} reads "
-            f"{load.buffer.name} cannot be inverted",
-            code="inline-invert",
-            at=b,
-        )
-    own = {v: (0, n - 1) for v, n in known.items()}
-    for i, size in zip(load.indices, load.buffer.shape, strict=True):
-        lo, hi = bounds(i, own)
-        top = const_int(size)
-        if lo is None or hi is None or top is None or lo < 0 or hi >= top:
-            s.fail(
-                f"block {b.name} runs where block {p.name} does not: it reads {load.buffer.name} "
-                f"at {i}, from {lo} to {hi}, of {size}",
-                code="inline-domain",
-                at=[b, p],
-            )
-    where: dict[Var, Expr] = dict(zip(at, theirs.indices, strict=True))
-    domain = _domain(p.iter_vars)
-    table: dict[Var, Expr] = {}
-    for v, e in inverse.items():
-        table[v] = simplify(substitute(e, where), domain)
-    conditions = _conditions(load, theirs, table, known, domain)
-
+    table, conditions, domain = points_of_consumer(s, b, p, theirs, load)
     joined = BufferStore(
         mine.buffer,
         _at(mine.value, table, theirs),
         tuple([simplify(substitute(i, table), domain) for i in mine.indices]),
     )
-    bind = dict(zip([iv.var for iv in p.iter_vars], p.iter_values, strict=True))
-    extra = build.logical_and(*[substitute(c, bind) for c in conditions])
     bare = block_with(p, body=joined, reads=(), writes=())
     reads, writes = access_regions(bare)
     new = block_with(
         bare,
         reads=reads,
         writes=writes,
-        predicate=build.logical_and(p.predicate, extra),
+        predicate=build.logical_and(p.predicate, build.logical_and(*conditions)),
     )
+    new = explicit_again(p, new)
 
     def on_stmt(x: Stmt) -> Stmt | None:
         if x is b:
@@ -360,6 +368,65 @@ def _reversed(
     assert body is not None
     allocs = tuple([a for a in scope.alloc_buffers if a is not theirs.buffer])
     return block_with(scope, body=body, alloc_buffers=allocs)
+
+
+def points_of_consumer(
+    s: State, b: Block, p: Block, theirs: BufferStore, load: BufferLoad
+) -> tuple[dict[Var, Expr], list[Expr], dict[Var, tuple[int, int]]]:
+    """At which of its points does a consumer read what its producer makes at a point? Refuses where
+    that may be more than one.
+
+    Args:
+        b: the consumer, which reads at `load`.
+        p: the producer, which stores at `theirs`.
+
+    Returns:
+        The consumer's iterators in terms of the producer's, what must hold for the loops above the
+        producer for there to be such a point, and the bounds of the producer's iterators.
+    """
+    at = [Var(f"o{k}", i.dtype) for k, i in enumerate(load.indices)]
+    extents = {iv.var: const_int(iv.dom.extent) for iv in b.iter_vars}
+    if any(n is None for n in extents.values()) or any(
+        not is_literal(iv.dom.min, 0) for iv in b.iter_vars
+    ):
+        s.fail(
+            f"the domain of block {b.name} is not constant from 0",
+            hint="the domains of its iterators must be (0, n) with n constant",
+            code="inline-domain",
+            at=b,
+        )
+    known = {v: n for v, n in extents.items() if n is not None}
+    inverse = inverse_affine(load.indices, known, at)
+    if inverse is None:
+        s.fail(
+            f"the indices {', '.join(map(str, load.indices))} at which block {b.name} reads "
+            f"{load.buffer.name} cannot be inverted",
+            hint="it must read at indices that tell its iterators, such as [i // 4, "
+            "i % 4]; reverse_compute_at asks for less",
+            code="inline-invert",
+            at=b,
+        )
+    own = {v: (0, n - 1) for v, n in known.items()}
+    for i, size in zip(load.indices, load.buffer.shape, strict=True):
+        lo, hi = bounds(i, own)
+        top = const_int(size)
+        if lo is None or hi is None or top is None or lo < 0 or hi >= top:
+            s.fail(
+                f"block {b.name} runs where block {p.name} does not: it reads {load.buffer.name} "
+                f"at {i}, from {lo} to {hi}, of {size}",
+                hint="inline before the producer's loops are split or padded, or move "
+                "the block with reverse_compute_at",
+                code="inline-domain",
+                at=[b, p],
+            )
+    where: dict[Var, Expr] = dict(zip(at, theirs.indices, strict=True))
+    domain = _domain(p.iter_vars)
+    table: dict[Var, Expr] = {}
+    for v, e in inverse.items():
+        table[v] = simplify(substitute(e, where), domain)
+    conditions = _conditions(load, theirs, table, known, domain)
+    bind = dict(zip([iv.var for iv in p.iter_vars], p.iter_values, strict=True))
+    return table, [substitute(c, bind) for c in conditions], domain
 
 
 def _at(value: Expr, table: Mapping[Var, Expr], theirs: BufferStore) -> Expr:

@@ -39,12 +39,26 @@ __all__ = [
 
 
 def is_output_block(sch: Schedule, block: BlockRV) -> bool:
-    """Does the block write a buffer that is not allocated inside its scope?"""
+    """Does the block write a buffer that is not allocated inside its scope?
+
+    Raises:
+        ScheduleError: the schedule has no such block.
+
+    Example:
+        of a matmul `C`: True; after `cache_write` of it: False, as the copy is the output now.
+    """
     return is_output(sch.block(block), sch)
 
 
 def is_trivial_binding(sch: Schedule, block: BlockRV) -> bool:
-    """Is every iterator of the block exactly one loop variable?"""
+    """Is every iterator of the block exactly one loop variable?
+
+    Raises:
+        ScheduleError: the schedule has no such block.
+
+    Example:
+        of a block straight from the script: True; after `split` of one of its loops: False.
+    """
     return _is_trivial(sch.block(block))
 
 

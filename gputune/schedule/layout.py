@@ -36,6 +36,7 @@ from ..ir.walk import (
     all_exprs,
     map_expr,
     map_range,
+    map_region,
     map_stmt,
     substitute,
     walk_stmt,
@@ -215,6 +216,7 @@ def _check_injective(
     if not found:
         s.fail(
             f"{m} gives two elements of {old.name} the same indices",
+            hint="let the indices tell each element apart, such as lambda i, j: (j // 4, i, j % 4)",
             code="layout-injective",
             at=b,
         )
@@ -234,22 +236,38 @@ def _pad_function(
         if m.free_vars() or len(m.final_indices) != 1:
             s.fail(
                 f"a pad value must be one value in terms of the new indices: {m}",
+                hint="give a number, or a function such as lambda i, j: 0.0",
                 code="layout-pad-value",
                 at=b,
             )
         value = build.cast(new.dtype, m.final_indices[0])
         if dtypes.is_int(new.dtype) and dtypes.is_float(m.final_indices[0].dtype):
-            s.fail(f"{m} is no {new.dtype}", code="layout-pad-value", at=b)
+            s.fail(
+                f"{m} is no {new.dtype}",
+                hint="give an integer, or cast in the function",
+                code="layout-pad-value",
+                at=b,
+            )
         return lambda at: substitute(value, dict(zip(m.initial_indices, at, strict=True)))
     number = float(pad_value)
     if not dtypes.is_float(new.dtype):
         low, high = dtypes.min_value(new.dtype), dtypes.max_value(new.dtype)
         if not (number == number and low <= pad_value <= high and number == int(number)):
-            s.fail(f"the pad value {pad_value} is no {new.dtype}", code="layout-pad-value", at=b)
+            s.fail(
+                f"the pad value {pad_value} is no {new.dtype}",
+                hint="give a number that the buffer's type holds exactly",
+                code="layout-pad-value",
+                at=b,
+            )
         constant = build.const(int(pad_value), new.dtype)
     else:
         if number != number:
-            s.fail("the pad value is not a number", code="layout-pad-value", at=b)
+            s.fail(
+                "the pad value is not a number",
+                hint="give a number; 0.0 is the usual one",
+                code="layout-pad-value",
+                at=b,
+            )
         constant = build.const(number, new.dtype)
     return lambda at: constant
 
@@ -290,6 +308,8 @@ def _check_accesses(s: State, root: Block, old: Buffer) -> None:
             if any(type(a) is BufferLoad and a.buffer is old for a in e.args):
                 s.fail(
                     f"{e.op} gets {old.name} by its address",
+                    hint="what looks at memory itself fixes the layout; cache the buffer and"
+                    " transform the copy",
                     code="layout-opaque",
                     at=root,
                 )
@@ -297,7 +317,12 @@ def _check_accesses(s: State, root: Block, old: Buffer) -> None:
 
 def _check_scalar(s: State, indices: Sequence[Expr], old: Buffer, at: Stmt) -> None:
     if any(dtypes.lanes(i.dtype) > 1 for i in indices):
-        s.fail(f"{old.name} is accessed by vectors", code="layout-opaque", at=at)
+        s.fail(
+            f"{old.name} is accessed by vectors",
+            hint="transform the layout before loops are vectorized or tensorized by hand",
+            code="layout-opaque",
+            at=at,
+        )
 
 
 # ----------------------------------------------------------------------------- rewriting
@@ -322,6 +347,7 @@ class _Rewrite:
         return out
 
     def region(self, b: Block, r: BufferRegion, known: _Known, writes: bool) -> BufferRegion:
+        r = map_region(r, lambda e: self.expr(e, known))  # data may say where the region is
         if r.buffer is not self.old:
             return r
         box = self.map.map_ranges(r.region, exact=writes)

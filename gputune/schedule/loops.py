@@ -10,6 +10,7 @@ from ..errors import ScheduleError
 from ..ir import build
 from ..ir.affine import linear, same
 from ..ir.build import const_int, is_literal
+from ..ir.depends import depends_on
 from ..ir.nodes import (
     BinOp,
     Block,
@@ -28,7 +29,6 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import (
-    all_exprs,
     map_stmt,
     mentioned,
     stmt_exprs,
@@ -48,6 +48,7 @@ from .analysis import (
 )
 from .handles import BlockRV, ExprRV, LoopRV
 from .primitive import primitive
+from .recognise import takes_any_order
 from .sampling import MOST_FACTORS
 from .state import State
 from .tree import Link, block_with, with_body
@@ -184,7 +185,12 @@ def _plain(s: State, link: Link, what: str) -> For:
             at=f,
         )
     if not is_literal(f.min, 0):
-        s.fail(f"the loop {f.var.name} starts at {f.min}, not 0", code="loop-start", at=f)
+        s.fail(
+            f"the loop {f.var.name} starts at {f.min}, not 0",
+            hint="write the loop as range(n), with the offset in the indices",
+            code="loop-start",
+            at=f,
+        )
     return f
 
 
@@ -224,10 +230,16 @@ def split(
     link = s.loop(loop)
     f = _plain(s, link, "split")
     if not factors:
-        s.fail("no factors given", code="split-factors", at=f)
+        s.fail(
+            "no factors given",
+            hint="give one factor for each new loop, such as [None, 4]",
+            code="split-factors",
+            at=f,
+        )
     if len(factors) > MOST_FACTORS:
         s.fail(
             f"{len(factors)} factors given, at most {MOST_FACTORS} are taken",
+            hint="split in several steps, or into fewer loops",
             code="split-factors",
             at=f,
         )
@@ -236,6 +248,7 @@ def split(
     if len(holes) > 1:
         s.fail(
             f"only one factor can be None, got {len(holes)} in {_show(sizes)}",
+            hint="give all but one as integers",
             code="split-none",
             at=f,
         )
@@ -377,7 +390,11 @@ def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopR
         64
     """
     if not loop_rvs:
-        s.fail("needs at least one loop", code="fuse-none")
+        s.fail(
+            "needs at least one loop",
+            hint="give the loops from the outside in, such as fuse(i, j)",
+            code="fuse-none",
+        )
     links = [s.loop(x) for x in loop_rvs]
     loops = [_plain(s, x, "fuse") for x in links]
     for outer, inner in pairwise(loops):
@@ -386,6 +403,7 @@ def fuse(s: State, *loop_rvs: LoopRV, preserve_unit_iters: bool = True) -> LoopR
         if type(inner.extent) is not IntImm and uses_var(inner.extent, {x.var for x in loops}):
             s.fail(
                 f"the extent {inner.extent} of loop {inner.var.name} depends on another loop",
+                hint="only loops whose extents are the same in every iteration can be fused",
                 code="fuse-dependent",
                 at=inner,
             )
@@ -451,13 +469,22 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
         ['j', 'i']
     """
     if not loop_rvs:
-        s.fail("needs at least one loop", code="reorder-none")
+        s.fail(
+            "needs at least one loop",
+            hint="give the loops in the order wanted, such as reorder(j, i)",
+            code="reorder-none",
+        )
     links = [s.loop(x) for x in loop_rvs]
     wanted = [x.loop() for x in links]
     names = {x.var for x in wanted}
     if len(names) != len(wanted):
         twice = next(x for k, x in enumerate(wanted) if x in wanted[:k])
-        s.fail(f"the loop {twice.var.name} appears multiple times", code="reorder-twice", at=twice)
+        s.fail(
+            f"the loop {twice.var.name} appears multiple times",
+            hint="name each loop once",
+            code="reorder-twice",
+            at=twice,
+        )
     deepest = max(links, key=Link.depth)
     chain: list[Link] = []
     left = set(names)
@@ -473,6 +500,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
         s.fail(
             f"the loops are not in a chain: {lost.var.name} is not on the single path to "
             f"{deepest.loop().var.name}",
+            hint="take loops of one block: get_loops gives them, from the outside in",
             code="reorder-chain",
             at=[lost, deepest.node],
         )
@@ -486,6 +514,7 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
             if type(e) is not IntImm and uses_var(e, moved - seen):
                 s.fail(
                     f"the bounds of loop {x.var.name} depend on a loop that would be inside it",
+                    hint="keep it inside the loop that it depends on",
                     code="reorder-dependent",
                     at=x,
                 )
@@ -493,14 +522,25 @@ def reorder(s: State, *loop_rvs: LoopRV) -> None:
     below = blocks_below(deepest)
     loose = loose_fault(deepest.node, {w.buffer for b in below for w in b.block().writes})
     if loose:
-        s.fail(loose, code="not-pipeline", at=deepest.node)
+        s.fail(
+            loose,
+            hint="put the statement into a block, or take a loop that does not hold it",
+            code="not-pipeline",
+            at=deepest.node,
+        )
     for b in below:
         _check_movable(s, b, alone=len(below) == 1)
         _check_order(s, b, [x.loop().var for x in chain], [x.var for x in nest])
     if len(below) > 1 and s.enable_check:
         fault = s.pipeline_fault(deepest.scope())
         if fault:
-            s.fail(f"several blocks below, and {fault}", code="not-pipeline", at=deepest.node)
+            s.fail(
+                f"several blocks below, and {fault}",
+                hint="each block of the scope must write its buffers alone and whole, in"
+                " front of those that read them",
+                code="not-pipeline",
+                at=deepest.node,
+            )
     body = deepest.loop().body
     for x in reversed(nest):
         body = with_body(x, body)
@@ -513,6 +553,8 @@ def _check_movable(s: State, b: Link, alone: bool) -> None:
         if iv.kind not in ("spatial", "reduce"):
             s.fail(
                 f"block {block.name} has the {iv.kind} iterator {iv.var.name}",
+                hint="it works on spatial and reduce iterators (S, R); blocks with scan "
+                "or opaque ones stay as they are",
                 code="iter-kind",
                 at=block,
             )
@@ -521,6 +563,8 @@ def _check_movable(s: State, b: Link, alone: bool) -> None:
     if not repeats and not binding_is_affine(b, s):
         s.fail(
             f"the bindings of block {block.name} are not an affine map of its loops",
+            hint="the bindings must be sums, quotients and remainders of the loops, "
+            "as T.axis.remap, split and fuse make them",
             code="not-affine",
             at=block,
         )
@@ -532,6 +576,7 @@ def _check_order(s: State, b: Link, old: Sequence[Var], new: Sequence[Var]) -> N
     if reads_own_elsewhere(block.reads, block.writes):
         s.fail(
             f"block {block.name} reads what its other iterations write",
+            hint="its iterations have to run in the order in which they stand",
             code="reorder-own",
             at=block,
         )
@@ -577,7 +622,7 @@ def order_free(block: Block) -> bool:
     written = {w.buffer for w in block.writes}
     for x in stores:
         if type(x) is not BufferStore or x.predicate is not None or type(x.value) is not BinOp:
-            return False
+            return takes_any_order(block)
         op, a, b = x.value.op, x.value.a, x.value.b
         sides = ((a, b), (b, a)) if op in _COMMUTATIVE else ((a, b),) if op == "-" else ()
         if not any(
@@ -587,7 +632,7 @@ def order_free(block: Block) -> bool:
             and not any(type(y) is BufferLoad and y.buffer in written for y in walk_expr(rest))
             for acc, rest in sides
         ):
-            return False
+            return takes_any_order(block)
     return True
 
 
@@ -608,11 +653,17 @@ def add_unit_loop(s: State, block_or_loop: BlockRV | LoopRV) -> LoopRV:
     """
     link = s.block_or_loop(block_or_loop)
     if link.up is None:
-        s.fail("the root block has no loop around it", code="root-block", at=link.node)
+        s.fail(
+            "the root block has no loop around it",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=link.node,
+        )
     depth = sum(type(x.node) is For for x in link.above())
     if depth >= MOST_FACTORS:
         s.fail(
             f"{depth} loops are around it already, at most {MOST_FACTORS} are taken",
+            hint="fuse some of them first",
             code="too-deep",
             at=link.node,
         )
@@ -652,7 +703,13 @@ def _check_blocks(s: State, link: Link, reductions: bool) -> None:
     f = link.loop()
     fault = s.pipeline_fault(link.scope())
     if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=f)
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=f,
+        )
     for b in blocks_below(link):
         block = b.block()
         kind = kind_of(b, s)
@@ -668,6 +725,8 @@ def _check_blocks(s: State, link: Link, reductions: bool) -> None:
         if kind == "reduction" and not binding_is_affine(b, s):
             s.fail(
                 f"the bindings of block {block.name} are not an affine map of its loops",
+                hint="the bindings must be sums, quotients and remainders of the loops, "
+                "as T.axis.remap, split and fuse make them",
                 code="not-affine",
                 at=[f, block],
             )
@@ -783,7 +842,12 @@ def bind(s: State, loop: LoopRV, thread_axis: str) -> None:
         )
     f = link.loop()
     if f.thread is not None and f.thread != thread_axis:
-        s.fail(f"the loop {f.var.name} is already bound to {f.thread}", code="loop-kind", at=f)
+        s.fail(
+            f"the loop {f.var.name} is already bound to {f.thread}",
+            hint="split it and bind a part, or bind another loop",
+            code="loop-kind",
+            at=f,
+        )
     _check_independent(s, link, "thread_binding", thread_axis.startswith("threadIdx"))
     if s.enable_check and not thread_axis.startswith("vthread"):
         for x in link.above():
@@ -804,7 +868,7 @@ def _check_one_axis(s: State, outer: For, inner: For, axis: str) -> None:
         why = f"{loops}, which blocks of threads do not share"
     elif m is None or n is None or m != n:
         why = f"{loops} need one constant extent, they have {outer.extent} and {inner.extent}"
-    elif any(uses_var(e, outer.var) for e in all_exprs(inner.body)):
+    elif depends_on(inner, outer):
         why = f"{loops} are used together, so that most of their iterations would run nowhere"
     else:
         return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, NoReturn, TypeAlias
 
 from ..ir import build
 from ..ir.boxes import Ranges, covers, domain, relax_exact
-from ..ir.build import const_int, is_literal
+from ..ir.build import TRUE, const_int, is_literal
 from ..ir.nodes import (
     Block,
     BlockKey,
@@ -33,11 +33,12 @@ from .analysis import (
     guard_above,
     has_point_each,
     loop_ranges,
+    may_leave_out,
     region_under,
     runs_whole_domain,
     writes_all,
 )
-from .handles import BlockRV
+from .handles import BlockRV, shown
 from .place import is_inside
 from .primitive import primitive
 from .state import State, buffer_at
@@ -52,7 +53,8 @@ SCOPES = (
 )  # fmt: skip
 
 
-def _check_scope(s: State, scope: str, at: object) -> None:
+def check_scope(s: State, scope: str, at: object) -> None:
+    """Refuses what is no memory scope."""
     if scope not in SCOPES:
         s.fail(
             f"the storage scope {scope!r} is invalid",
@@ -62,13 +64,16 @@ def _check_scope(s: State, scope: str, at: object) -> None:
         )
 
 
-def _pick(
+def pick_buffer(
     s: State, regions: Sequence[BufferRegion], index: BufferIndex, what: str, at: Block
 ) -> int:
     """The position among `regions` of a buffer given by position, name or object."""
     if isinstance(index, bool) or not isinstance(index, (int, str, Buffer)):
         s.fail(
-            f"a buffer is given by index, name or object, got {index!r}", code="buffer-index", at=at
+            f"a buffer is given by index, name or object, got {shown(index)}",
+            hint='give a position such as 0, a name such as "A", or the buffer',
+            code="buffer-index",
+            at=at,
         )
     if isinstance(index, int):
         buffer_at(regions, index, what, s, at)
@@ -86,26 +91,30 @@ def _pick(
     )
 
 
-def _record_index(s: State, name: str, given: BufferIndex, index: int) -> None:
+def record_index(s: State, name: str, given: BufferIndex, index: int) -> None:
     """A trace holds no buffer object, but its position."""
     if isinstance(given, Buffer):
         s.resolved[name] = index
 
 
-def _copy_nest(
-    name: str, source: Buffer, dest: Buffer, part: _Part | None = None
+def copy_nest(
+    name: str, source: Buffer, dest: Buffer, part: Part | None = None, where: Expr = TRUE
 ) -> tuple[Stmt, BlockKey]:
-    """Loops and a block that copy all of `source`, or a part of it, into `dest` (same shape)."""
+    """Loops and a block that copy all of `source`, or a part of it, into `dest` (same shape), where
+    a condition of the loops around holds."""
     loops = [Var(f"ax{k}", e.dtype) for k, e in enumerate(source.shape)]
     iters = [Var(f"v{k}", e.dtype) for k, e in enumerate(source.shape)]
     point = tuple([Range(v, IntImm(1, v.dtype)) for v in iters])
     values: list[Expr] = list(loops)
     extents = list(source.shape)
-    conditions: list[Expr] = []
+    conditions: list[Expr] = [where]
     if part is not None:
         values = [build.add(build.cast(v.dtype, r.min), v) for r, v in zip(part.box, loops)]
         extents = [build.cast(v.dtype, r.extent) for r, v in zip(part.box, loops)]
-        conditions = [build.lt(x, n) for x, n, cut in zip(values, source.shape, part.is_cut) if cut]
+        conditions += [build.ge(x, 0) for x, early in zip(values, part.is_early) if early]
+        conditions += [
+            build.lt(x, n) for x, n, cut in zip(values, source.shape, part.is_cut) if cut
+        ]
     key = BlockKey()
     body: Stmt = Block(
         key,
@@ -126,16 +135,18 @@ def _copy_nest(
 
 
 # ----------------------------------------------------------------------------- where a copy goes
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """A box of a buffer.
 
     Attributes:
         box: what it is if the buffer does not end before.
         is_cut: does the buffer end before, in this dimension?
+        is_early: does the box begin before the buffer, in this dimension? Empty: in none.
     """
 
     box: Ranges
     is_cut: tuple[bool, ...]
+    is_early: tuple[bool, ...] = ()
 
 
 def _copied_after(link: Link, others: Sequence[Link], scope: Link) -> Link:
@@ -159,7 +170,7 @@ def _is_body(x: Link, scope: Link) -> bool:
 
 def _part_written(
     s: State, writer: Link, child: Link, scope: Link, buffer: Buffer, readers: Sequence[Link]
-) -> _Part | None:
+) -> Part | None:
     """What of a buffer its writer writes each time that `child`, a statement above it, runs; None
     (all of it) for a statement of the scope's body. Anything but just that would be copied before
     it is written, or again after it was written elsewhere."""
@@ -200,10 +211,13 @@ def _part_written(
     box = region_under(writer, up, written[0], exact=True)
     if box is None:
         refuse("what the writer writes there is not one box of constant extents, without gaps")
-    if not is_guarded:
-        return _Part(box, (False,) * len(box))  # it is written, so it is in the buffer
+    if not is_guarded and not may_leave_out(b, buffer):
+        return Part(box, (False,) * len(box))  # it is written, so it is in the buffer
     ranges = loop_ranges(around)
-    return _Part(box, tuple([not _ends_inside(r, n, ranges) for r, n in zip(box, buffer.shape)]))
+    ends = [not _ends_inside(r, n, ranges) for r, n in zip(box, buffer.shape)]
+    if is_guarded:
+        return Part(box, tuple(ends))
+    return Part(box, tuple(ends), tuple([not _begins_inside(r, ranges) for r in box]))
 
 
 def _ends_inside(r: Range, extent: Expr, around: Loops | None) -> bool:
@@ -213,16 +227,23 @@ def _ends_inside(r: Range, extent: Expr, around: Loops | None) -> bool:
     return is_inside(r.min, m, 0, n, None if around is None else domain(around))[1]
 
 
-def _put_copy(s: State, scope: Link, child: Link, new: Stmt, cache: Buffer) -> None:
+def _begins_inside(r: Range, around: Loops | None) -> bool:
+    n = const_int(r.extent)
+    return (
+        n is not None and is_inside(r.min, n, 0, n, None if around is None else domain(around))[0]
+    )
+
+
+def put_copy(s: State, scope: Link, child: Link, new: Stmt, cache: Buffer) -> None:
     """Replace a statement, and let the scope allocate the cache."""
     b = scope.block()
     body = graft_below(scope, child, new)
     s.replace(scope, block_with(b, body=body, alloc_buffers=(*b.alloc_buffers, cache)))
 
 
-def fresh_name(s: State, func: str, name: str) -> str:
-    """A block name that the function does not have yet."""
-    taken = s.tree(func).names
+def fresh_name(s: State, func: str, name: str, others: Iterable[str] = ()) -> str:
+    """A block name that the function does not have yet, and that is none of some others."""
+    taken = s.tree(func).names.union(others)
     return name if name not in taken else next(
         f"{name}_{k}" for k in range(1, len(taken) + 2) if f"{name}_{k}" not in taken
     )  # fmt: skip
@@ -231,15 +252,21 @@ def fresh_name(s: State, func: str, name: str) -> str:
 def _require_pipeline(s: State, scope: Link, at: Block) -> None:
     fault = s.pipeline_fault(scope) if s.enable_check else ""
     if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=at)
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=at,
+        )
 
 
 def _redirect(s: State, link: Link, old: Buffer, new: Buffer) -> None:
     """Let a block access `new` where it accessed `old`."""
-    s.replace(link, _with_buffer(link.block(), old, new))
+    s.replace(link, with_buffer(link.block(), old, new))
 
 
-def _with_buffer(block: Block, old: Buffer, new: Buffer) -> Stmt:
+def with_buffer(block: Block, old: Buffer, new: Buffer) -> Stmt:
     """The block with `new` for `old`; views of it live in its memory scope."""
     table = {old: new}
     if old.scope != new.scope:
@@ -287,9 +314,9 @@ def cache_read(
     s.resolved["consumer_blocks"] = list(consumer_blocks or ())
     link = s.block(block)
     b = link.block()
-    _check_scope(s, storage_scope, b)
-    index = _pick(s, b.reads, read_buffer_index, "read", b)
-    _record_index(s, "read_buffer_index", read_buffer_index, index)
+    check_scope(s, storage_scope, b)
+    index = pick_buffer(s, b.reads, read_buffer_index, "read", b)
+    record_index(s, "read_buffer_index", read_buffer_index, index)
     buffer = b.reads[index].buffer
     scope = link.scope()
     _no_root(s, link)
@@ -314,12 +341,18 @@ def cache_read(
                 name = s.block(c).block().name
                 s.fail(
                     f"consumer block {name} does not read {buffer.name} in this scope",
+                    hint="leave consumer_blocks out, or name blocks that read the buffer",
                     code="cache-consumer",
                     at=b,
                 )
         readers = [x for x in readers if any(x.block().key is k for k in wanted)]
     if not readers:
-        s.fail(f"nobody reads {buffer.name} but its writer", code="cache-consumer", at=b)
+        s.fail(
+            f"nobody reads {buffer.name} but its writer",
+            hint="use cache_write to cache what a block writes",
+            code="cache-consumer",
+            at=b,
+        )
     cache = Buffer(
         f"{buffer.name}_{storage_scope.replace('.', '_')}",
         buffer.shape,
@@ -332,13 +365,13 @@ def cache_read(
         child = _copied_after(writers[0], readers, scope)
         _check_order(s, below, writers[0], readers, buffer)
         part = _part_written(s, writers[0], child, scope, buffer, readers)
-        nest, key = _copy_nest(name, buffer, cache, part)
+        nest, key = copy_nest(name, buffer, cache, part)
         new = build.seq(child.node, nest)
     else:
         child = _copied_after(readers[0], (), scope)
-        nest, key = _copy_nest(name, buffer, cache)
+        nest, key = copy_nest(name, buffer, cache)
         new = build.seq(nest, child.node)
-    _put_copy(s, scope, child, new, cache)
+    put_copy(s, scope, child, new, cache)
     for k in keys:
         found = s.find(k)
         assert found is not None
@@ -382,7 +415,12 @@ def _check_reads_all(s: State, scope: Link, buffer: Buffer, at: Block) -> None:
 
 def _no_root(s: State, link: Link) -> None:
     if link.up is None:
-        s.fail("the root block itself cannot be cached", code="root-block", at=link.node)
+        s.fail(
+            "the root block itself cannot be cached",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=link.node,
+        )
 
 
 @primitive("CacheWrite", inputs=("block", "consumer_blocks"), quiet=("consumer_blocks",))
@@ -419,9 +457,9 @@ def cache_write(
     s.resolved["consumer_blocks"] = list(consumer_blocks or ())
     link = s.block(block)
     b = link.block()
-    _check_scope(s, storage_scope, b)
-    index = _pick(s, b.writes, write_buffer_index, "write", b)
-    _record_index(s, "write_buffer_index", write_buffer_index, index)
+    check_scope(s, storage_scope, b)
+    index = pick_buffer(s, b.writes, write_buffer_index, "write", b)
+    record_index(s, "write_buffer_index", write_buffer_index, index)
     buffer = b.writes[index].buffer
     scope = link.scope()
     _no_root(s, link)
@@ -446,6 +484,7 @@ def cache_write(
         if not any(r.buffer is buffer for r in x.block().reads):
             s.fail(
                 f"consumer block {x.block().name} does not read {buffer.name}",
+                hint="leave consumer_blocks out, or name blocks that read the buffer",
                 code="cache-consumer",
                 at=x.node,
             )
@@ -459,12 +498,19 @@ def cache_write(
     ]  # fmt: skip
     child = _copied_after(link, readers, scope)
     part = _part_written(s, link, child, scope, buffer, readers)
+    if may_leave_out(b, buffer):
+        s.fail(
+            f"block {b.name} writes {buffer.name} under a condition, and a copy would always do so",
+            hint="store with T.if_then_else, the old value where the condition does not hold",
+            code="cache-partial",
+            at=b,
+        )
     if part is None:
         _check_writes_all(s, link, b.writes[index], buffer)
-    nest, key = _copy_nest(name, cache, buffer, part)
-    written = graft_below(child.up, link, _with_buffer(b, buffer, cache))
+    nest, key = copy_nest(name, cache, buffer, part)
+    written = graft_below(child.up, link, with_buffer(b, buffer, cache))
     assert written is not None
-    _put_copy(s, scope, child, build.seq(written, nest), cache)
+    put_copy(s, scope, child, build.seq(written, nest), cache)
     for k in keys:
         found = s.find(k)
         assert found is not None
@@ -508,7 +554,7 @@ def _check_writes_all(s: State, link: Link, region: BufferRegion, buffer: Buffer
 
 
 # ----------------------------------------------------------------------------- where buffers live
-def _allocator(s: State, link: Link, buffer: Buffer) -> Link:
+def allocator(s: State, link: Link, buffer: Buffer) -> Link:
     """The block that allocates a buffer."""
     for x in (link, *link.above()):
         if type(x.node) is Block and buffer in x.node.alloc_buffers:
@@ -542,18 +588,18 @@ def set_scope(
     """
     link = s.block(block)
     b = link.block()
-    _check_scope(s, storage_scope, b)
-    index = _pick(s, b.writes, buffer_index, "write", b)
-    _record_index(s, "buffer_index", buffer_index, index)
+    check_scope(s, storage_scope, b)
+    index = pick_buffer(s, b.writes, buffer_index, "write", b)
+    record_index(s, "buffer_index", buffer_index, index)
     buffer = b.writes[index].buffer
-    owner = _allocator(s, link, buffer)
+    owner = allocator(s, link, buffer)
     if buffer.scope == storage_scope:
         return
     new = Buffer(
         buffer.name, buffer.shape, buffer.dtype, storage_scope, buffer.strides, buffer.elem_offset,
         buffer.align,
     )  # fmt: skip
-    s.replace(owner, _with_buffer(owner.block(), buffer, new))
+    s.replace(owner, with_buffer(owner.block(), buffer, new))
 
 
 @primitive("StorageAlign", inputs=("block",))
@@ -580,19 +626,25 @@ def storage_align(
     """
     link = s.block(block)
     b = link.block()
-    index = _pick(s, b.writes, buffer_index, "write", b)
-    _record_index(s, "buffer_index", buffer_index, index)
+    index = pick_buffer(s, b.writes, buffer_index, "write", b)
+    record_index(s, "buffer_index", buffer_index, index)
     buffer = b.writes[index].buffer
-    _allocator(s, link, buffer)
+    allocator(s, link, buffer)
     ndim = len(buffer.shape)
     if not -ndim <= axis < ndim:
         s.fail(
             f"axis {axis} is out of range for buffer {buffer.name} of {ndim} dimensions",
+            hint=f"axis is from {-ndim} to {ndim - 1}",
             code="storage-align",
             at=b,
         )
     if factor < 1:
-        s.fail(f"factor must be at least 1, got {factor}", code="storage-align", at=b)
+        s.fail(
+            f"factor must be at least 1, got {factor}",
+            hint="give the number of elements that the stride is to be a multiple of, such as 32",
+            code="storage-align",
+            at=b,
+        )
     entry = (index, axis % ndim, factor, offset)
     notes = dict(b.annotations)
     old = tuple(e for e in notes.get("buffer_dim_align", ()) if tuple(e)[:2] != entry[:2])

@@ -81,6 +81,7 @@ def read_map(
     if len(m.initial_indices) != ndim:
         s.fail(
             f"{name} takes {len(m.initial_indices)} indices, and there are {ndim}",
+            hint=f"let the map take {ndim} indices",
             code="index-map",
             at=at,
         )
@@ -100,7 +101,12 @@ def const_extents(s: State, extents: Sequence[Expr], what: str, at: object) -> l
     for e in extents:
         n = const_int(e)
         if n is None:
-            s.fail(f"the extent {e} of {what} is not constant", code="layout-dynamic", at=at)
+            s.fail(
+                f"the extent {e} of {what} is not constant",
+                hint="only constant extents can be laid out anew",
+                code="layout-dynamic",
+                at=at,
+            )
         out.append(n)
     return out
 
@@ -130,6 +136,7 @@ def plain_nest(s: State, link: Link) -> list[For]:
         if up is None or up.node is not f:
             s.fail(
                 f"block {b.name} shares the loop {f.var.name} with another block",
+                hint="give the block loops of its own, with compute_at or decompose_reduction",
                 code="nest-shared",
                 at=[f, b],
             )

@@ -54,6 +54,7 @@ def _plain(s: State, x: Any, key: str, link: Link) -> Any:
             if not all(isinstance(k, str) for k in x):
                 s.fail(
                     f"annotation {key!r}: the keys of a dict must be strings",
+                    hint="use strings as keys",
                     code="annotation-value",
                     at=link.node,
                 )

@@ -83,6 +83,7 @@ def pad_einsum(s: State, block: BlockRV | str, padding: Sequence[int]) -> None:
         s.fail(
             f"padding {[int(p) for p in padding]} is not one positive integer for each of the "
             f"{len(b.iter_vars)} iterators of block {b.name}",
+            hint="give one number for each iterator, 1 to leave it as it is",
             code="pad-einsum-padding",
             at=b,
         )
@@ -90,6 +91,7 @@ def pad_einsum(s: State, block: BlockRV | str, padding: Sequence[int]) -> None:
         if not is_literal(iv.dom.min, 0) or iv.kind not in ("spatial", "reduce"):
             s.fail(
                 f"iterator {iv.var.name} of block {b.name} starts at {iv.dom.min} or is {iv.kind}",
+                hint="iterators must be spatial or reduce, and run from 0",
                 code="iter-kind",
                 at=b,
             )
@@ -102,7 +104,13 @@ def pad_einsum(s: State, block: BlockRV | str, padding: Sequence[int]) -> None:
         return
     fault = s.pipeline_fault(link.scope()) if s.enable_check else ""
     if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=b)
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=b,
+        )
     _check_indices(s, b, store, padded)
     reduced = {iv.var for iv in b.iter_vars if iv.kind == "reduce"} & padded
     for v in padded - reduced:
@@ -124,23 +132,49 @@ def _einsum_store(s: State, link: Link) -> BufferStore:
     if link.up is None or not kind_of(link, s):
         s.fail(
             f"block {b.name} is neither a complete nor a reduction block",
+            hint="it must be spatial and write each element once, or be a reduction with an init",
             code="not-complete",
             at=b,
         )
     store = b.body
     if type(store) is not BufferStore or store.predicate is not None or b.match_buffers:
-        s.fail(f"the body of block {b.name} is not a single store", code="pad-einsum-body", at=b)
+        s.fail(
+            f"the body of block {b.name} is not a single store",
+            hint="an einsum is one assignment such as C[i, j] = C[i, j] + A[i, k] * B[k, j]",
+            code="pad-einsum-body",
+            at=b,
+        )
     if b.init is not None and type(b.init) is not BufferStore:
-        s.fail(f"the init of block {b.name} is not a single store", code="pad-einsum-body", at=b)
+        s.fail(
+            f"the init of block {b.name} is not a single store",
+            hint="let the init assign one value to one element",
+            code="pad-einsum-body",
+            at=b,
+        )
     if b.alloc_buffers:
-        s.fail(f"block {b.name} allocates buffers", code="pad-einsum-body", at=b)
+        s.fail(
+            f"block {b.name} allocates buffers",
+            hint="allocate outside the block",
+            code="pad-einsum-body",
+            at=b,
+        )
     refuse_aligned(s, b, store.buffer)
     for e in (x for part in (store.value, *_values(b.init)) for x in walk_expr(part)):
         divides = type(e) is BinOp and e.op in _DIVISIONS and dtypes.is_int(e.dtype)
         if divides and type(e) is BinOp and type(e.b) is not IntImm:
-            s.fail(f"block {b.name} divides by {e.b}, which may be 0", code="pad-einsum-body", at=b)
+            s.fail(
+                f"block {b.name} divides by {e.b}, which may be 0",
+                hint="in the padding every read gives 0: divide in a block of its own",
+                code="pad-einsum-body",
+                at=b,
+            )
         if type(e) is Call and e.op not in MATH and e.op != "if_then_else":
-            s.fail(f"block {b.name} calls {e.op}", code="pad-einsum-body", at=b)
+            s.fail(
+                f"block {b.name} calls {e.op}",
+                hint="pad_einsum takes sums and products; compute the call in a block of its own",
+                code="pad-einsum-body",
+                at=b,
+            )
     return store
 
 
@@ -169,6 +203,7 @@ def _check_indices(s: State, b: Block, store: BufferStore, padded: set[Var]) -> 
         if len(set(seen)) != len(seen):
             s.fail(
                 f"block {b.name} accesses a diagonal of {what.buffer.name}",
+                hint="each index must be another iterator",
                 code="pad-einsum-index",
                 at=b,
             )
@@ -337,6 +372,7 @@ class _Padding:
             if size is None:
                 self.s.fail(
                     f"the extent {n} of buffer {x.buffer.name} is not constant",
+                    hint="only buffers of constant shape can be padded",
                     code="layout-dynamic",
                     at=self.link.node,
                 )

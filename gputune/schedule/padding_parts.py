@@ -99,11 +99,19 @@ def can_decompose_padding(s: State, block: BlockRV | str, loop: LoopRV) -> bool:
             for x in s.tree(func).links.values()
             if type(x.node) is Block and x.node.name == block
         ]
-        if len(named) != 1:
+        if not named:
             s.fail(
-                f"{len(named)} blocks are named {block!r}", code="no-block" if not named else
-                "block-name"
-            )  # fmt: skip
+                f"can_decompose_padding: no block is named {block!r}",
+                hint="get_child_blocks lists the blocks",
+                code="no-block",
+            )
+        if len(named) > 1:
+            s.fail(
+                f"can_decompose_padding: {len(named)} blocks are named {block!r}",
+                hint="get_child_blocks lists the blocks; give the handle of one",
+                code="block-name",
+                at=[x.node for x in named],
+            )
         link = named[0]
     else:
         link = s.block(block)
@@ -121,11 +129,18 @@ def _padding_parts(s: State, link: Link, at: Link) -> tuple[Expr, Expr, Expr, li
     if not any(f is at.node for f in link.loops()):
         s.fail(
             f"the loop {at.loop().var.name} is not above block {b.name}",
+            hint="take one of get_loops of the block",
             code="padding-loop",
             at=[b, at.node],
         )
     if kind_of(link, s) != "complete":
-        s.fail(f"block {b.name} is not a complete block", code="not-complete", at=b)
+        s.fail(
+            f"block {b.name} is not a complete block",
+            hint="a complete block has only spatial iterators, writes each element "
+            "once and reads none of what it writes",
+            code="not-complete",
+            at=b,
+        )
     store = b.body
     found = _choice(store.value) if type(store) is BufferStore else None
     if (
@@ -138,6 +153,7 @@ def _padding_parts(s: State, link: Link, at: Link) -> tuple[Expr, Expr, Expr, li
         s.fail(
             f"the body of block {b.name} is not a store of T.if_then_else(condition, value, "
             "constant)",
+            hint="write it so, as pad_einsum does",
             code="padding-body",
             at=b,
         )
@@ -146,6 +162,7 @@ def _padding_parts(s: State, link: Link, at: Link) -> tuple[Expr, Expr, Expr, li
     if loads(condition) or not free_vars(condition) <= mine:
         s.fail(
             f"the condition {condition} of block {b.name} is not one on its iterators",
+            hint="let it compare the block's iterators with constants",
             code="padding-condition",
             at=b,
         )
@@ -210,6 +227,7 @@ def _inside(s: State, link: Link, condition: Expr, value: Expr, below: Sequence[
         if hi <= lo:
             s.fail(
                 f"the condition {condition} of block {b.name} never holds",
+                hint="the block writes only the constant: there is nothing to decompose",
                 code="padding-condition",
                 at=b,
             )

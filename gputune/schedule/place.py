@@ -47,22 +47,35 @@ def _check_movable(s: State, b: Link, at: Link) -> None:
     """What compute_at and reverse_compute_at ask of the block and the loop."""
     block, loop = b.block(), at.loop()
     if b.up is None:
-        s.fail("the root block cannot be moved", code="root-block", at=block)
+        s.fail(
+            "the root block cannot be moved",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=block,
+        )
     if any(x.node is at.node for x in b.above()):
         s.fail(
             f"block {block.name} is already under the loop {loop.var.name}",
+            hint="take a loop of another block",
             code="place-under",
             at=[block, loop],
         )
     if b.scope().node is not at.scope().node:
         s.fail(
             f"block {block.name} and the loop {loop.var.name} are in different scopes",
+            hint="take a loop of a block in the same scope",
             code="place-scope",
             at=[block, loop],
         )
     fault = s.pipeline_fault(b.scope()) if s.enable_check else ""
     if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=block)
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=block,
+        )
     if not kind_of(b, s):
         s.fail(
             f"block {block.name} is neither a complete nor a reduction block",
@@ -73,6 +86,7 @@ def _check_movable(s: State, b: Link, at: Link) -> None:
     if guard_above(b) is not None:
         s.fail(
             f"block {block.name} stands under a condition or let, which moving would lose",
+            hint="write the condition into the value with T.if_then_else",
             code="place-guard",
             at=block,
         )
@@ -80,6 +94,7 @@ def _check_movable(s: State, b: Link, at: Link) -> None:
         s.fail(
             f"the loops above block {block.name} do not run through the whole domain of its "
             "iterators, and moved loops would",
+            hint="move it before its loops are changed so that they leave elements out",
             code="place-domain",
             at=block,
         )
@@ -126,10 +141,11 @@ def _holding(items: Sequence[Stmt], at: Link, wanted: Sequence[Link]) -> list[in
 
 
 def _new_domain(
-    block: Block, needed: Mapping[Var, Range], outer: Loops | None
+    block: Block, needed: Mapping[Var, Range], outer: Loops | None, just: bool = False
 ) -> tuple[list[Var], list[Expr], list[Expr], list[Expr]]:
     """New loops (variables and extents), bindings, and conditions for the block's iterators; None
-    for the loops above if they are not constant."""
+    for the loops above if they are not constant. With `just`, what is not needed is left out even
+    where a loop through the whole domain would be shorter."""
     around = None if outer is None else domain(outer)
     names: list[Var] = []
     extents: list[Expr] = []
@@ -142,7 +158,11 @@ def _new_domain(
         lo, extent = want.min, want.extent
         if dom_lo is not None and dom_n is not None and n is not None and want is not iv.dom:
             inside_lo, inside_hi = is_inside(lo, n, dom_lo, dom_n, around)
-            if not (inside_lo and inside_hi) and n >= dom_n:
+            if (
+                not (inside_lo and inside_hi)
+                and n >= dom_n
+                and not (just and not _holds(lo, n, dom_lo, dom_n, around))
+            ):
                 lo, extent = iv.dom.min, iv.dom.extent  # more than all of it: all of it
                 inside_lo = inside_hi = True
         else:
@@ -170,6 +190,17 @@ def is_inside(
     return (
         least is not None and bool(least >= dom_lo),
         most is not None and bool(most + n <= dom_lo + dom_n),
+    )
+
+
+def _holds(lo: Expr, n: int, dom_lo: int, dom_n: int, around: Domain | None) -> bool:
+    """Does lo, ..., lo + n - 1 hold the whole domain for all values of the outer loops?"""
+    least, most = (None, None) if around is None else bounds(lo, around)
+    return (
+        least is not None
+        and most is not None
+        and bool(most <= dom_lo)
+        and bool(least + n >= dom_lo + dom_n)
     )
 
 
@@ -212,6 +243,7 @@ def _indices(s: State, block: Block, region: BufferRegion, what: str) -> tuple[E
         if n is None or n != 1:
             s.fail(
                 f"block {block.name} {what} several elements of {region.buffer.name} at a time",
+                hint="only accesses of single elements can be followed; blockize after moving",
                 code="place-region",
                 at=block,
             )
@@ -226,6 +258,8 @@ def _needed_union(
         if r is None:
             s.fail(
                 f"the region of {buffer.name} under loop {at.loop().var.name} is not constant",
+                hint="take a loop farther out, or pad and split so that each iteration "
+                "needs equally much",
                 code="place-region",
                 at=at.node,
             )
@@ -294,6 +328,8 @@ def compute_at(
         if solved is None:
             s.fail(
                 f"the indices at which block {me.name} writes {w.buffer.name} cannot be inverted",
+                hint="the block must write at indices that tell its iterators, such as "
+                "[i, j] or [i // 4, i % 4]",
                 code="place-invert",
                 at=me,
             )
@@ -316,14 +352,21 @@ def _under(links: Sequence[Link], at: Link) -> list[Link]:
 
 def _all_under(s: State, links: Sequence[Link], at: Link, me: Block, what: str) -> None:
     if not links:
-        s.fail(f"block {me.name} has no {what} in its scope", code=f"place-{what}", at=me)
+        s.fail(
+            f"block {me.name} has no {what} in its scope",
+            hint="compute_at moves a producer to its consumers, reverse_compute_at a"
+            " consumer to its producers",
+            code="place-consumer" if what == "consumer" else "place-producer",
+            at=me,
+        )
     outside = [x for x in links if not any(y.node is at.node for y in x.above())]
     if outside:
         names = ", ".join(x.block().name for x in outside)
         s.fail(
             f"not all {what}s of block {me.name} are under the loop {at.loop().var.name}: {names} "
             f"{'is' if len(outside) == 1 else 'are'} not",
-            code=f"place-{what}",
+            hint="take a loop that is around all of them, or inline the others first",
+            code="place-consumer" if what == "consumer" else "place-producer",
             at=[me, at.node, *(x.node for x in outside)],
         )
 
@@ -364,6 +407,7 @@ def reverse_compute_at(
         s.fail(
             f"the loops above block {me.name} do not run through the whole domain of its "
             "iterators, and moved loops would write more than they do",
+            hint="move it before its loops are changed so that they leave elements out",
             code="place-domain",
             at=me,
         )
@@ -380,12 +424,18 @@ def reverse_compute_at(
                 s.fail(
                     f"the loop {at.loop().var.name} or one above it drives the {iv.kind} iterator "
                     f"{iv.var.name} of producer {m.block().name}: its result is not complete there",
+                    hint="take a loop outside those of the reduction",
                     code="place-partial",
                     at=[at.node, m.node],
                 )
     outer = loop_ranges(above)
     if outer is None:
-        s.fail("the loops above are not constant", code="place-region", at=at.node)
+        s.fail(
+            "the loops above are not constant",
+            hint="move it to a loop whose outer loops have constant bounds",
+            code="place-region",
+            at=at.node,
+        )
     made: dict[Buffer, tuple[Range, ...]] = {}
     for m in makers:
         for w in m.block().writes:
@@ -393,21 +443,28 @@ def reverse_compute_at(
             if any(r.buffer is w.buffer for r in me.reads):
                 made[w.buffer] = _needed_union(s, [region], w.buffer, at, outer)
     needed: dict[Var, Range] = {}
+    spatial = {iv.var for iv in me.iter_vars if iv.kind == "spatial"}
     for r in me.reads:
         if r.buffer not in made:
             continue
-        solved = solve_iters(_indices(s, me, r, "reads"), me.iter_vars, made[r.buffer])
+        indices = _indices(s, me, r, "reads")
+        solved = solve_iters(indices, me.iter_vars, made[r.buffer])
         if solved is None:
             s.fail(
                 f"the indices at which block {me.name} reads {r.buffer.name} cannot be inverted",
+                hint="the block must read at indices that tell its iterators, such as "
+                "[i, j] or [i // 4, i % 4]",
                 code="place-invert",
                 at=me,
             )
+        for e, tile in zip(indices, made[r.buffer], strict=True):
+            if type(e) is Var and e in spatial and const_int(tile.min) is None:
+                solved[e] = tile  # where a tile is longer than the domain, this tile of it
         for v, g in solved.items():
             needed.setdefault(v, g)
     _check_reductions(s, me, needed, above, at)
     _check_whole_domain(s, me, needed, outer, at)
-    names, extents, values, conditions = _new_domain(me, needed, outer)
+    names, extents, values, conditions = _new_domain(me, needed, outer, just=True)
     _check_covered(s, me, made, needed, names, extents, values, outer, at)
     items = _children(at)
     first = max(_holding(items, at, makers)) + 1
@@ -431,6 +488,7 @@ def _check_reductions(
             s.fail(
                 f"block {me.name} reduces over {iv.var.name}, of which the loop "
                 f"{at.loop().var.name} holds only a part",
+                hint="take a loop under which the whole reduction finds its input",
                 code="place-partial",
                 at=[me, at.node],
             )
@@ -450,6 +508,7 @@ def _check_whole_domain(
         if lo is None or n is None or dom_lo is None or dom_n is None:
             s.fail(
                 f"the range of {iv.var.name} under the loops is not constant",
+                hint="take a loop farther out",
                 code="place-region",
                 at=[me, at.node],
             )
@@ -457,6 +516,7 @@ def _check_whole_domain(
             s.fail(
                 f"block {me.name} runs for {iv.var.name} from {dom_lo} to {dom_lo + dom_n - 1}, "
                 f"but under the loop {at.loop().var.name} only {lo} to {lo + n - 1} is reached",
+                hint="take a loop farther out, under which the whole domain is reached",
                 code="place-domain",
                 at=[me, at.node],
             )
@@ -478,7 +538,12 @@ def _check_covered(
     for v, e in zip(names, extents, strict=True):
         n = const_int(e)
         if n is None:
-            s.fail(f"the extent {e} of a new loop is not constant", code="place-region", at=me)
+            s.fail(
+                f"the extent {e} of a new loop is not constant",
+                hint="take a loop farther out, or pad so that each iteration needs equally much",
+                code="place-region",
+                at=me,
+            )
         inner[v] = (0, n)
     table = {iv.var: x for iv, x in zip(me.iter_vars, values, strict=True)}
     just = {iv.var: needed.get(iv.var) for iv in me.iter_vars}  # what the new loops run through
@@ -502,6 +567,7 @@ def _check_covered(
             s.fail(
                 f"block {me.name} reads more of {r.buffer.name} under the loop "
                 f"{at.loop().var.name} than is made there",
+                hint="take a loop farther out, or move the producer there by compute_at",
                 code="place-cover",
                 at=[me, at.node],
             )

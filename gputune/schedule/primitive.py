@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeA
 from ..errors import ScheduleError, UserError
 from ..ir.index_map import IndexMap
 from ..ir.nodes import Buffer
-from .handles import BlockRV, LoopRV
+from .handles import BlockRV, LoopRV, shown
 
 if TYPE_CHECKING:
     from .state import State
@@ -94,10 +94,11 @@ class InstructionKind:
             try:
                 values[name] = _FORMS[form][0](value)
             except (TypeError, ValueError, UserError):
-                shown = repr(value)
+                found = shown(value)
                 raise ScheduleError(
                     f"{self.method}: {name} must be {_FORMS[form][1]}, got "
-                    f"{shown if len(shown) < 60 else shown[:56] + ' ...'}",
+                    f"{found if len(found) < 60 else found[:56] + ' ...'}",
+                    hint=f"it is {self.method}({', '.join(self.params)})",
                     code="argument",
                 ) from None
         return values
@@ -105,14 +106,21 @@ class InstructionKind:
     @staticmethod
     def get(name: str) -> InstructionKind:
         """The kind named `name` (old and new spellings); ScheduleError if there is none."""
-        kind = KINDS.get(_OLD_NAMES.get(name, name))
+        name = _OLD_NAMES.get(name, name)
+        kind = KINDS.get(name)
         if kind is None:
             from difflib import get_close_matches
 
+            from .extensions import PRIMITIVES, extensions
+
+            failures = extensions(PRIMITIVES).failures()  # another package may bring it
+            if name in KINDS:
+                return KINDS[name]
             near = get_close_matches(name, KINDS, 3)
+            known = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(KINDS)}"
             raise ScheduleError(
                 f"unknown instruction kind {name!r}",
-                hint=f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(KINDS)}",
+                hint=f"{failures}; {known}" if failures else known,
                 code="unknown-kind",
             )
         return kind
@@ -270,21 +278,74 @@ def primitive(
             flat=variadic or flat,
             is_pure=pure or samples,
             samples=samples,
-            forms={p.name: p.annotation for p in spec if p.annotation in _FORMS},
+            forms={p.name: form for p in spec if (form := _form(p.annotation)) in _FORMS},
             fn=fn,
         )
-        KINDS[kind] = record
         names = tuple(p.name for p in spec)
 
         @functools.wraps(fn)
         def method_(self: State, *args: P.args, **kwargs: P.kwargs) -> R:
-            values = record.checked(_bind(record, names, args, kwargs))
+            values = _bind(record, names, args, kwargs)
+            try:
+                values = record.checked(values)
+            except ScheduleError as e:
+                self.explain_refusal(e, record, values, self.mod)
+                raise
             return self.run(record, values)  # type: ignore[no-any-return]  # what fn returns: R
 
         method_.kind = record  # type: ignore[attr-defined]  # for the contents page and tests
+        if not fn.__module__.startswith(f"{__package__}."):
+            _join(record, method_)
+        KINDS[kind] = record
         return cast("Callable[Concatenate[State, P], R]", method_)
 
     return declare
+
+
+def _form(annotation: Any) -> str:
+    """An annotation as text; it is a type where a module has no postponed annotations."""
+    if isinstance(annotation, str):
+        return annotation
+    text = inspect.formatannotation(annotation)
+    return text.replace("collections.abc.", "").replace("typing.", "")
+
+
+def _join(kind: InstructionKind, method: Callable[..., Any]) -> None:
+    """Make a primitive of another package a method of Schedule.
+
+    Raises:
+        UserError: the declaration is not whole, or there is such a kind or method already.
+    """
+    from .schedule import Schedule
+
+    wrong = [p for p in kind.inputs if p not in kind.params]
+    if wrong:
+        raise UserError(
+            f"primitive {kind.method}: it has no parameter {wrong[0]!r} to be an input",
+            hint=f"its parameters are {', '.join(kind.params) or 'none'}",
+            code="primitive-inputs",
+        )
+    old = KINDS.get(kind.name)
+    there = getattr(Schedule, kind.method, None)
+    if old is not None and not _same_place(old, kind):
+        raise UserError(
+            f"primitive {kind.method}: {old.fn.__module__} has declared the instruction kind "
+            f"{kind.name!r} already",
+            hint="give it another kind, such as one with the name of the package in front",
+            code="primitive-exists",
+        )
+    if there is not None and (old is None or getattr(there, "kind", None) is not old):
+        raise UserError(
+            f"primitive {kind.method}: a schedule has a {kind.method!r} already",
+            hint='choose another name for the function, or say method="..."',
+            code="primitive-exists",
+        )
+    setattr(Schedule, kind.method, method)
+
+
+def _same_place(a: InstructionKind, b: InstructionKind) -> bool:
+    """Is one the other, declared anew (a module that is loaded again, a cell of a notebook)?"""
+    return (a.fn.__module__, a.fn.__qualname__) == (b.fn.__module__, b.fn.__qualname__)
 
 
 def _bind(

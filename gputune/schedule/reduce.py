@@ -1,25 +1,17 @@
-"""Primitives that change reductions: decompose_reduction, rfactor."""
+"""The primitive decompose_reduction, and what it shares with rfactor: what is a reduction block?"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ..ir import build, dtypes
+from ..ir import build
 from ..ir.affine import from_linear, linear, same
 from ..ir.arith import simplify
 from ..ir.build import const_int, is_literal
 from ..ir.iter_map import detect_iter_map
 from ..ir.nodes import (
-    BinaryOp,
-    BinOp,
     Block,
     BlockKey,
-    Buffer,
-    BufferLoad,
     BufferRegion,
-    BufferStore,
     Expr,
-    FloatImm,
     For,
     IntImm,
     IterVar,
@@ -27,11 +19,10 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions
+from ..ir.regions import access_regions, explicit_again
 from ..ir.walk import (
     all_loads,
     free_vars,
-    loads,
     map_region,
     mentioned,
     substitute,
@@ -42,7 +33,6 @@ from .analysis import (
     binding_is_affine,
     blocks_below,
     conjuncts,
-    domain_uses_loops,
     guard_above,
     kind_of,
     loop_ranges,
@@ -51,15 +41,18 @@ from .analysis import (
 from .handles import BlockRV, LoopRV
 from .memory import fresh_name
 from .primitive import primitive
+from .reducers import reducer_of
 from .state import State
 from .tree import Link, block_with, graft_below, with_body
 
 
-def _require_reduction(s: State, link: Link) -> Block:
+def require_reduction(s: State, link: Link) -> Block:
+    """The block, which must be a reduction."""
     b = link.block()
     if b.init is None:
         s.fail(
             f"block {b.name} is not a reduction block: it has no init",
+            hint="give a block with T.init() that no decompose_reduction has taken apart",
             code="not-reduction",
             at=b,
         )
@@ -67,6 +60,7 @@ def _require_reduction(s: State, link: Link) -> Block:
         s.fail(
             f"block {b.name} is not a reduction block: another block writes its output, or its "
             "iterators or regions are not those of a reduction",
+            hint="it must be the only writer of its outputs, at places that only S iterators drive",
             code="not-reduction",
             at=b,
         )
@@ -115,7 +109,12 @@ def _check_init_movable(s: State, link: Link, at: Link, below: list[For]) -> Non
             )
     loose = loose_fault(at.node, written | used)
     if loose:
-        s.fail(loose, code="not-pipeline", at=at.node)
+        s.fail(
+            loose,
+            hint="put the statement into a block, or decompose at a loop that does not hold it",
+            code="not-pipeline",
+            at=at.node,
+        )
 
 
 def check_starts(s: State, link: Link) -> None:
@@ -133,6 +132,7 @@ def check_starts(s: State, link: Link) -> None:
             s.fail(
                 f"iterator {iv.var.name} of block {b.name} starts at {substitute(v, first)}, not "
                 f"at the beginning {iv.dom.min} of its domain: the reduction is never initialised",
+                hint="write the loop and the domain so that both start at the same value",
                 code="reduction-start",
                 at=b,
             )
@@ -141,7 +141,13 @@ def check_starts(s: State, link: Link) -> None:
     reduce_values = [
         v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
     ]
-    driving = {f.var: f.min for f in link.loops() if any(uses_var(v, f.var) for v in reduce_values)}
+    values = frozenset().union(*[mentioned(v) for v in b.iter_values])
+    driving = {
+        f.var: f.min
+        for f in link.loops()
+        if any(uses_var(v, f.var) for v in reduce_values)
+        or (f.var not in values and is_literal(f.extent, 1))
+    }
     for c in conjuncts(b.predicate):
         if not any(uses_var(c, v) for v in driving):
             continue
@@ -150,6 +156,7 @@ def check_starts(s: State, link: Link) -> None:
         if not is_literal(simplify(substitute(c, driving)), 1):
             s.fail(
                 f"the predicate {c} keeps block {b.name} from initialising its reduction",
+                hint="let the reduction start at its first element: the predicate must hold there",
                 code="reduction-predicate",
                 at=b,
             )
@@ -190,10 +197,11 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         'S_init'
     """
     link, at = s.block(block), s.loop(loop)
-    b = _require_reduction(s, link)
+    b = require_reduction(s, link)
     if not any(f is at.node for f in link.loops()):
         s.fail(
             f"the loop {at.loop().var.name} is not above block {b.name}",
+            hint="take a loop of get_loops(block)",
             code="reduction-ancestor",
             at=[b, at.node],
         )
@@ -253,6 +261,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         elif used - gone:
             s.fail(
                 f"the predicate {c} of block {b.name} ties spatial and reduction loops together",
+                hint="split the spatial and the reduction loops by factors that divide",
                 code="reduction-predicate",
                 at=b,
             )
@@ -261,6 +270,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
             s.fail(
                 f"the domain of iterator {iv.var.name} of block {b.name} depends on a loop that "
                 "drives only the reduction",
+                hint="decompose at a loop inside that one",
                 code="reduction-domain",
                 at=b,
             )
@@ -286,7 +296,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
     for f in reversed(nest):
         body = with_body(f, body)
     name = fresh_name(s, s.func_of(b.key), f"{b.name}_update")
-    update = block_with(b, name=name, init=None, reads=update_reads(b))
+    update = explicit_again(b, block_with(b, name=name, init=None, reads=update_reads(b)))
     s.replace(at, build.seq(body, graft_below(at.up, link, update)))
     return s.mint_block(init.key)
 
@@ -316,340 +326,3 @@ def _renamed(iv: IterVar, table: dict[Var, Expr], loops: dict[Var, Expr]) -> Ite
     assert type(new) is Var
     dom = Range(substitute(iv.dom.min, loops), substitute(iv.dom.extent, loops))
     return IterVar(new, dom, iv.kind)
-
-
-# ----------------------------------------------------------------------------- rfactor
-@dataclass(frozen=True)
-class Reducer:
-    """A combiner that rfactor knows: `op` with its identity."""
-
-    op: BinaryOp
-
-    def identity(self, dtype: str) -> Expr:
-        """The element that changes nothing."""
-        if self.op == "+":
-            return build.const(0, dtype)
-        if self.op == "*":
-            return build.const(1, dtype)
-        low = self.op == "max"
-        if dtypes.is_float(dtype):
-            limit = float("-inf") if low else float("inf")
-            if dtype.startswith("float8_e4m3"):  # has no infinity
-                limit = float(dtypes.min_value(dtype) if low else dtypes.max_value(dtype))
-            return FloatImm(limit, dtype)
-        return IntImm(int(dtypes.min_value(dtype) if low else dtypes.max_value(dtype)), dtype)
-
-
-def reducer_of(b: Block) -> tuple[Reducer, Expr] | None:
-    """The combiner of a reduction block and what it combines in: `C[i] = C[i] + x`, either side."""
-    store = b.body
-    if type(store) is not BufferStore or store.predicate is not None:
-        return None
-    value = store.value
-    if type(value) is not BinOp or value.op not in ("+", "*", "min", "max"):
-        return None
-    for acc, rest in ((value.a, value.b), (value.b, value.a)):
-        if type(acc) is BufferLoad and acc.buffer is store.buffer and _same(acc, store):
-            if not _reads(rest, store.buffer):
-                return Reducer(value.op), rest
-    return None
-
-
-def _same(load: BufferLoad, store: BufferStore) -> bool:
-    return load.predicate is None and all(map(same, load.indices, store.indices))
-
-
-def _reads(e: Expr, buffer: Buffer) -> bool:
-    return any(x.buffer is buffer for x in loads(e))
-
-
-@primitive("RFactor", inputs=("loop",))
-def rfactor(s: State, loop: LoopRV, factor_axis: int) -> BlockRV:
-    """Make one loop of a reduction spatial: partial results go to a new buffer with one more axis,
-    which a second block then reduces.
-
-    Args:
-        loop: serial, above one reduction block only, and driving only reduce iterators.
-        factor_axis: the position of the new axis in the new buffer, in [-ndim - 1, ndim].
-
-    Returns:
-        The block of the partial results, named `<name>_rf`. The original block now reduces those.
-
-    Raises:
-        ScheduleError: naming which precondition does not hold; the combiner is not one of +, *,
-            min, max of the old value and something that does not read the output.
-
-    Example:
-        >>> sch = demo_schedule("row_sum"); b = sch.get_block("S"); i, k = sch.get_loops(b)
-        >>> k0, k1 = sch.split(k, [None, 4]); rf = sch.rfactor(k1, 0)
-        >>> sch.get(rf).name, len(sch.get(rf).writes[0].buffer.shape)
-        ('S_rf', 2)
-    """
-    at = s.loop(loop)
-    f = at.loop()
-    inside = blocks_below(at)
-    if len(inside) != 1:
-        s.fail(
-            f"the loop {f.var.name} is above {len(inside)} blocks, not one",
-            code="rfactor-blocks",
-            at=f,
-        )
-    link = inside[0]
-    b = _require_reduction(s, link)
-    if f.kind != "serial" or f.annotations:
-        s.fail(
-            f"the loop {f.var.name} is {'annotated' if f.annotations else f.kind}, not plain",
-            code="rfactor-loop",
-            at=f,
-        )
-    fault = s.pipeline_fault(link.scope()) if s.enable_check else ""
-    if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=b)
-    _check_loops(s, link, f)
-    spatial = [
-        (iv, v) for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind != "reduce"
-    ]
-    reduce = [
-        (iv, v) for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind == "reduce"
-    ]
-    if any(uses_var(v, f.var) for _, v in spatial):
-        s.fail(
-            f"the loop {f.var.name} drives a spatial iterator of block {b.name}",
-            code="rfactor-loop",
-            at=[f, b],
-        )
-    if not any(uses_var(v, f.var) for _, v in reduce):
-        s.fail(
-            f"the loop {f.var.name} drives no reduce iterator of block {b.name}",
-            code="rfactor-loop",
-            at=[f, b],
-        )
-    chain = link.loops()
-    mixed = [
-        g
-        for g in chain
-        if any(uses_var(v, g.var) for _, v in spatial)
-        and any(uses_var(v, g.var) for _, v in reduce)
-    ]
-    if mixed:
-        s.fail(
-            f"the loop {mixed[0].var.name} drives spatial and reduce iterators of block {b.name}",
-            hint="rfactor before fusing them",
-            code="rfactor-mixed",
-            at=[mixed[0], b],
-        )
-    if len(blocks_below(_link_of(s, chain[0]))) != 1:
-        s.fail(
-            f"the outermost loop {chain[0].var.name} is above other blocks too",
-            hint="rfactor before moving blocks under these loops",
-            code="rfactor-chain",
-            at=chain[0],
-        )
-    found = reducer_of(b)
-    if found is None:
-        s.fail(
-            f"the combiner of block {b.name} is not known",
-            hint="rfactor knows C[i] = C[i] op x with op one of +, *, T.min, T.max",
-            code="rfactor-combiner",
-            at=b,
-        )
-    reducer, rest = found
-    store = b.body
-    assert type(store) is BufferStore
-    out = store.buffer
-    ndim = len(out.shape)
-    if not -ndim - 1 <= factor_axis <= ndim:
-        s.fail(
-            f"factor_axis {factor_axis} is not in [{-ndim - 1}, {ndim}]",
-            code="rfactor-axis",
-            at=b,
-        )
-    axis = factor_axis if factor_axis >= 0 else factor_axis + ndim + 1
-    for c in conjuncts(b.predicate):
-        used = free_vars(c)
-        if any(used & free_vars(v) for _, v in spatial) and any(
-            used & free_vars(v) for _, v in reduce
-        ):
-            s.fail(
-                f"the predicate {c} of block {b.name} ties spatial and reduction loops together",
-                code="reduction-predicate",
-                at=b,
-            )
-    rf = Buffer(
-        f"{out.name}_rf", (*out.shape[:axis], f.extent, *out.shape[axis:]), out.dtype, out.scope
-    )
-    partial = _partial_block(s, b, f, chain, spatial, reduce, store, rest, reducer, rf, axis)
-    final = _final_block(b, f, spatial, reducer, store, rf, axis)
-    final_nest = _final_nest(final, b, f, chain, spatial)
-    scope = link.scope()
-    s.replace(link, partial)
-    top = _link_of(s, chain[0])
-    s.replace(top, build.seq(top.node, final_nest))
-    scope = s.refresh(scope)
-    owner = scope.block()
-    s.replace(scope, block_with(owner, alloc_buffers=(*owner.alloc_buffers, rf)))
-    return s.mint_block(partial.key)
-
-
-def _check_loops(s: State, link: Link, f: For) -> None:
-    """What rfactor asks of the loops above the block."""
-    b = link.block()
-    if guard_above(link) is not None:
-        s.fail(
-            f"block {b.name} stands under a condition or let, which the new loops would lose",
-            code="rfactor-guard",
-            at=b,
-        )
-    if not is_literal(f.min, 0):
-        s.fail(
-            f"the loop {f.var.name} starts at {f.min}, not 0",
-            code="rfactor-loop",
-            at=f,
-        )
-    loops = link.loops()
-    own = {g.var for g in loops}
-    uneven = next((g for g in loops if uses_var(g.min, own) or uses_var(g.extent, own)), None)
-    if uneven is not None or domain_uses_loops(link):
-        s.fail(
-            f"the bounds of the loops above block {b.name} depend on each other",
-            code="rfactor-loop",
-            at=b if uneven is None else uneven,
-        )
-    if not binding_is_affine(link, s):
-        s.fail(
-            f"the bindings of block {b.name} are not an affine map of its loops",
-            code="not-affine",
-            at=b,
-        )
-    check_starts(s, link)
-
-
-def _link_of(s: State, f: For) -> Link:
-    found = s.find(f.var)
-    assert found is not None
-    return found[1]
-
-
-def _partial_block(
-    s: State,
-    b: Block,
-    f: For,
-    chain: list[For],
-    spatial: list[tuple[IterVar, Expr]],
-    reduce: list[tuple[IterVar, Expr]],
-    store: BufferStore,
-    rest: Expr,
-    reducer: Reducer,
-    rf: Buffer,
-    axis: int,
-) -> Block:
-    """The block of partial results: a new spatial iterator for the loop, and one reduce iterator
-    for each other loop that drives the reduction."""
-    iters: list[IterVar] = []
-    values: list[Expr] = []
-    rename: dict[Var, Expr] = {}
-    for iv, v in spatial:
-        new = Var(iv.var.name, iv.var.dtype)
-        rename[iv.var] = new
-        iters.append(IterVar(new, iv.dom, iv.kind))
-        values.append(v)
-    factor = Var(f"v{f.var.name}", f.var.dtype)
-    iters.append(IterVar(factor, Range(f.min, f.extent), "spatial"))
-    values.append(f.var)
-    by_loop: dict[Var, Expr] = {f.var: factor}
-    for g in chain:
-        if g is not f and any(uses_var(v, g.var) for _, v in reduce):
-            new = Var(f"v{g.var.name}", g.var.dtype)
-            by_loop[g.var] = new
-            iters.append(IterVar(new, Range(g.min, g.extent), "reduce"))
-            values.append(g.var)
-    for iv, v in reduce:
-        rename[iv.var] = substitute(v, by_loop)
-    where = tuple([substitute(i, rename) for i in store.indices])
-    index = (*where[:axis], factor, *where[axis:])
-    # a slice that the predicate leaves empty must still hold the identity, so a condition on the
-    # factored loop guards the value, not the block
-    kept: Expr = build.TRUE
-    value = substitute(rest, rename)
-    for c in conjuncts(b.predicate):
-        if uses_var(c, f.var):
-            value = build.if_then_else(substitute(c, by_loop), value, reducer.identity(rf.dtype))
-        else:
-            kept = build.logical_and(kept, c)
-    combined = build.binary(reducer.op, BufferLoad(rf, index), value)
-    init = BufferStore(rf, reducer.identity(rf.dtype), index)
-    bare = Block(
-        BlockKey(),
-        fresh_name(s, s.func_of(b.key), f"{b.name}_rf"),
-        tuple(iters),
-        tuple(values),
-        kept,
-        (),
-        (),
-        BufferStore(rf, combined, index),
-        init if any(iv.kind == "reduce" for iv in iters) else None,
-        annotations=b.annotations,
-    )
-    if bare.init is None:  # nothing is left to reduce: the partial result is the value itself
-        bare = block_with(bare, body=BufferStore(rf, value, index))
-    reads, writes = access_regions(bare)
-    return block_with(bare, reads=reads, writes=writes)
-
-
-def _final_block(
-    b: Block,
-    f: For,
-    spatial: list[tuple[IterVar, Expr]],
-    reducer: Reducer,
-    store: BufferStore,
-    rf: Buffer,
-    axis: int,
-) -> Block:
-    """The original block, now reducing the partial results over the new axis."""
-    factor = Var(f"v{f.var.name}", f.var.dtype)
-    index = (*store.indices[:axis], factor, *store.indices[axis:])
-    value = build.binary(reducer.op, BufferLoad(store.buffer, store.indices), BufferLoad(rf, index))
-    bare = Block(
-        b.key,
-        b.name,
-        (*(iv for iv, _ in spatial), IterVar(factor, Range(f.min, f.extent), "reduce")),
-        (*(v for _, v in spatial), f.var),
-        b.predicate,
-        (),
-        (),
-        BufferStore(store.buffer, value, store.indices),
-        b.init,
-        b.alloc_buffers,
-        annotations=b.annotations,
-    )
-    reads, writes = access_regions(bare)
-    return block_with(bare, reads=reads, writes=writes)
-
-
-def _final_nest(
-    final: Block, b: Block, f: For, chain: list[For], spatial: list[tuple[IterVar, Expr]]
-) -> Stmt:
-    """New loops for the original block: the spatial ones, then the factored one."""
-    table: dict[Var, Expr] = {}
-    loops: list[For] = []
-    for g in chain:
-        if g is f or any(uses_var(v, g.var) for _, v in spatial):
-            new = Var(g.var.name, g.var.dtype)
-            loops.append(
-                For(new, substitute(g.min, table), substitute(g.extent, table), "serial", g)
-            )
-            table[g.var] = new
-    loops.sort(key=lambda x: table[f.var] is x.var)  # the factored loop goes innermost
-    predicate: Expr = build.TRUE
-    for c in conjuncts(b.predicate):
-        if free_vars(c) <= set(table):
-            if not uses_var(c, f.var):
-                predicate = build.logical_and(predicate, substitute(c, table))
-    body: Stmt = block_with(
-        final,
-        iter_values=tuple([substitute(v, table) for v in final.iter_values]),
-        predicate=predicate,
-    )
-    for g in reversed(loops):
-        body = with_body(g, body)
-    return body

@@ -28,6 +28,7 @@ from .analysis import (
     domain_uses_loops,
     fills_domain,
     guard_above,
+    may_leave_out,
     runs_whole_domain,
 )
 from .handles import BlockRV
@@ -73,34 +74,96 @@ def reindex(s: State, block: BlockRV | str, buffer: BufferAccess) -> BlockRV:
     """
     link = s.block(block)
     b = link.block()
-    if link.up is None:
-        s.fail("the root block has no iterators", code="root-block", at=b)
+    no_root(s, link)
     access = pick_access(s, b, buffer)
     old = access_region(b, access).buffer
-    indices = _indices(s, b, old, access.kind)
-    _check_domain(s, link)
-    scope = link.scope()
-    fault = s.pipeline_fault(scope) if s.enable_check else ""
-    if fault:
-        s.fail(f"the scope is not a stage pipeline: {fault}", code="not-pipeline", at=b)
-    _check_place(s, link, old, access.kind)
-    used = _used(s, b, indices)
-    _check_bounds(s, b, old, indices)
-    if access.kind == "write":
-        _check_injective(s, b, indices, used)
+    indices = single_access(s, link, old, access.kind)
+    used = used_iters(b, indices)
+    if not used:
+        s.fail(
+            f"block {b.name} accesses a single element: there is nothing to index it by",
+            hint="reindex takes an access at the block's iterators",
+            code="reindex-access",
+            at=b,
+        )
     new = Buffer(f"{old.name}_reindex", tuple([iv.dom.extent for iv in used]), old.dtype, old.scope)
+    return put_copy_at(s, link, access.kind, old, indices, new, [iv.var for iv in used])
+
+
+def no_root(s: State, link: Link) -> None:
+    """Refuses the root block."""
+    if link.up is None:
+        s.fail(
+            "the root block has no iterators",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=link.node,
+        )
+
+
+def single_access(s: State, link: Link, old: Buffer, what: str) -> tuple[Expr, ...]:
+    """Where a block reads (or writes) a buffer, if a copy beside its nest may do it for the block
+    at every point of its domain; refuses otherwise."""
+    b = link.block()
+    indices = _indices(s, b, old, what)
+    _check_domain(s, link)
+    fault = s.pipeline_fault(link.scope()) if s.enable_check else ""
+    if fault:
+        s.fail(
+            f"the scope is not a stage pipeline: {fault}",
+            hint="each block of the scope must write its buffers alone and whole, in"
+            " front of those that read them",
+            code="not-pipeline",
+            at=b,
+        )
+    _check_place(s, link, old, what)
+    _check_bounds(s, b, old, indices)
+    if what == "write":
+        if may_leave_out(b, old):
+            s.fail(
+                f"block {b.name} writes {old.name} under a condition, and a copy would always do "
+                "so",
+                hint="store with T.if_then_else, the old value where the condition does not hold",
+                code="reindex-domain",
+                at=b,
+            )
+        if not is_injective(indices, used_iters(b, indices)):
+            s.fail(
+                f"block {b.name} may write the same element for different iterators: "
+                f"[{', '.join(map(str, indices))}]",
+                hint="the indices must tell the spatial iterators apart",
+                code="reindex-injective",
+                at=b,
+            )
+    return indices
+
+
+def put_copy_at(
+    s: State,
+    link: Link,
+    what: str,
+    old: Buffer,
+    indices: Sequence[Expr],
+    new: Buffer,
+    at: Sequence[Expr],
+) -> BlockRV:
+    """Let a block access `new` at `at` where it read (or wrote) `old` at `indices`, all in terms of
+    its iterators; a block before (after) its nest copies, over the iterators that these mention."""
+    b, scope = link.block(), link.scope()
+    used = used_iters(b, indices)
     iters = [Var(iv.var.name, iv.var.dtype) for iv in used]
     table: dict[Var, Expr] = {iv.var: v for iv, v in zip(used, iters, strict=True)}
     there = tuple([substitute(i, table) for i in indices])
-    if access.kind == "read":
-        copy = BufferStore(new, BufferLoad(old, there), tuple(iters))
+    here = tuple([substitute(i, table) for i in at])
+    if what == "read":
+        copy = BufferStore(new, BufferLoad(old, there), here)
     else:
-        copy = BufferStore(old, BufferLoad(new, tuple(iters)), there)
+        copy = BufferStore(old, BufferLoad(new, here), there)
     spatial: list[tuple[Var, Expr, IterKind]] = [
         (v, iv.dom.extent, "spatial") for v, iv in zip(iters, used, strict=True)
     ]
     nest, key = grid_block(fresh_name(s, s.func_of(b.key), new.name), spatial, copy)
-    changed = _with_copy(b, old, new, [iv.var for iv in used])
+    changed = _with_copy(b, old, new, at)
     s.replace(link, changed)
     owner = s.refresh(scope)
     base = owner.block()
@@ -108,7 +171,7 @@ def reindex(s: State, block: BlockRV | str, buffer: BufferAccess) -> BlockRV:
         owner,
         block_with(
             base,
-            body=put_beside(base, changed, [nest], after=access.kind == "write"),
+            body=put_beside(base, changed, [nest], after=what == "write"),
             alloc_buffers=(*base.alloc_buffers, new),
         ),
     )
@@ -121,7 +184,12 @@ def _indices(s: State, b: Block, old: Buffer, what: str) -> tuple[Expr, ...]:
     if any(
         m.source.buffer is old for x in walk_stmt(b) if type(x) is Block for m in x.match_buffers
     ):
-        s.fail(f"block {b.name} looks at {old.name} through a view", code="reindex-view", at=b)
+        s.fail(
+            f"block {b.name} looks at {old.name} through a view",
+            hint="reindex before blockize and tensorize",
+            code="reindex-view",
+            at=b,
+        )
     found: list[tuple[Expr, ...]] = []
     loads: list[tuple[Expr, ...]] = []
     for part in (b.body, b.init):
@@ -132,7 +200,7 @@ def _indices(s: State, b: Block, old: Buffer, what: str) -> tuple[Expr, ...]:
     if what == "read" and found:
         s.fail(
             f"block {b.name} writes {old.name} too",
-            hint='reindex ("write", ...)',
+            hint="take it as what the block writes",
             code="reindex-access",
             at=b,
         )
@@ -141,6 +209,7 @@ def _indices(s: State, b: Block, old: Buffer, what: str) -> tuple[Expr, ...]:
         s.fail(
             f"block {b.name} accesses {old.name} at {len(found)} places; only a single one can be "
             "given its own indices",
+            hint="let the block access the buffer at one place",
             code="reindex-access",
             at=b,
         )
@@ -150,6 +219,7 @@ def _indices(s: State, b: Block, old: Buffer, what: str) -> tuple[Expr, ...]:
         if loose:
             s.fail(
                 f"the index {e} of {old.name} in block {b.name} is not made of its iterators",
+                hint="the indices of the access must use the block's iterators and constants only",
                 code="reindex-access",
                 at=b,
             )
@@ -166,7 +236,7 @@ def _check_domain(s: State, link: Link) -> None:
     ):
         s.fail(
             f"block {b.name} does not run for the whole domain of its iterators, and a copy would",
-            hint="reindex first",
+            hint="do this before moving and splitting the block",
             code="reindex-domain",
             at=b,
         )
@@ -174,6 +244,8 @@ def _check_domain(s: State, link: Link) -> None:
         if not is_literal(iv.dom.min, 0):
             s.fail(
                 f"iterator {iv.var.name} of block {b.name} starts at {iv.dom.min}, not 0",
+                hint="iterators must run from 0: write the domain as (0, n), with the "
+                "offset in the indices",
                 code="reindex-domain",
                 at=b,
             )
@@ -187,7 +259,7 @@ def _check_place(s: State, link: Link, old: Buffer, what: str) -> None:
     if what == "write" and writers:
         s.fail(
             f"buffer {old.name} has {len(writers) + 1} writers in the scope",
-            hint="reindex before decompose_reduction",
+            hint="do this before decompose_reduction",
             code="cache-writers",
             at=[b, *(x.node for x in writers)],
         )
@@ -202,25 +274,18 @@ def _check_place(s: State, link: Link, old: Buffer, what: str) -> None:
         s.fail(
             f"block {near[0].block().name} shares its loops with block {b.name} and accesses "
             f"{old.name} too",
-            hint="reindex before compute_at",
+            hint="do this before compute_at",
             code="cache-place",
             at=[x.node for x in near],
         )
 
 
-def _used(s: State, b: Block, indices: Sequence[Expr]) -> list[IterVar]:
-    """The iterators that the indices mention."""
+def used_iters(b: Block, indices: Sequence[Expr]) -> list[IterVar]:
+    """The iterators that the indices mention, in the order of the block."""
     found: set[Var] = set()
     for i in indices:
         found |= free_vars(i)
-    used = [iv for iv in b.iter_vars if iv.var in found]
-    if not used:
-        s.fail(
-            f"block {b.name} accesses a single element: there is nothing to index it by",
-            code="reindex-access",
-            at=b,
-        )
-    return used
+    return [iv for iv in b.iter_vars if iv.var in found]
 
 
 def _check_bounds(s: State, b: Block, old: Buffer, indices: Sequence[Expr]) -> None:
@@ -241,32 +306,27 @@ def _check_bounds(s: State, b: Block, old: Buffer, indices: Sequence[Expr]) -> N
             s.fail(
                 f"the index {i} of {old.name} is from {lo} to {hi}, of {size}: a copy would read "
                 "outside",
+                hint="pad the buffer first, or write the bound into the value with T.if_then_else",
                 code="reindex-bounds",
                 at=b,
             )
 
 
-def _check_injective(s: State, b: Block, indices: Sequence[Expr], used: Sequence[IterVar]) -> None:
+def is_injective(indices: Sequence[Expr], used: Sequence[IterVar]) -> bool:
+    """Do different values of the iterators, all of which the indices mention, give different
+    indices, as far as can be seen?"""
     loops: dict[Var, tuple[int, int]] = {}
     for iv in used:
         n = const_int(iv.dom.extent)
         if n is None:
-            if all(type(i) is Var or type(i) is IntImm for i in indices):
-                return
-            n = 0
+            return all(type(i) is Var or type(i) is IntImm for i in indices)
         loops[iv.var] = (0, n)
-    if detect_iter_map(indices, loops) is None:
-        s.fail(
-            f"block {b.name} may write the same element for different iterators: "
-            f"[{', '.join(map(str, indices))}]",
-            code="reindex-injective",
-            at=b,
-        )
+    return detect_iter_map(indices, loops) is not None
 
 
-def _with_copy(b: Block, old: Buffer, new: Buffer, at: Sequence[Var]) -> Block:
-    """The block with the copy at its iterators for the buffer."""
-    point = BufferRegion(new, tuple([Range(v, IntImm(1, v.dtype)) for v in at]))
+def _with_copy(b: Block, old: Buffer, new: Buffer, at: Sequence[Expr]) -> Block:
+    """The block with the copy, at indices made of its iterators, for the buffer."""
+    point = BufferRegion(new, tuple([Range(i, IntImm(1, i.dtype)) for i in at]))
 
     def on_expr(e: Expr) -> Expr:
         if type(e) is Var or type(e) is IntImm:

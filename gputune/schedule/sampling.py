@@ -15,7 +15,7 @@ from ..ir.nodes import For, Var
 from ..ir.walk import uses_var
 from .analysis import consumers, is_output, kind_of
 from .dim import Dim, take
-from .handles import BlockRV, ExprRV, LoopRV
+from .handles import BlockRV, ExprRV, LoopRV, shown
 from .primitive import primitive
 from .state import State
 from .tilings import Covering, Partitioned, Perfect, Rule
@@ -142,6 +142,7 @@ def sample_partitioned_tile(
         s.fail(
             f"innerpart_factor must be at least 1 and partition_pos from 0 to n - 1, got "
             f"{innerpart_factor} and {partition_pos} with n = {n}",
+            hint="for a loop of 64 into three parts: n=3, partition_pos=1, innerpart_factor=8",
             code="sample-arguments",
             at=s.loop(loop).loop(),
         )
@@ -153,10 +154,16 @@ def _tiles(s: State, loop: LoopRV, rule: Rule, decision: Sequence[int] | None) -
     f = s.loop(loop).loop()
     n, limit = rule.n, rule.limit
     if n > MOST_FACTORS:
-        s.fail(f"n must be at most {MOST_FACTORS}, got {n}", code="sample-arguments", at=f)
+        s.fail(
+            f"n must be at most {MOST_FACTORS}, got {n}",
+            hint="sample fewer factors",
+            code="sample-arguments",
+            at=f,
+        )
     if n < 1 or limit < 1:
         s.fail(
             f"n and max_innermost_factor must be at least 1, got {n} and {limit}",
+            hint="such as n=2, max_innermost_factor=16",
             code="sample-arguments",
             at=f,
         )
@@ -168,9 +175,17 @@ def _tiles(s: State, loop: LoopRV, rule: Rule, decision: Sequence[int] | None) -
             code="sample-dynamic",
             at=f,
         )
+    if type(extent) is int and extent < 1:  # a sampled extent is at least 1
+        s.fail(
+            f"the loop {f.var.name} has extent {extent}: it never runs, and has no tiles",
+            hint="leave it as it is",
+            code="sample-empty",
+            at=f,
+        )
     if n == 1 and extent > limit:
         s.fail(
             f"one factor of {extent} is above max_innermost_factor {limit}",
+            hint="raise max_innermost_factor, or sample two factors or more",
             code="sample-arguments",
             at=f,
         )
@@ -191,7 +206,12 @@ def _check_tiles(s: State, f: For, decision: list[int], extent: int, rule: Rule)
         why = rule.fault(decision, extent)
     if why:
         shown = [int(x) if isinstance(x, int) else x for x in decision]
-        s.fail(f"the decision {shown} is not legal: {why}", code="sample-decision", at=f)
+        s.fail(
+            f"the decision {shown} is not legal: {why}",
+            hint="leave decision out to have one drawn",
+            code="sample-decision",
+            at=f,
+        )
 
 
 # ----------------------------------------------------------------------------- categories
@@ -217,17 +237,30 @@ def sample_categorical(
     """
     values = [s.integer(c) for c in candidates]
     if not values or len(values) != len(probs):
-        s.fail(f"{len(values)} candidates with {len(probs)} probabilities", code="sample-arguments")
+        s.fail(
+            f"{len(values)} candidates with {len(probs)} probabilities",
+            hint="give one probability for each candidate",
+            code="sample-arguments",
+        )
     weights = [float(p) for p in probs]
     if any(not p >= 0 for p in weights) or not 0 < sum(weights) < math.inf:
-        s.fail(f"{list(probs)} are not probabilities", code="sample-arguments")
+        s.fail(
+            f"{list(probs)} are not probabilities",
+            hint="give numbers from 0 up, not all 0",
+            code="sample-arguments",
+        )
     if decision is None:
         decision = s.rng.choices(range(len(values)), weights)[0]
     elif isinstance(decision, bool) or not isinstance(decision, int):
-        s.fail(f"the decision {decision!r} is not an index", code="sample-decision")
+        s.fail(
+            f"the decision {shown(decision)} is not an index",
+            hint="give the position of a candidate, from 0, or leave decision out",
+            code="sample-decision",
+        )
     elif not 0 <= int(decision) < len(values):
         s.fail(
             f"the decision {int(decision)} is not an index into {len(values)} candidates",
+            hint="give the position of a candidate, from 0, or leave decision out",
             code="sample-decision",
         )
     s.decision = decision
@@ -301,7 +334,12 @@ def sample_compute_location(s: State, block: BlockRV | str, decision: int | None
     """
     link = s.block(block)
     if link.up is None:
-        s.fail("the root block has no location", code="root-block", at=link.node)
+        s.fail(
+            "the root block has no location",
+            hint="name a block inside it; get_child_blocks lists them",
+            code="root-block",
+            at=link.node,
+        )
     legal = compute_locations(s, link)
     if decision is None:
         decision = s.rng.choice(legal)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import difflib
+from typing import TYPE_CHECKING, Any
 
 from ..ir.nodes import IRModule
 from . import (
+    access_notes,
     block_layout,
     blockize,
+    cache_index,
+    cache_inplace,
+    copy_at,
+    epilogue,
     getters,
     inline,
     layout,
     loops,
     memory,
+    merge,
     note,
     padding,
     padding_parts,
+    partition,
     place,
     reduce,
     reindex,
+    reindex_cache,
+    rfactor,
+    rolling,
     sampling,
     tensorize,
 )
 from .explain import explain_schedule
+from .extensions import missing_method
 from .state import State
 from .trace import show_python
 
@@ -61,7 +73,9 @@ class Schedule(State):
     sample_compute_location = sampling.sample_compute_location
     # loops
     split = loops.split
+    loop_partition = partition.loop_partition
     fuse = loops.fuse
+    merge = merge.merge
     reorder = loops.reorder
     add_unit_loop = loops.add_unit_loop
     parallel = loops.parallel
@@ -71,9 +85,15 @@ class Schedule(State):
     # data movement
     cache_read = memory.cache_read
     cache_write = memory.cache_write
+    cache_inplace = cache_inplace.cache_inplace
+    cache_index = cache_index.cache_index
     set_scope = memory.set_scope
     storage_align = memory.storage_align
     reindex = reindex.reindex
+    reindex_cache_read = reindex_cache.reindex_cache_read
+    reindex_cache_write = reindex_cache.reindex_cache_write
+    read_at = copy_at.read_at
+    write_at = copy_at.write_at
     # layouts
     transform_layout = layout.transform_layout
     transform_block_layout = block_layout.transform_block_layout
@@ -84,17 +104,21 @@ class Schedule(State):
     # placement
     compute_at = place.compute_at
     reverse_compute_at = place.reverse_compute_at
+    rolling_buffer = rolling.rolling_buffer
     compute_inline = inline.compute_inline
     reverse_compute_inline = inline.reverse_compute_inline
     # reductions
     decompose_reduction = reduce.decompose_reduction
-    rfactor = reduce.rfactor
+    rfactor = rfactor.rfactor
+    fuse_reduction_epilogue = epilogue.fuse_reduction_epilogue
     # tensor intrinsics
     blockize = blockize.blockize
     tensorize = tensorize.tensorize
     # notes
     annotate = note.annotate
     unannotate = note.unannotate
+    annotate_buffer_access = access_notes.annotate_buffer_access
+    unsafe_hide_buffer_access = access_notes.unsafe_hide_buffer_access
     enter_postproc = note.enter_postproc
 
     def copy(self) -> Schedule:
@@ -117,10 +141,19 @@ class Schedule(State):
         return other
 
     def work_on(self, func_name: str) -> None:
-        """Let `get_block` look in this function unless told otherwise."""
+        """Let `get_block` look in this function unless told otherwise.
+
+        Raises:
+            ScheduleError: the module has no function of that name.
+
+        Example:
+            >>> sch = demo_schedule(); sch.work_on("main"); _ = sch.get_block("B")
+            >>> print(sch.trace)
+            b0 = sch.get_block(name="B", func_name="main")
+        """
         if func_name not in self._mod.functions:
             self.fail(
-                f"no function named {func_name!r} in the module",
+                f"work_on: no function named {func_name!r} in the module",
                 hint=f"it has: {', '.join(self._mod.functions)}",
                 code="no-function",
             )
@@ -154,6 +187,11 @@ class Schedule(State):
         return "\n".join(lines)
 
     explain = explain_schedule
+
+    if not TYPE_CHECKING:  # there, a method that does not exist stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            return missing_method(self, name)
 
     def _repr_html_(self) -> str:
         return self.mod._repr_html_() + self.trace._repr_html_()

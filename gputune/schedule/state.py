@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from ..errors import ScheduleError
@@ -29,7 +29,8 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import substitute
-from .handles import RV, BlockRV, ExprRV, LoopRV
+from .handles import RV, BlockRV, ExprRV, LoopRV, shown
+from .picture import Picture, under
 from .primitive import InstructionKind
 from .trace import Instruction, Trace
 from .tree import Key, Link, Tree, graft
@@ -68,10 +69,16 @@ class State:
                 code="not-a-program",
             )
         if debug_mask not in ("none", "all", 0, -1):
-            raise ScheduleError(f"debug_mask is 'none' or 'all', got {debug_mask!r}", code="option")
+            raise ScheduleError(
+                f"debug_mask is 'none' or 'all', got {shown(debug_mask)}",
+                hint='give "none", or "all" to check the program after every primitive',
+                code="option",
+            )
         if error_render_level not in ("detail", "fast", "none"):
             raise ScheduleError(
-                f"error_render_level is 'detail', 'fast' or 'none', got {error_render_level!r}",
+                "error_render_level is 'detail', 'fast' or 'none', got "
+                f"{shown(error_render_level)}",
+                hint='give "detail" to see the program in errors',
                 code="option",
             )
         self._mod = mod
@@ -118,10 +125,16 @@ class State:
             seed = operator.index(seed)
         except TypeError:
             raise ScheduleError(
-                f"a seed is an integer in [1, 2**31 - 1], got {_describe(seed)}", code="seed"
+                f"a seed is an integer in [1, 2**31 - 1], got {_describe(seed)}",
+                hint="give None to have one drawn",
+                code="seed",
             ) from None
         if not 0 <= seed < 2**31:
-            raise ScheduleError(f"seed {seed} is not in [1, 2**31 - 1]", code="seed")
+            raise ScheduleError(
+                f"seed {seed} is not in [1, 2**31 - 1]",
+                hint="give None to have one drawn",
+                code="seed",
+            )
         self.rng = random.Random(seed)
 
     def fork_seed(self) -> int:
@@ -148,7 +161,11 @@ class State:
     def remove_rv(self, rv: RV) -> None:
         """Forget a handle."""
         if rv not in self._values:
-            self.fail(f"{rv!r} is not a handle of this schedule", code="unknown-handle")
+            self.fail(
+                f"{shown(rv)} is not known here: it is no handle of this schedule",
+                hint="handles come from this schedule, or from the one it was copied from",
+                code="unknown-handle",
+            )
         del self._values[rv]
 
     def tree(self, func: str) -> Tree:
@@ -192,20 +209,28 @@ class State:
             self.fail(
                 f"this {what} is gone from the program: a later primitive replaced it",
                 hint=f"get it again with get_{'block' if what == 'block' else 'loops'}",
-                code=f"{what}-gone",
+                code="block-gone" if what == "block" else "loop-gone",
             )
         return found[1]
 
     def loop(self, rv: object) -> Link:
         """The link of a loop handle."""
         if not isinstance(rv, LoopRV):
-            self.fail(f"expected a loop, got {_describe(rv)}", code="not-a-loop")
+            self.fail(
+                f"expected a loop, got {_describe(rv)}",
+                hint="get_loops gives those of a block",
+                code="not-a-loop",
+            )
         return self._resolve(rv, "loop")
 
     def block(self, rv: object) -> Link:
         """The link of a block handle."""
         if not isinstance(rv, BlockRV):
-            self.fail(f"expected a block, got {_describe(rv)}", code="not-a-block")
+            self.fail(
+                f"expected a block, got {_describe(rv)}",
+                hint="get_block gives the block of a name",
+                code="not-a-block",
+            )
         return self._resolve(rv, "block")
 
     def block_or_loop(self, rv: object) -> Link:
@@ -214,7 +239,11 @@ class State:
             return self._resolve(rv, "loop")
         if isinstance(rv, BlockRV):
             return self._resolve(rv, "block")
-        self.fail(f"expected a block or a loop, got {_describe(rv)}", code="not-a-handle")
+        self.fail(
+            f"expected a block or a loop, got {_describe(rv)}",
+            hint="get_block and get_loops give handles",
+            code="not-a-handle",
+        )
 
     def func_of(self, key: Key) -> str:
         """The name of the function that holds a loop or block."""
@@ -230,14 +259,19 @@ class State:
             value = self._values.get(x)
             if not isinstance(value, int):
                 self.fail(
-                    f"{x.name!r} is not a sampled value of this schedule", code="unknown-value"
+                    f"{x.name!r} is not a sampled value of this schedule",
+                    hint="sampled values come from this schedule, or from the one it was "
+                    "copied from",
+                    code="unknown-value",
                 )
             return value
         if type(x) is int:
             return x
         if isinstance(x, bool) or not isinstance(x, (int, *EXPR_CLASSES)):
             self.fail(
-                f"expected an integer or a sampled value, got {_describe(x)}", code="not-an-int"
+                f"expected an integer or a sampled value, got {_describe(x)}",
+                hint="give an int, or what sampling returned",
+                code="not-an-int",
             )
         if isinstance(x, int):
             return x
@@ -254,7 +288,11 @@ class State:
         }
         e = substitute(x, table)
         if type(e) is not IntImm:
-            self.fail(f"{x} is not an integer over sampled values", code="not-an-int")
+            self.fail(
+                f"{x} is not an integer over sampled values",
+                hint="a trace keeps +, -, *, //, %, min and max of sampled values of this schedule",
+                code="not-an-int",
+            )
         return e.value
 
     # ------------------------------------------------------------------ minting
@@ -312,22 +350,20 @@ class State:
     ) -> ScheduleError:
         """The error that `fail` raises."""
         marks = list(at) if isinstance(at, (list, tuple)) else [at]
-        mod = self._mod
-        draw: Callable[[], str] | None = None
-        if self.error_render_level == "detail" and marks:
-
-            def draw() -> str:
-                from ..ir.show import draw as picture
-
-                for f in mod.functions.values():
-                    text = picture(f, marks)
-                    if any(line.startswith(">") for line in text.splitlines()):
-                        return text
-                return mod.script()
-
+        draw = Picture(self._mod, marks) if self.error_render_level == "detail" and marks else None
         if self.error_render_level == "none":
             hint = ""
         return ScheduleError(message, hint=hint, code=code, draw=draw)
+
+    def explain_refusal(
+        self, e: ScheduleError, kind: InstructionKind, values: Mapping[str, Any], mod: IRModule
+    ) -> None:
+        """Put the call, and a picture if there is none yet, under the message of an error."""
+        level = self.error_render_level
+        if level == "none":
+            e.hint = ""
+        else:
+            e.draw = under(e.draw, kind, values, self._values, mod, level == "detail")
 
     # ------------------------------------------------------------------ running
     def run(self, kind: InstructionKind, values: dict[str, Any]) -> Any:
@@ -335,6 +371,7 @@ class State:
         mod, trees = self._mod, self._trees
         length = len(self.trace.insts)
         known = len(self._values)
+        outer = self.decision, self.resolved  # of a primitive that calls this one
         self._depth += 1
         try:
             for name in kind.blocks:
@@ -346,14 +383,19 @@ class State:
                         self._block_named(b) if isinstance(b, str) else b for b in given
                     ]
             self.decision, self.resolved = None, {}
+            looked_up = len(self.trace.insts)
             if kind.variadic:
                 rest = values.copy()
                 out = kind.fn(self, *rest.pop(kind.variadic), **rest)
             else:
                 out = kind.fn(self, **values)
+            if len(self.trace.insts) > looked_up:
+                self._forget_calls(looked_up)
             if self.debug_mask == "all":
                 check(self._mod)
         except ScheduleError as e:
+            if self._depth == 1:  # the call that the user made
+                self.explain_refusal(e, kind, values, mod)
             self._undo(mod, trees, length, known)
             if e.message and not e.message.startswith(f"{kind.method}: "):
                 e.message = f"{kind.method}: {e.message}"
@@ -361,18 +403,35 @@ class State:
         except RecursionError:
             self._undo(mod, trees, length, known)
             raise ScheduleError(
-                f"{kind.method}: the program is nested too deeply", code="too-deep"
+                f"{kind.method}: the program is nested too deeply",
+                hint="programs may be nested some hundred levels deep",
+                code="too-deep",
             ) from None
         except BaseException:
             self._undo(mod, trees, length, known)
             raise
         finally:
             self._depth -= 1
-        if self.resolved:
-            values |= self.resolved
-        self.trace.append(Instruction.record(kind, values, out), self.decision)
-        self.decision, self.resolved = None, {}
+            decision, resolved = self.decision, self.resolved
+            self.decision, self.resolved = outer
+        if resolved:
+            values |= resolved
+        self.trace.append(Instruction.record(kind, values, out), decision)
         return out
+
+    def _forget_calls(self, first: int) -> None:
+        """Remove what primitives called by a primitive recorded: its own instruction stands for
+        them when it is replayed."""
+        inner = self.trace.insts[first:]
+        drawn = next((x.kind for x in inner if x.kind.samples), None)
+        if drawn is not None:
+            self.fail(
+                f"it calls {drawn.method}, whose decision no trace would hold",
+                hint="sample outside, and give the primitive what was sampled as an argument",
+                code="sampling-inside",
+            )
+        while len(self.trace.insts) > first:
+            self.trace.pop()
 
     def _block_named(self, name: str) -> BlockRV:
         """The block that a primitive was given by name, through a recorded GetSBlock."""
@@ -407,15 +466,15 @@ class State:
             self._pipelines[key] = fault
         return fault
 
+    def break_pipeline(self, scope: Link, why: str) -> None:
+        """A primitive that gives up the property says so, having changed the program."""
+        self._pipelines[scope.block().key] = why
+
 
 def _describe(x: object) -> str:
-    if isinstance(x, BlockRV):
-        return "a block"
-    if isinstance(x, LoopRV):
-        return "a loop"
-    if type(x) is Var:
-        return "a sampled value"
-    return f"{type(x).__name__} {x!r}"
+    if isinstance(x, (BlockRV, LoopRV)) or type(x) is Var:
+        return shown(x)
+    return f"{type(x).__name__} {shown(x)}"
 
 
 _ARITHMETIC = frozenset({"+", "-", "*", "//", "%", "min", "max"})
@@ -433,6 +492,7 @@ def buffer_at(regions: Sequence[Any], index: int, what: str, s: State, at: objec
     if not 0 <= index < len(regions):
         s.fail(
             f"buffer index {index} is out of range: the block has {len(regions)} {what}(s)",
+            hint=f"give a position from 0 to {len(regions) - 1}, or the name of a buffer",
             code="buffer-index",
             at=at,
         )

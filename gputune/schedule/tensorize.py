@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..errors import UserError
 from ..ir.nodes import Block, Buffer, Expr, For, MatchBuffer, PrimFunc, Var
 from ..ir.walk import rename_blocks, replace_buffers, substitute, substitute_stmt, walk_stmt
-from ..target.intrin import intrin
+from ..target import Target
+from ..target.intrin import TensorIntrin, intrin
 from .blockize import blockize_loop
 from .handles import BlockRV, LoopRV
 from .matching import match_block
@@ -33,7 +34,8 @@ def tensorize(
         preserve_unit_iters: for the block that is made of a loop.
 
     Raises:
-        ScheduleError: no such intrinsic; the block is not what it describes, with the reasons.
+        ScheduleError: no such intrinsic; the current target (`with Target(...):`), if there is one,
+            has not got it; the block is not what it describes, with the reasons.
 
     Example:
         >>> sch = demo_schedule("u8_matmul"); c = sch.get_block("C"); i, j, k = sch.get_loops(c)
@@ -49,6 +51,7 @@ def tensorize(
         desc, impl = wanted.desc, wanted.impl
     except UserError as e:
         s.fail(e.message, hint=e.hint, code=e.code, at=link.node)
+    _check_target(s, wanted, link.node)
     if type(link.node) is For:
         key = blockize_loop(s, link, preserve_unit_iters)
         found = s.find(key)
@@ -59,8 +62,7 @@ def tensorize(
     if isinstance(match, list):
         s.fail(
             f"block {b.name} does not match the tensor intrinsic {intrin_name}: {match[0]}",
-            hint="; ".join(match[1:])
-            or "tile the loops to the sizes of the description, in its order, and blockize them",
+            hint="; ".join(match[1:]) or (_TAIL if "has the predicate" in match[0] else _TILE),
             code="tensorize-match",
             at=b,
         )
@@ -75,6 +77,27 @@ def tensorize(
             None, body.alloc_buffers, matches, (*b.annotations, *body.annotations),
         ),
     )  # fmt: skip
+
+
+_TILE = "tile the loops to the sizes of the description, in its order, and blockize them"
+_TAIL = (
+    "the sizes of the description do not divide the extents: pad_einsum the block to multiples of "
+    "them before it is tiled, or loop_partition the loop, so that its tail is a loop of its own, "
+    "and tensorize the rest"
+)
+
+
+def _check_target(s: State, wanted: TensorIntrin, at: object) -> None:
+    """Refuse an instruction that the target at hand does not have."""
+    target = Target.current()
+    missing = "" if target is None else wanted.missing(target)
+    if missing:
+        s.fail(
+            f"intrin_name {wanted.name!r} is not for the current target, {target}: {missing}",
+            hint="choose an intrinsic for which TensorIntrin.get(name).missing(target) is empty",
+            code="tensorize-target",
+            at=at,
+        )
 
 
 def _fresh(impl: PrimFunc) -> tuple[Block, list[Buffer]]:

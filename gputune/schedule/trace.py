@@ -20,7 +20,7 @@ from ..ir.build import const_int
 from ..ir.index_map import IndexMap
 from ..ir.nodes import EXPR_CLASSES, BinOp, Expr, FloatImm, IntImm, StringImm, Var
 from ..ir.walk import substitute
-from .handles import BlockRV, LoopRV
+from .handles import BlockRV, LoopRV, shown
 from .primitive import KINDS, Access, InstructionKind
 
 if TYPE_CHECKING:
@@ -224,7 +224,9 @@ class Trace:
             )
         if not inst.kind.samples:
             raise ScheduleError(
-                f"with_decision: {inst.kind.method} takes no decision", code="no-decision"
+                f"with_decision: {inst.kind.method} takes no decision",
+                hint="take a sampling instruction: inst.kind.samples says whether it is one",
+                code="no-decision",
             )
         kept = {i: d for i, d in self.decisions.items() if i in set(insts)}
         kept[inst] = decision
@@ -383,7 +385,11 @@ def _plain(x: Any) -> Json:
         return int(x)
     if isinstance(x, (IntImm, FloatImm, StringImm)):
         return _plain(x.value)
-    raise ScheduleError(f"{x!r} cannot be written to a trace", code="not-writable")
+    raise ScheduleError(
+        f"{shown(x)} cannot be written to a trace",
+        hint="arguments are numbers, strings, lists, dicts, index maps and handles",
+        code="not-writable",
+    )
 
 
 def _encode(x: Any, names: Mapping[Any, str]) -> Json:
@@ -686,6 +692,18 @@ def _from_python(text: str) -> Trace:
         raise RecordError("trace: values are nested too deeply") from None
 
 
+class _Methods(dict[str, InstructionKind]):
+    """Kinds by the names of their methods; asks other packages for one that is not there."""
+
+    def __contains__(self, name: object) -> bool:
+        if not super().__contains__(name):
+            from .extensions import PRIMITIVES, extensions
+
+            extensions(PRIMITIVES)
+            self.update({k.method: k for k in KINDS.values()})
+        return super().__contains__(name)
+
+
 def _read_python(text: str) -> Trace:
     try:
         module = ast.parse(text)
@@ -696,7 +714,7 @@ def _read_python(text: str) -> Trace:
     if len(body) == 1 and isinstance(body[0], ast.FunctionDef):
         body = body[0].body  # the form that has `def apply_trace(sch):` around it
     _check_length(len(body))
-    methods = {k.method: k for k in KINDS.values()} | {"get_sblock": KINDS["GetSBlock"]}
+    methods = _Methods({k.method: k for k in KINDS.values()} | {"get_sblock": KINDS["GetSBlock"]})
     table: dict[str, Any] = {}
     trace = Trace()
     for stmt in body:

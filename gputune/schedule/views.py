@@ -47,7 +47,7 @@ class StmtSRef:
             self._state.fail(
                 f"this {what} is gone from the program: a later primitive replaced it",
                 hint="get it again with sch.get_sref",
-                code=f"{what}-gone",
+                code="block-gone" if what == "block" else "loop-gone",
             )
         return found[1]
 
@@ -164,6 +164,7 @@ class ScheduleState:
         if not isinstance(stmt, Block | For):
             self._state.fail(
                 f"a loop or a block has a reference, not a {type(stmt).__name__}",
+                hint="take what sch.get gives of a handle",
                 code="not-in-program",
             )
         key = key_of(stmt)
@@ -202,7 +203,11 @@ class ScheduleState:
     def _block(self, sref: StmtSRef) -> Link:
         link = sref._link()
         if not isinstance(link.node, Block):
-            self._state.fail(f"expected a block, found {sref!r}", code="not-a-block")
+            self._state.fail(
+                "expected a block, found the reference of a loop",
+                hint="take the reference of a block: sch.get_sref(sch.get_block(name))",
+                code="not-a-block",
+            )
         return link
 
     def _sref(self, link: Link) -> StmtSRef:

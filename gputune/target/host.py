@@ -223,6 +223,7 @@ def cache_bytes() -> tuple[int, int, int]:
 
 _IMPLIES: dict[str, tuple[str, ...]] = {
     "avx2": ("avx",),
+    "avxvnni": ("avx2",),
     "f16c": ("avx",),
     "fma": ("avx",),
     "avx512f": ("avx2", "f16c", "fma"),
@@ -234,29 +235,42 @@ _IMPLIES: dict[str, tuple[str, ...]] = {
     **{f"avx512{x}": ("avx512f",) for x in ("bw", "cd", "dq", "ifma", "vl", "vnni", "vpopcntdq")},
     "amx-int8": ("amx-tile",),
     "amx-bf16": ("amx-tile",),
+    "dotprod": ("neon",),
 }
 """What LLVM turns on together with a feature; turning one of these off turns the feature off."""
 
 _SERVER = "avx512bw", "avx512cd", "avx512dq", "avx512vl"
 _VNNI = (*_SERVER, "avx512vnni")
+_WITHOUT_AVX512 = (
+    "alderlake", "raptorlake", "meteorlake", "gracemont", "sierraforest", "grandridge", "arrowlake",
+    "arrowlake-s", "lunarlake", "pantherlake", "clearwaterforest",
+)  # fmt: skip
+_ARM_DOT = (
+    "cortex-a55", "cortex-a76", "cortex-a78", "neoverse-n1", "neoverse-n2", "neoverse-v1",
+    "neoverse-v2", "apple-m1", "apple-m2", "apple-m3", "apple-m4",
+)  # fmt: skip
 _BY_NAME: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("skylake-avx512", "skx", "cannonlake"), _SERVER),
     **dict.fromkeys(
         ("cascadelake", "icelake-client", "icelake-server", "tigerlake", "rocketlake"), _VNNI
     ),
-    **dict.fromkeys(("cooperlake", "znver4", "znver5"), (*_VNNI, "avx512bf16")),
+    **dict.fromkeys(("cooperlake", "znver4"), (*_VNNI, "avx512bf16")),
+    "znver5": (*_VNNI, "avx512bf16", "avxvnni"),
+    **dict.fromkeys(_WITHOUT_AVX512, ("avxvnni",)),
     **dict.fromkeys(
         ("sapphirerapids", "emeraldrapids", "graniterapids"),
-        (*_VNNI, "avx512bf16", "avx512fp16", "amx-int8", "amx-bf16"),
+        (*_VNNI, "avx512bf16", "avx512fp16", "avxvnni", "amx-int8", "amx-bf16"),
     ),
+    **dict.fromkeys(("cortex-a53", "cortex-a57", "cortex-a72", "cortex-a73"), ("neon",)),
+    **dict.fromkeys(_ARM_DOT, ("dotprod",)),
 }
 """What tensor intrinsics ask of processors that are named in a target, not present."""
 
 
 @cache
 def enabled(cpu: str, mattr: str) -> frozenset[str]:
-    """The features that a target has: those of the processor of this name (of AVX-512 and AMX, for
-    the names that are known), changed by `mattr` from left to right as LLVM does it.
+    """The features that a target has: those of the processor of this name (what tensor intrinsics
+    ask for, for the names that are known), changed by `mattr` from left to right as LLVM does it.
 
     Example:
         >>> sorted(enabled("", "+avx512vnni,+avx512bf16,-avx512bw"))

@@ -25,7 +25,7 @@ from . import host
 if TYPE_CHECKING:
     from .target import Target
 
-FAMILIES = ("intrin_x86", "intrin_wmma")
+FAMILIES = ("intrin_x86", "intrin_amx", "intrin_aarch64", "intrin_wmma")
 """Modules of this room with a table `INTRINSICS`: name -> (description, implementation)."""
 
 Script = PrimFunc | Callable[..., Any]
@@ -79,6 +79,13 @@ class TensorIntrin:
     def features(self) -> frozenset[str]:
         """What the processor must have (see `VectorOp.features`)."""
         return frozenset(f for op in self._ops for f in op.features)
+
+    @property
+    def tolerance(self) -> float:
+        """How far the implementation may be from the description: the attribute "tolerance" of the
+        latter, as a part of the sum of the absolute values of all that is added; 0: not at all.
+        Floats below 2 ** -126 may count as zero where it is more."""
+        return float(dict(self.desc.attrs).get("tolerance", 0.0))
 
     def missing(self, target: Target) -> str:
         """Why a target cannot run it, or ""."""

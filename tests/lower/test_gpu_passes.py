@@ -250,6 +250,106 @@ def test_refused(code: str) -> None:
     assert e.value.message.startswith("main: ")
 
 
+# ----------------------------------------------------------------------------- loops on one axis
+_WITHIN = """
+    for t in T.thread_binding(8, thread="threadIdx.x"):
+"""
+_STORE = """for u in T.thread_binding(8, thread="threadIdx.x"):
+                    with T.block("x"):
+                        v = T.axis.spatial(64, {v})
+                        {view}[{at}] = A[v]
+"""
+ONE_AXIS = {
+    "an iterator of a block": HEAD
+    + _WITHIN
+    + """
+            with T.block("o"):
+                vt = T.axis.spatial(8, t)
+                """
+    + _STORE.format(v="u", view="B", at="vt * 8 + v"),
+    "an iterator in another one": HEAD
+    + _WITHIN
+    + """
+            with T.block("o"):
+                vt = T.axis.spatial(4, t // 2)
+                with T.block("p"):
+                    vp = T.axis.spatial(8, vt * 2)
+                    """
+    + _STORE.format(v="u", view="B", at="vp * 8 + v").replace("\n    ", "\n        "),
+    "a predicate": HEAD
+    + _WITHIN
+    + """
+            with T.block("o"):
+                vt = T.axis.spatial(8, t)
+                T.where(t < 3)
+                """
+    + _STORE.format(v="u", view="B", at="v"),
+    "a name": HEAD
+    + _WITHIN
+    + """
+            with T.LetStmt(t * 8) as first:
+                """
+    + _STORE.format(v="u", view="B", at="first + v"),
+    "a condition": HEAD
+    + _WITHIN
+    + """
+            if t < 3:
+                """
+    + _STORE.format(v="u", view="B", at="v"),
+    "a view": HEAD
+    + _WITHIN
+    + """
+            with T.block("o"):
+                vt = T.axis.spatial(8, t)
+                V = T.match_buffer(B[vt * 8:vt * 8 + 8], (8,))
+                """
+    + _STORE.format(v="u", view="V", at="v"),
+    "the length of a loop": HEAD
+    + _WITHIN
+    + """
+            for k in range(t):
+                """
+    + _STORE.format(v="u", view="B", at="v"),
+    "fewer threads than steps": HEAD
+    + _WITHIN
+    + """
+            if True:
+                """
+    + _STORE.format(v="u", view="B", at="v").replace("binding(8", "binding(64"),
+}
+
+
+@pytest.mark.parametrize("through", ONE_AXIS)
+def test_loops_on_one_axis_are_not_used_together(through: str) -> None:
+    """Named for a bug: through what was not looked, most of the elements stayed unwritten."""
+    with pytest.raises(LowerError) as e:
+        lower_gpu(parse(ONE_AXIS[through]))
+    assert e.value.code == "axis-twice"
+    assert "loop u over threadIdx.x" in e.value.message
+    assert e.value.hint
+
+
+def test_threads_fetch_together_inside_a_block() -> None:
+    text = (
+        HEAD
+        + """
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        for t in T.thread_binding(64, thread="threadIdx.x"):
+            with T.block("o"):
+                vt = T.axis.spatial(64, t)
+                S = T.alloc_buffer((64,), scope="shared")
+                for u in T.thread_binding(64, thread="threadIdx.x"):
+                    with T.block("S"):
+                        v = T.axis.spatial(64, u)
+                        S[v] = A[v]
+                with T.block("B"):
+                    v = T.axis.spatial(64, vt)
+                    B[v] = S[63 - v]
+    """
+    )
+    assert barriers(body_of(text)) == 1
+
+
 # ----------------------------------------------------------------------------- who does what
 def conditions(text: str) -> list[str]:
     return [str(c.cond) for c in all_of(body_of(text), IfThenElse)]

@@ -30,6 +30,7 @@ from gputune.meta_schedule.schedule_rule import (
     ScheduleRule,
 )
 from gputune.schedule import BlockRV, LoopRV, Schedule
+from gputune.script import from_source
 from gputune.script import tir as T
 from gputune.target.gpu import limits_of
 
@@ -186,6 +187,40 @@ def test_cross_thread_reduction_to_a_consumer_of_one_loop() -> None:
     assert bound(shared) == [("threadIdx.x", 4), ("threadIdx.x", 4)]
     loops = [shared.get(x).extent.value for x in shared.get_loops(shared.get_block("S"))]
     assert loops == [2, 4, 8, 4]  # the rows of a block of the grid, each shared by 4 threads
+
+
+def test_cross_thread_reduction_of_several_values() -> None:
+    """All results of an argmax go to shared memory; one whose order matters is left alone."""
+
+    def picked(payload: str) -> PrimFunc:
+        func = from_source(
+            f"""
+@T.prim_func
+def f(A: T.Buffer((6, 32), "float32"), P: T.Buffer((6, 32), "int32"), D: T.Buffer((6,), "int32")):
+    V = T.alloc_buffer((6,), "float32")
+    J = T.alloc_buffer((6,), "int32")
+    for i, k in T.grid(6, 32):
+        with T.block("V"):
+            vi, vk = T.axis.remap("SR", [i, k])
+            with T.init():
+                J[vi] = -1
+                V[vi] = T.min_value("float32")
+            J[vi] = T.Select(V[vi] >= A[vi, vk], J[vi], {payload})
+            V[vi] = T.max(V[vi], A[vi, vk])
+    for i in range(6):
+        with T.block("D"):
+            vi = T.axis.spatial(6, i)
+            D[vi] = J[vi] + T.Cast("int32", V[vi])
+"""
+        )
+        assert isinstance(func, PrimFunc)
+        return func
+
+    _, shared = ruled(CrossThreadReduction([4]), picked("vk"), "V")
+    assert bound(shared) == [("threadIdx.x", 4), ("threadIdx.x", 4)]
+    (func,) = shared.mod.functions.values()
+    assert {b.name: b.scope for b in func.body.alloc_buffers} == {"V": "shared", "J": "shared"}
+    assert len(ruled(CrossThreadReduction([4]), picked("P[vi, vk]"), "V")) == 1
 
 
 def test_cross_thread_reduction_needs_a_reduction_that_suits() -> None:

@@ -209,6 +209,46 @@ def test_add_rfactor_needs_a_narrow_reduction() -> None:
     assert len(apply_rule(AddRFactor(16, 64), linear0, "Z")) == 1  # no reduction
 
 
+def test_add_rfactor_takes_reductions_of_several_values() -> None:
+    """Of both parts where the index tells the order of the elements; else of the outer one."""
+
+    @T.prim_func
+    def greatest(
+        A: T.Buffer((4, 6, 8), "float32"),
+        J: T.Buffer((4,), "int32"),
+        V: T.Buffer((4,), "float32"),
+    ):
+        for i, h, w in T.grid(4, 6, 8):
+            with T.block("V"):
+                vi, vh, vw = T.axis.remap("SRR", [i, h, w])
+                with T.init():
+                    J[vi] = -1
+                    V[vi] = T.min_value("float32")
+                J[vi] = T.Select(A[vi, vh, vw] > V[vi], vh * 8 + vw, J[vi])
+                V[vi] = T.max(A[vi, vh, vw], V[vi])
+
+    @T.prim_func
+    def column(
+        A: T.Buffer((4, 8), "float32"),
+        P: T.Buffer((4, 8), "float32"),
+        J: T.Buffer((4,), "float32"),
+        V: T.Buffer((4,), "float32"),
+    ):
+        for i, k in T.grid(4, 8):
+            with T.block("V"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    J[vi] = T.float32(-1)
+                    V[vi] = T.min_value("float32")
+                J[vi] = T.Select(A[vi, vk] > V[vi], P[vi, vk], J[vi])
+                V[vi] = T.max(A[vi, vk], V[vi])
+
+    out = apply_rule(AddRFactor(16, None), greatest, "V")
+    assert [("V_rf" in names(s)) for s in out] == [False, True, True]
+    out = apply_rule(AddRFactor(16, None), column, "V")
+    assert [("V_rf" in names(s)) for s in out] == [False, True]
+
+
 def test_add_rfactor_fuses_all_reduction_loops_behind_the_spatial_ones() -> None:
     @T.prim_func
     def norm(A: T.Buffer((6, 4, 8), "float32"), S: T.Buffer((4,), "float32")):

@@ -106,6 +106,8 @@ def test_targets_get_the_lists_of_what_they_have() -> None:
 
     assert of("llvm -mcpu=cascadelake") == {None, "dot_16x4_vnni"}
     assert of("llvm -mcpu=skylake-avx512") == {None, "dot_16x4_avx512"}
+    assert of("llvm -mcpu=alderlake") == {None, "dot_8x4_avxvnni"}
+    assert of("llvm -mcpu=sapphirerapids") == {None, "dot_16x4_vnni"}
     assert of("llvm -mcpu=haswell") == {None}
     both = {names(s) for s in sketches(bf16_matmul(32, 32, 32), "llvm -mcpu=cooperlake")}
     assert both == {None, "dot_16x2_avx512bf16"}
@@ -113,7 +115,13 @@ def test_targets_get_the_lists_of_what_they_have() -> None:
 
 
 def test_lists_by_name() -> None:
-    for kind, name in (("vnni", "dot_16x4_vnni"), ("avx512", "dot_16x4_avx512")):
+    for kind, name in (
+        ("vnni", "dot_16x4_vnni"),
+        ("avxvnni", "dot_8x4_avxvnni"),
+        ("avx512", "dot_16x4_avx512"),
+        ("dotprod", "dot_4x4_i8i8s32_sdot"),
+        ("asimd", "dot_4x4_i8i8s32_neon"),
+    ):
         found = [r for r in ScheduleRule.create(kind) if isinstance(r, MultiLevelTilingWithIntrin)]
         assert found[0].intrin_name == name
         kinds = [type(r) for r in ScheduleRule.create(kind)]

@@ -12,12 +12,16 @@ from gputune.ir.nodes import PrimFunc
 from gputune.schedule import BlockRV, LoopRV, Schedule
 from gputune.target import Target
 
-from .moves import MOVES, _blocks, _loop, _storage_align
+from .moves import MOVES, _blocks, _loop, _storage_align, _tensorize
 
 TARGET = Target("cuda -arch=sm_80")
 _AXES = ("blockIdx.x", "blockIdx.y", "threadIdx.x", "threadIdx.x", "threadIdx.y", "threadIdx.z")
-_NOT_HERE = ("bind", "parallel", "get_producers", "get_consumers", "annotate")
-_OTHERS = [m for m in MOVES if m[0] not in _NOT_HERE]
+_NOT_HERE = ("bind", "parallel", "get_producers", "get_consumers", "annotate", "tensorize")
+_INTRINSICS = ("test.dot2", "test.copy2")  # the others are vector code for CPUs
+_OTHERS = [
+    *[m for m in MOVES if m[0] not in _NOT_HERE],
+    ("tensorize", lambda s, r: _tensorize(s, r, _INTRINSICS)),
+]
 
 
 def spatial(s: Schedule, b: BlockRV, kind: str = "spatial") -> list[LoopRV]:

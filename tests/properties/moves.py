@@ -12,7 +12,8 @@ from gputune.errors import ScheduleError
 from gputune.ir import dtypes
 from gputune.ir.build import const_int
 from gputune.ir.interp import run
-from gputune.ir.nodes import Block, PrimFunc
+from gputune.ir.nodes import Block, BufferLoad, PrimFunc
+from gputune.ir.walk import all_loads, free_vars, substitute, walk_expr
 from gputune.schedule import BlockRV, LoopRV, Schedule
 from gputune.schedule.intrin_mapping import tile_with_tensor_intrin
 from gputune.target import Target
@@ -117,9 +118,9 @@ _INTRINSICS = [
 ]  # fmt: skip
 
 
-def _tensorize(s: Schedule, r: random.Random) -> None:
+def _tensorize(s: Schedule, r: random.Random, among: tuple[str, ...] = tuple(_INTRINSICS)) -> None:
     """As a rule does it: tile for an intrinsic that fits, initialise elsewhere, tensorize."""
-    names = list(_INTRINSICS)
+    names = list(among)
     r.shuffle(names)
     b = _blocks(s, r)
     for name in names:
@@ -217,6 +218,39 @@ def _reindex(s: Schedule, r: random.Random) -> None:
     s.reindex(block, _access(s, block, r)[0])
 
 
+def _reindex_cache(s: Schedule, r: random.Random) -> None:
+    """A cache at a rearrangement of the iterators that the access uses, or at its own indices."""
+    block = _blocks(s, r)
+    (kind, k), _ = _access(s, block, r)
+    b = s.get(block)
+    region = (b.reads if kind == "read" else b.writes)[k].region
+    mentioned = set().union(*(free_vars(g.min) for g in region))
+    used = [n for n, iv in enumerate(b.iter_vars) if iv.var in mentioned]
+    inner = random_map(s, r, _shape([b.iter_vars[n].dom.extent for n in used]))
+    own = r.random() < 0.15
+
+    def mapping(*at: Any) -> list[Any]:
+        if own:
+            table = dict(zip([iv.var for iv in b.iter_vars], at, strict=True))
+            return [substitute(g.min, table) for g in reversed(region)] or [0]
+        return inner(*[at[n] for n in used]) or [0]
+
+    call = s.reindex_cache_read if kind == "read" else s.reindex_cache_write
+    call(block, k, r.choice(SCOPES), mapping)
+
+
+def _cache_inplace(s: Schedule, r: random.Random) -> None:
+    """Of what is updated in place, as a reduction does once its init stands elsewhere."""
+    block = _blocks(s, r)
+    if s.get(block).init is not None and r.random() < 0.8:
+        loops = s.get_loops(block)
+        s.decompose_reduction(block, loops[-1] if loops and r.random() < 0.8 else _loop(s, r))
+        with suppress(ScheduleError):  # what was done until then stays
+            s.cache_inplace(block, s.get(block).writes[0].buffer, r.choice(SCOPES))
+        return
+    s.cache_inplace(block, r.choice([0, 0, 1]), r.choice(SCOPES))
+
+
 def _pad_einsum(s: Schedule, r: random.Random) -> None:
     block = _blocks(s, r)
     s.pad_einsum(block, [r.choice([1, 1, 2, 3, 4]) for _ in s.get(block).iter_vars])
@@ -262,11 +296,119 @@ def _cache_between(s: Schedule, r: random.Random) -> None:
             raise refusal
 
 
+def _fuse_epilogue(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    users = s.get_consumers(block)
+    if not users and s.get(block).init is not None:  # a copy of an output is an epilogue
+        s.cache_write(block, 0, r.choice(SCOPES))  # which the next one may fuse
+        return
+    others = users if users and r.random() < 0.9 else [_blocks(s, r)]
+    s.fuse_reduction_epilogue(block, r.choice(others))
+
+
+def _copy_at(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    loops = s.get_loops(block)
+    if not loops:
+        raise ScheduleError("no loops", code="none")
+    if r.random() < 0.6:
+        s.read_at(r.choice(loops), block, r.choice([0, 0, 1]), r.choice(SCOPES))
+    else:
+        s.write_at(r.choice(loops), block, 0, r.choice(SCOPES))
+
+
+def _roll(s: Schedule, r: random.Random) -> None:
+    """A producer under a tile of a reader, which keeps what neighbouring tiles have in common."""
+    block = _blocks(s, r)
+    users = s.get_consumers(block)
+    before = s.mod
+    with suppress(ScheduleError, IndexError):  # no loops, or a refusal: what was done stays
+        loop = r.choice(s.get_loops(r.choice(users)))
+        if r.random() < 0.7:
+            loop = s.split(loop, [None, r.choice([1, 2, 3, 4])])[0]
+        s.compute_at(block, loop, r.random() < 0.5)
+    together = s.mod
+    refusal: ScheduleError | None = None
+    try:
+        s.rolling_buffer(block, 0)
+    except ScheduleError as e:
+        refusal = e
+    if refusal is not None:
+        assert refusal.code, f"a refusal without a code: {refusal}"
+        assert s.mod is together
+        if together is before:
+            raise refusal
+
+
+def _annotate_access(s: Schedule, r: random.Random) -> None:
+    """A region near the one that is known. What depends on data is taken on trust, so there it only
+    grows."""
+    block = _blocks(s, r)
+    access, buffer = _access(s, block, r)
+    b = s.get(block)
+    region = (b.reads if access[0] == "read" else b.writes)[access[1]].region
+    by_data = any(
+        type(y) is BufferLoad
+        for x in all_loads(b)
+        if x.buffer is buffer
+        for i in x.indices
+        for y in walk_expr(i)
+    )
+    ends = [(r.choice([0, 0, 1, -1]), r.choice([0, 0, 1, -1])) for _ in region]
+    if access[0] == "write" and r.random() < 0.5:
+        ends = [(0, 0) for _ in region]
+    if by_data:
+        ends = [(abs(x), abs(y)) for x, y in ends]
+
+    def ranges(*at: Any) -> list[Any]:
+        table = {iv.var: v for iv, v in zip(b.iter_vars, at, strict=True)}
+        moved = [(substitute(g.min, table), substitute(g.extent, table)) for g in region]
+        return [(lo - x, lo + n + y) for (lo, n), (x, y) in zip(moved, ends, strict=True)]
+
+    s.annotate_buffer_access(block, access[1], access[0], ranges)
+
+
+def _hide(s: Schedule, r: random.Random) -> None:
+    """Hiding changes what later primitives accept, so a copy does it, and runs as before."""
+    c = s.copy()
+    block = _blocks(c, r)
+    kind = r.choice(["read", "write"])
+    regions = c.get(block).reads if kind == "read" else c.get(block).writes
+    c.unsafe_hide_buffer_access(block, kind, [r.randrange(len(regions) + 1)])
+    (name,) = s.mod.functions
+    for x, y in zip(results(s.mod[name], 1), results(c.mod[name], 1), strict=True):
+        assert np.array_equal(x, y, equal_nan=True)
+
+
+def _partition(s: Schedule, r: random.Random) -> None:
+    loop = _loop(s, r)
+    half = max(1, (const_int(s.get(loop).extent) or 4) // 2)
+    factors = [r.choice([1, 1, 2, 3, half, None]) for _ in range(r.choice([1, 1, 2]))]
+    s.loop_partition(loop, factors, r.random() < 0.8)
+
+
+def _merge(s: Schedule, r: random.Random) -> None:
+    """The loops of a block with those of blocks that follow or precede it, or of any."""
+    first = _blocks(s, r)
+    near = s.get_consumers(first) or s.get_producers(first)
+    others = [r.choice(near)] if near and r.random() < 0.7 else [_blocks(s, r)]
+    if r.random() < 0.2:
+        others.append(_blocks(s, r))
+    loops = [s.get_loops(b) for b in (first, *others)]
+    if not all(loops):
+        raise ScheduleError("no loops", code="none")
+    depth = r.randrange(min(map(len, loops)))
+    s.merge(*[x[depth] for x in loops])
+
+
 SCOPES = ["global", "local", "shared"]
 MOVES: list[tuple[str, Any]] = [
     ("split", _split),
     ("split", _split),
     ("fuse", _fuse),
+    ("loop_partition", _partition),
+    ("merge", _merge),
+    ("merge", _merge),
     ("reorder", _reorder),
     ("reorder", _reorder),
     ("compute_at", _compute_at),
@@ -281,6 +423,8 @@ MOVES: list[tuple[str, Any]] = [
     ("cache_between", _cache_between),
     ("decompose_reduction", lambda s, r: s.decompose_reduction(_blocks(s, r), _loop(s, r))),
     ("rfactor", lambda s, r: s.rfactor(_loop(s, r), r.choice([-1, 0, 1]))),
+    ("fuse_reduction_epilogue", _fuse_epilogue),
+    ("fuse_reduction_epilogue", _fuse_epilogue),
     ("blockize", _blockize),
     ("tensorize", _tensorize),
     ("parallel", lambda s, r: s.parallel(_loop(s, r))),
@@ -295,6 +439,17 @@ MOVES: list[tuple[str, Any]] = [
     ("transform_block_layout", _transform_block_layout),
     ("reorder_block_iter_var", _reorder_iters),
     ("reindex", _reindex),
+    ("reindex_cache", _reindex_cache),
+    ("cache_inplace", _cache_inplace),
+    (
+        "cache_index",
+        lambda s, r: s.cache_index(_blocks(s, r), r.choice(SCOPES), r.choice([0, 0, 1, 2, 3])),
+    ),
+    ("copy_at", _copy_at),
+    ("copy_at", _copy_at),
+    ("rolling_buffer", _roll),
+    ("annotate_buffer_access", _annotate_access),
+    ("unsafe_hide_buffer_access", _hide),
     ("pad_einsum", _pad_einsum),
     ("decompose_padding", _decompose_padding),
     ("annotate", _annotate),

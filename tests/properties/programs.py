@@ -149,6 +149,41 @@ def argmax() -> PrimFunc:
     return f
 
 
+def nearest() -> PrimFunc:
+    """The first of the least elements of each row, its position and a sum, all read afterwards."""
+
+    @T.prim_func
+    def f(X: T.Buffer((3, 10), "int32"), Y: T.Buffer((3,), "int32")):
+        J = T.alloc_buffer((3,), "int32")
+        V = T.alloc_buffer((3,), "int32")
+        S = T.alloc_buffer((3,), "int32")
+        Q = T.alloc_buffer((3,), "int32")
+        for i, k in T.grid(3, 10):
+            with T.block("J"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    J[vi] = -1
+                    V[vi] = T.max_value("int32")
+                j: T.int32 = T.Select(V[vi] <= X[vi, vk], J[vi], vk)
+                v: T.int32 = T.Select(V[vi] <= X[vi, vk], V[vi], X[vi, vk])
+                J[vi] = j
+                V[vi] = v
+        for i, k in T.grid(3, 10):
+            with T.block("S"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    S[vi] = 0
+                    Q[vi] = 0
+                S[vi] = S[vi] + X[vi, vk]
+                Q[vi] = Q[vi] + X[vi, vk] * X[vi, vk]
+        for i in range(3):
+            with T.block("Y"):
+                vi = T.axis.spatial(3, i)
+                Y[vi] = J[vi] * 1000 + V[vi] * 100 + S[vi] + Q[vi]
+
+    return f
+
+
 def max_pool() -> PrimFunc:
     @T.prim_func
     def f(X: T.Buffer((8, 8), "float32"), Y: T.Buffer((4, 4), "float32")):
@@ -251,6 +286,7 @@ PROGRAMS: tuple[Callable[[], PrimFunc], ...] = (
     softmax,
     layernorm,
     argmax,
+    nearest,
     max_pool,
     two_stencils,
     transpose_add,

@@ -314,3 +314,72 @@ def test_refuses_to_cut_a_reduction_that_runs_again() -> None:
     _, i, k = loops(sch, "Y")
     refuses(sch, "not-affine", lambda: sch.blockize(k), names="Y")
     refuses(sch, "not-affine", lambda: sch.reorder(k, i), names="Y")
+
+
+@pytest.mark.parametrize(
+    "names", [("P", "Q", "R"), ("R", "P", "Q"), ("P", "Q", "R", "Y"), ("Q", "R", "Y"), ("Q", "R")]
+)
+def test_three_or_more_neighbours_make_a_block(names: tuple[str, ...]) -> None:
+    """In any order: their common place holds them all, and is not looked for above itself."""
+
+    @T.prim_func
+    def f(X: T.Buffer((4,), "float32"), Y: T.Buffer((4,), "float32")):
+        P = T.alloc_buffer((4,))
+        Q = T.alloc_buffer((4,))
+        R = T.alloc_buffer((4,))
+        for i in range(4):
+            with T.block("P"):
+                v = T.axis.spatial(4, i)
+                P[v] = X[v] + T.float32(1)
+            with T.block("Q"):
+                v = T.axis.spatial(4, i)
+                Q[v] = P[v] * T.float32(2)
+            with T.block("R"):
+                v = T.axis.spatial(4, i)
+                R[v] = Q[v] + P[v]
+            with T.block("Y"):
+                v = T.axis.spatial(4, i)
+                Y[v] = R[v] - Q[v]
+
+    sch = scheduled(f)
+    outer = sch.blockize(list(names))
+    assert sch.get(outer).name == "_".join(names) + "_o"
+    assert [sch.get(b).name for b in sch.get_child_blocks(outer)] == sorted(names, key="PQRY".index)
+    agrees(f, sch)
+
+
+def test_refuses_three_blocks_with_another_between_or_in_different_loops() -> None:
+    @T.prim_func
+    def f(X: T.Buffer((4,), "float32"), Y: T.Buffer((4,), "float32")):
+        P = T.alloc_buffer((4,))
+        Q = T.alloc_buffer((4,))
+        R = T.alloc_buffer((4,))
+        for i in range(4):
+            with T.block("P"):
+                v = T.axis.spatial(4, i)
+                P[v] = X[v] + T.float32(1)
+            with T.block("Q"):
+                v = T.axis.spatial(4, i)
+                Q[v] = P[v] * T.float32(2)
+        for i in range(4):
+            with T.block("R"):
+                v = T.axis.spatial(4, i)
+                R[v] = Q[v] + P[v]
+        for i in range(4):
+            with T.block("Y"):
+                v = T.axis.spatial(4, i)
+                Y[v] = R[v] - Q[v]
+
+    sch = scheduled(f)
+    for names, other in ((["P", "R", "Y"], "Q"), (["Y", "P", "Q"], "R")):
+        refuses(sch, "blockize-between", lambda: sch.blockize(names), names=f"block {other}")  # noqa: B023
+    sch.blockize(["P", "Q", "R"])  # two in one loop, one in the next
+    agrees(f, sch)
+
+
+def test_refuses_a_block_that_looks_at_a_loop_inside_itself() -> None:
+    """It has no iterators, so the regions of a block outside the loop could not be told."""
+    sch = scheduled(programs.opaque_rows())
+    sch.loop_partition(loops(sch, "B")[0], [7])
+    (i1,) = loops(sch, "B_i1")  # runs once
+    refuses(sch, "blockize-binding", lambda: sch.blockize(i1), names="block B_i1 has no iterators")

@@ -522,6 +522,21 @@ def test_bind_refuses_nested_loops_on_one_axis(
 
 
 @pytest.mark.parametrize("inner_first", [False, True])
+def test_bind_looks_through_the_iterators_of_blocks(inner_first: bool) -> None:
+    """Named for a bug: only the diagonal was computed."""
+    sch = scheduled(programs.copy2d(4, 4))
+    i, j = loops(sch, "Y")
+    outer = sch.blockize(j)
+    (i,), (j,) = sch.get_loops(outer), sch.get_loops("Y")[-1:]
+    first, second = (j, i) if inner_first else (i, j)
+    sch.bind(first, "threadIdx.x")
+    names = "loops i and j, one inside the other, on threadIdx.x are used together"
+    e = refuses(sch, "axis-twice", lambda: sch.bind(second, "threadIdx.x"), names=names)
+    assert "another axis" in e.hint
+    sch.bind(second, "threadIdx.y")
+
+
+@pytest.mark.parametrize("inner_first", [False, True])
 def test_bind_lets_threads_fetch_together(inner_first: bool) -> None:
     sch = scheduled(programs.tutorial())
     i, j, _ = loops(sch, "C")

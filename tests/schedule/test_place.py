@@ -276,3 +276,19 @@ def test_reverse_compute_at_needs_all_pairs() -> None:
     sch = scheduled(diagonal())
     i = loops(sch, "B")[0]
     refuses(sch, "place-cover", lambda: sch.reverse_compute_at("Y", i), names="reads more of C")
+
+
+@pytest.mark.parametrize(
+    ("extent", "factors", "at"), [(1, [1, 2], 1), (1, [2, 3], 0), (1, [1, 2, 2], 1), (2, [2, 3], 0)]
+)
+def test_reverse_compute_at_below_tiles_longer_than_the_extent(
+    extent: int, factors: list[int], at: int
+) -> None:
+    """Named for a bug: the whole domain, being no more than a tile, was asked of each of them."""
+
+    def do(sch: Schedule) -> None:
+        parts = sch.split(loops(sch, "Y")[0], factors)
+        sch.reverse_compute_at(sch.cache_write("Y", 0, "local"), parts[at], True)
+
+    sch = keeps(programs.row_sum(extent, 3), do)
+    assert str(sch.get(sch.get_block("Y_local")).predicate).endswith(f" < {extent}")

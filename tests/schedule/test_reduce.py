@@ -280,7 +280,6 @@ def test_rfactor_refuses() -> None:
 
 def test_rfactor_refuses_reductions_it_does_not_understand() -> None:
     for program, block, at, code, name in (
-        (programs.arg_max, "A", 1, "rfactor-combiner", "block A"),
         (programs.horner, "Y", 1, "rfactor-combiner", "block Y"),
         (programs.prefix_sum, "S", 0, "rfactor-blocks", "2 blocks"),
         (programs.fused_reduction, "Y", 0, "rfactor-loop", "spatial"),
@@ -308,3 +307,64 @@ def test_rfactor_refuses_loops_that_others_share() -> None:
     sch.reorder(k1, i, k0)
     f = sch.fuse(i, k0)
     refuses(sch, "rfactor-mixed", lambda: sch.rfactor(k1, 0), names=sch.get(f).var.name)
+
+
+def split_conditions() -> PrimFunc:
+    """Some rows are left as they are, and some columns out; the extents do not divide."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, k in T.grid(6, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                T.where(i < 4 and k < 6)
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    return f
+
+
+def idle_condition() -> PrimFunc:
+    """A predicate over a loop that drives nothing."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, u, k in T.grid(6, 1, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                T.where(u >= 1)
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    return f
+
+
+def test_rfactor_after_loop_partition_refuses_what_ties_it_to_the_blocks_outside() -> None:
+    """The rows outside are an iterator of the block around, and no row may begin that did not."""
+    sch = scheduled(programs.where_sum())
+    sch.loop_partition(loops(sch, "Y")[1], [4])
+    (k0,) = loops(sch, "Y_k0")
+    e = refuses(sch, "reduction-predicate", lambda: sch.rfactor(k0, -1), names="vi of the blocks")
+    assert "vi * 8 + k0 < 30" in e.message
+    assert e.hint
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_rfactor_after_loop_partition_keeps_conditions_on_the_blocks_outside(axis: int) -> None:
+    def do(s: Schedule) -> None:
+        s.loop_partition(loops(s, "Y")[1], [5])
+        s.rfactor(loops(s, "Y_k0")[0], axis)
+
+    sch = keeps(split_conditions(), do)
+    assert str(sch.get(sch.get_block("Y_k0")).predicate) == "vi < 4"
+    assert from_source(sch.mod.script()).script() == sch.mod.script()
+    keeps(split_conditions(), lambda s: s.rfactor(loops(s, "Y")[1], axis))
+
+
+def test_a_condition_over_a_loop_that_drives_nothing_keeps_the_reduction_from_beginning() -> None:
+    sch = scheduled(idle_condition())
+    i, _, k = loops(sch, "Y")
+    for do in (lambda: sch.rfactor(k, 0), lambda: sch.decompose_reduction("Y", i)):
+        refuses(sch, "reduction-predicate", do, names="u >= 1")

@@ -14,7 +14,7 @@ from gputune.ir.nodes import Var
 from gputune.schedule import Schedule, Trace
 
 from . import schedule_programs as programs
-from .schedule_helpers import loops, refuses, replays, scheduled
+from .schedule_helpers import keeps, loops, prints, refuses, replays, scheduled
 
 
 def tiles(seed: int, n: int = 2, limit: int = 16) -> list[int]:
@@ -200,6 +200,121 @@ def test_sample_partitioned_tile_refuses() -> None:
     sch = scheduled(programs.triangle())
     j = loops(sch, "Y")[1]
     refuses(sch, "sample-dynamic", lambda: sch.sample_partitioned_tile(j, 2), names="i + 1")
+
+
+def test_sample_partitioned_tile_cuts_a_loop_into_an_outer_and_an_inner_part() -> None:
+    """Golden: two outer factors, and an inner part that is a multiple of 8."""
+    sch = scheduled(programs.copy2d(4, 48))
+    _, j = loops(sch, "Y")
+    sch.split(j, sch.sample_partitioned_tile(j, 4, 2, 8, decision=[3, 2, 2, 4]))
+    prints(
+        sch,
+        """
+        for i, j_0, j_1, j_2, j_3 in T.grid(4, 3, 2, 2, 4):
+            with T.block("Y"):
+                vi = T.axis.spatial(4, i)
+                vj = T.axis.spatial(48, j_0 * 16 + j_1 * 8 + j_2 * 4 + j_3)
+                T.reads(X[vi, vj])
+                T.writes(Y[vi, vj])
+                Y[vi, vj] = X[vi, vj] + T.float32(1)
+    """,
+    )
+    assert sch.trace.as_python()[2] == (
+        "v3, v4, v5, v6 = sch.sample_partitioned_tile(loop=l2, n=4, partition_pos=2, "
+        "innerpart_factor=8, decision=[3, 2, 2, 4])"
+    )
+    instructions, decisions = sch.trace.as_json()
+    assert instructions[2] == [
+        "SamplePartitionedTile", ["l2"], [4, 2, 8], ["v3", "v4", "v5", "v6"],
+    ]  # fmt: skip
+    assert decisions == [[2, [3, 2, 2, 4]]]
+    replays(programs.copy2d(4, 48), sch)
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_sample_partitioned_tile_keeps_the_meaning(seed: int) -> None:
+    """Loops that the factor divides, and loops that it does not (those stay whole)."""
+
+    def do(s: Schedule) -> None:
+        s.seed(seed)
+        i, k = loops(s, "Y")
+        i0, i1, i2 = s.split(i, s.sample_partitioned_tile(i, 3, 1, 4))
+        whole = s.sample_partitioned_tile(k, 2, 1, 4)
+        assert [s.get(v) for v in whole] == [1, 18]
+        k0, k1 = s.split(k, s.sample_partitioned_tile(k, 2, 1, 3))
+        assert s.get(k1).extent.value % 3 == 0
+        assert s.get(i1).extent.value * s.get(i2).extent.value % 4 == 0
+        s.reorder(i0, k0, i2, k1, i1)
+        s.split(i2, s.sample_partitioned_tile(i2, 2, 0))  # of an extent that was sampled
+
+    keeps(programs.row_sum(12, 18), do)
+
+
+def test_sample_partitioned_tile_at_its_ends() -> None:
+    sch = scheduled(programs.copy2d(1, 12))
+    one, j = loops(sch, "Y")
+    tile = sch.sample_partitioned_tile
+
+    def values(*args: Any) -> list[int]:
+        return [sch.get(v) for v in tile(*args)]
+
+    assert values(one, 3, 2) == [1, 1, 1]
+    assert values(one, 3, 2, 5) == [1, 1, 1]
+    assert values(j, 1) == values(j, 1, 0, 12) == values(j, 1, 0, 7) == [12]
+    assert values(j, 3, 2, 12) == [1, 1, 12]
+    assert math.prod(values(j, 3, 0, 12)) == 12
+    assert values(j, 3, 1, 24) == [1, 1, 12]  # no multiple of what is longer than the loop
+    assert sch.sample_partitioned_tile(j, 2, decision=[12, 1])
+    again = [Schedule(programs.copy2d(1, 12), seed=9) for _ in range(2)]
+    drawn = [
+        [s.get(v) for _ in range(9) for v in s.sample_partitioned_tile(loops(s, "Y")[1], 3, 1, 2)]
+        for s in again
+    ]
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ((2.5,), "n must be an integer"),
+        ((True,), "n must be an integer"),
+        ((3, "x"), "partition_pos"),
+        ((3, 1, 2.5), "innerpart_factor"),
+        ((3, 1, 2, [1.5, 2, 4]), "decision"),
+        ((3, 1, 2, [True, 2, 64]), "decision"),
+        ((3, 1, 2, 5), "decision"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(arguments: Any, names: str) -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    refuses(sch, "argument", lambda: sch.sample_partitioned_tile(i, *arguments), names=names)
+
+
+@pytest.mark.parametrize(
+    ("factor", "decision", "why"),
+    [
+        (8, [16, 8], "2 factors, not 3"),
+        (8, [0, 8, 16], "positive"),
+        (8, [-1, -8, 16], "positive"),
+        (8, [16, 16, 1], "product is 256, not the extent 128"),
+        (16, [16, 8, 1], "8 of the factors from 1 on is no multiple of 16"),
+        (24, [2, 1, 64], "128 is no multiple of 24, so only [1, 1, 128] is"),
+    ],
+)
+def test_illegal_partitions_are_refused(factor: int, decision: list[int], why: str) -> None:
+    sch = scheduled(programs.tutorial())
+    i = loops(sch, "C")[0]
+    call = lambda: sch.sample_partitioned_tile(i, 3, 1, factor, decision=decision)  # noqa: E731
+    refuses(sch, "sample-decision", call, names=why)
+
+
+@pytest.mark.parametrize("name", ["sample_perfect_tile", "sample_tile", "sample_partitioned_tile"])
+def test_a_loop_that_never_runs_has_no_tiles(name: str) -> None:
+    sch = scheduled(programs.copy2d(4, 0))
+    j = loops(sch, "Y")[1]
+    e = refuses(sch, "sample-empty", lambda: getattr(sch, name)(j, 2), names="extent 0")
+    assert e.hint
 
 
 def test_sample_categorical() -> None:

@@ -389,3 +389,115 @@ def test_padding_makes_any_size_fit() -> None:
     sch.decompose_reduction(outer, sch.get_loops(outer)[2])
     sch.tensorize(outer, "dot_16x4_vnni")
     agrees(func, sch, "dot_16x4_vnni")
+
+
+# ----------------------------------------------------------------------------- tails
+@pytest.mark.parametrize("name", ["dot_16x4_vnni", "dot_16x4_avx512"])
+@pytest.mark.parametrize("extents", [(3, 40, 18), (1, 17, 5), (5, 16, 7)])
+def test_a_tail_is_padded_first(name: str, extents: tuple[int, int, int]) -> None:
+    func = programs.u8_matmul(*extents)
+    sch = scheduled(func)
+    sch.pad_einsum("C", [1, 16, 4])
+    sch, block = tiled(sch)
+    sch.tensorize(block, name)
+    agrees(func, sch, name)
+
+
+def test_the_8_lanes_of_avxvnni() -> None:
+    func = programs.u8_matmul(3, 20, 6)
+    sch = scheduled(func)
+    sch.pad_einsum("C", [1, 8, 4])
+    sch, block = tiled(sch, 8)
+    sch.tensorize(block, "dot_8x4_avxvnni")
+    assert "x86.vpdpbusd.256" in sch.mod.script()
+    agrees(func, sch, "dot_8x4_avxvnni")
+
+
+def test_floats_are_padded_too() -> None:
+    func = programs.bf16_matmul(3, 20, 5)
+    sch = scheduled(func)
+    sch.pad_einsum("C", [1, 16, 2])
+    sch, block = tiled(sch, 16, 2)
+    sch.tensorize(block, "dot_16x2_avx512bf16")
+    agrees(func, sch, "dot_16x2_avx512bf16")
+
+
+@pytest.mark.parametrize("name", ["dot_16x4_vnni", "dot_16x4_avx512"])
+def test_a_tail_is_a_loop_of_its_own(name: str) -> None:
+    """Columns 32 to 39 and products 16 and 17 are computed without the instruction."""
+    func = programs.u8_matmul(3, 40, 18)
+    sch = scheduled(func)
+    i, j, k = loops(sch, "C")
+    sch.reorder(j, i, k)
+    sch.loop_partition(j, [32])
+    j, i, k = loops(sch, "C_j0")
+    j0, j1 = sch.split(j, [None, 16])
+    sch.reorder(j0, i, k, j1)
+    sch.loop_partition(k, [16])
+    block = sch.get_block("C_j0_q0")
+    k, j1 = sch.get_loops(block)
+    k0, k1 = sch.split(k, [None, 4])
+    sch.reorder(k0, j1, k1)
+    sch.decompose_reduction(block, k0)
+    sch.tensorize(j1, name)
+    agrees(func, sch, name)
+
+
+def test_a_tail_of_a_loop_outside_does_no_harm() -> None:
+    func = programs.u8_matmul(5, 32, 16)
+    sch = scheduled(func)
+    i, *_ = loops(sch, "C")
+    sch.split(i, [None, 2])
+    block = sch.get_block("C")
+    *_, j, k = sch.get_loops(block)
+    _, j1 = sch.split(j, [None, 16])
+    k0, k1 = sch.split(k, [None, 4])
+    sch.reorder(k0, j1, k1)
+    sch.decompose_reduction(block, k0)
+    sch.tensorize(j1, "dot_16x4_vnni")
+    assert "T.where" in sch.mod.script()
+    agrees(func, sch, "dot_16x4_vnni")
+
+
+@pytest.mark.parametrize("extents", [(8, 40, 16), (8, 32, 18), (8, 40, 18)])
+def test_the_hint_names_both_ways_out_of_a_tail(extents: tuple[int, int, int]) -> None:
+    sch, block = inner(programs.u8_matmul(*extents))
+    e = refuses(
+        sch, "tensorize-match", lambda: sch.tensorize(block, "dot_16x4_vnni"),
+        names="has the predicate",
+    )  # fmt: skip
+    assert "pad_einsum" in e.hint
+    assert "loop_partition" in e.hint
+
+
+def tiled(sch: Schedule, j: int = 16, k: int = 4) -> tuple[Schedule, BlockRV]:
+    """The block C cut into tiles of j times k, its init apart; the block to be tensorized."""
+    block = sch.get_block("C")
+    *_, j_loop, k_loop = sch.get_loops(block)
+    _, j1 = sch.split(j_loop, [None, j])
+    k0, k1 = sch.split(k_loop, [None, k])
+    sch.reorder(k0, j1, k1)
+    sch.decompose_reduction(block, k0)
+    return sch, sch.blockize(j1)
+
+
+# ----------------------------------------------------------------------------- the target at hand
+def test_refuses_what_the_current_target_does_not_have() -> None:
+    sch, block = inner(programs.u8_matmul())
+    for target, reason in (
+        ("cuda -arch=sm_90a", "is for llvm targets, not for cuda"),
+        ("llvm -mattr=-avx512vnni", "the processor has no avx512vnni"),
+    ):
+        with Target(target):
+            e = refuses(
+                sch, "tensorize-target", lambda: sch.tensorize(block, "dot_16x4_vnni"), names=reason
+            )
+        assert "missing(target)" in e.hint
+    sch.tensorize(block, "dot_16x4_vnni")  # without a target, any may be meant
+
+
+def test_takes_what_the_current_target_has() -> None:
+    sch, block = inner(programs.u8_matmul())
+    with Target("llvm -mattr=+avx512vnni"):
+        sch.tensorize(block, "dot_16x4_vnni")
+    assert "x86.vpdpbusd" in sch.mod.script()

@@ -40,6 +40,8 @@ def declaration(b: Buffer, name: str) -> str:
 def call(s: BufferStore, op: VectorOp, scope: Scope) -> str:
     """The operation as a statement: what it gives first, then what it takes, a stride last."""
     assert type(s.value) is Call
+    if not op.cuda:
+        raise BuildError(f"{s.value.op} has no code on cuda targets")
     parts: list[str] = []
     more: list[str] = []
     where = ""

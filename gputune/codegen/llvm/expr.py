@@ -199,6 +199,11 @@ def _extern(f: Fn, e: Call) -> V:
     head = e.args[0] if e.args else None
     if type(head) is not StringImm or not _NAME.fullmatch(head.value):
         raise BuildError("call_extern needs the name of a C function as its first argument")
+    if f.tiles.held:
+        names = ", ".join(b.name for b in f.tiles.held)
+        raise BuildError(
+            f"call_extern of {head.value}: a C function does not keep the tiles {names}"
+        )
     args = [value(f, x) for x in e.args[1:]]
     for x in args:
         if x.lanes > 1 or x.dtype in NARROW or x.dtype == "bool":

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from ...ir.nodes import Buffer, Var
 from ...lower.linear import Bounds
-from . import kept
+from . import kept, tile_registers
 from .values import V, int_const, llvm_type, type_of
 
 
@@ -44,6 +44,7 @@ class Module:
     declares: dict[str, str] = field(default_factory=dict)
     functions: list[str] = field(default_factory=list)
     temporaries: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
     counter: int = 0
 
     def declare(self, name: str, result: str, args: str) -> str:
@@ -56,6 +57,11 @@ class Module:
         self.declares.update(kept.DECLARES)
         self.temporaries.append(self.fresh("kept"))
         return self.temporaries[-1]
+
+    def use_tiles(self) -> None:
+        """Note that tile registers are used."""
+        self.declares.update(tile_registers.DECLARES)
+        self.constants = [tile_registers.constant()]
 
     def fresh(self, stem: str) -> str:
         """A function name not used so far."""
@@ -85,6 +91,7 @@ class Fn:
         self.pool: V | None = None
         self.has_error = False
         self.stack_bytes = 0
+        self.tiles = tile_registers.Tiles()
         self.heap: list[tuple[V, str]] = []  # large temporaries with where they are kept
         self._n = 0
 
@@ -279,7 +286,11 @@ class Fn:
             lines += ["  %err = alloca i32", "  store i32 0, ptr %err"]
         if self.heap:
             lines += self._check_heap()
-        lines += ["  br label %start", "start:", *body]
+        lines += ["  br label %start", "start:"]
+        if self.tiles.used:
+            self.module.use_tiles()
+            body = [tile_registers.BEGIN, *body, tile_registers.END]
+        lines += body
         lines += [f"  {kept.keep(seats, v.ref)}" for v, seats in self.heap]
         if self.has_error:
             lines += ["  %rc = load i32, ptr %err", "  ret i32 %rc", "}"]

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from ...errors import BuildError
-from . import kept
+from . import kept, tile_registers
 
 _lock = threading.Lock()
 _count = itertools.count()
@@ -118,9 +118,11 @@ class LoadedKernel:
 def load(object_code: bytes, symbol: str, *others: str) -> LoadedKernel:
     """Link object code into this process; `others` are further symbols to export.
 
-    Raises BuildError where a symbol is missing, naming it.
+    Raises BuildError where a symbol is missing, naming it, and where the kernel uses AMX tiles that
+    the system does not give to this process.
     """
     llvm = binding()
+    tile_registers.check_permission(object_code)
     release = kept.release(symbol)
     if release.encode() in object_code:
         others = (*others, release)

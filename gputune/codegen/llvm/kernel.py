@@ -128,7 +128,8 @@ def generate(func: PrimFunc, limits: CpuLimits, mcpu: str, mattr: str, name: str
     )
     return "\n".join([
         f'target triple = "{jit.host_triple()}"', *sorted(module.declares.values()), "",
-        kept.text(name, module.temporaries), *module.functions, body, entry, attributes,
+        kept.text(name, module.temporaries), *module.constants, *module.functions,
+        body, entry, attributes,
     ])  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ...errors import BuildError
 from ...ir import dtypes
 from ...ir.nodes import Buffer, BufferLoad, BufferStore, Expr
 from ...lower import flat
+from ...lower import linear as lin
 from .fn import Fn
 from .ops import choose, convert, decode, encode, gather_lanes, lane, splat
 from .values import NARROW, V, int_const, is_const_text, stored_type, suffix, type_of
@@ -22,7 +23,7 @@ from .vector_ops import as_bits, from_bits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    IndexValue = Callable[[Fn, Expr], V]
+IndexValue: TypeAlias = "Callable[[Fn, Expr], V]"
 
 
 @dataclass(slots=True)
@@ -62,9 +63,20 @@ def _scaled(f: Fn, c: int, v: V) -> V:
     return v if c == 1 else f.op(f"mul nsw i64 {v.ref}, {c}", "int64", 1, v.depth)
 
 
+def _base(f: Fn, b: Buffer) -> V:
+    """The address of the buffer's first element."""
+    found = f.bases.get(b)
+    if found is None:
+        raise BuildError(
+            f"buffer {b.name} is in {b.scope} memory, which only its own instructions reach",
+            hint="tensorize every block that reads or writes it",
+        )
+    return found
+
+
 def _pointer(f: Fn, b: Buffer, moving: list[tuple[int, V]]) -> V:
     """The address without its constant part."""
-    ptr = f.bases[b]
+    ptr = _base(f, b)
     element = stored_type(b.dtype)
     for depth in sorted({v.depth for _, v in moving}):
         total: V | None = None
@@ -80,6 +92,12 @@ def _pointer(f: Fn, b: Buffer, moving: list[tuple[int, V]]) -> V:
             max(depth, ptr.depth),
         )  # fmt: skip
     return ptr
+
+
+def address(f: Fn, b: Buffer, form: lin.Linear, index: IndexValue) -> V:
+    """The address `form` elements behind the beginning of a buffer."""
+    const, moving = _offset(f, _Plan(flat.Place(form, 0, 1), list(form.terms.values()), b), index)
+    return _at(f, b, _pointer(f, b, moving), const, f.depth)
 
 
 def _at(f: Fn, b: Buffer, ptr: V, const: int, depth: int) -> V:
@@ -259,7 +277,7 @@ def _lane_pointers(
     parts = [value(f, i) if dtypes.lanes(i.dtype) > 1 else index(f, i) for i in e.indices]
     steps = [index(f, s) for s in flat.steps_of(b)]
     start = None if b.elem_offset is None else index(f, b.elem_offset)
-    element = stored_type(b.dtype)
+    element, base = stored_type(b.dtype), _base(f, b)
     for k in range(lanes):
         at = start or int_const(0)
         for part, step in zip(parts, steps):
@@ -267,8 +285,8 @@ def _lane_pointers(
             depth = max(one.depth, step.depth, at.depth)
             scaled = f.op(f"mul i64 {one.ref}, {step.ref}", "int64", 1, depth)
             at = f.op(f"add i64 {at.ref}, {scaled.ref}", "int64", 1, depth)
-        text = f"getelementptr {element}, ptr {f.bases[b].ref}, i64 {at.ref}"
-        out.append(f.op(text, "handle", 1, max(at.depth, f.bases[b].depth)))
+        text = f"getelementptr {element}, ptr {base.ref}, i64 {at.ref}"
+        out.append(f.op(text, "handle", 1, max(at.depth, base.depth)))
     return out
 
 

@@ -29,7 +29,8 @@ from ...ir.nodes import (
 )
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds
-from . import kept, memory, ops
+from ...lower.tiles import tile_op
+from . import amx, kept, memory, ops, tile_registers
 from .expr import index, value
 from .fn import Fn
 from .values import V, int_const, stored_type, type_of
@@ -43,6 +44,8 @@ ALIGN = 64
 def emit(f: Fn, s: Stmt) -> None:
     """Append the code of `s`."""
     match s:
+        case BufferStore() if (op := tile_op(s)) is not None:
+            amx.emit(f, s, op, index)
         case BufferStore():
             memory.store(f, s, value(f, s.value), index, value)
         case Seq():
@@ -88,7 +91,8 @@ def _loop(f: Fn, s: For) -> None:
     f.dom[s.var] = bounds
     if n.const is not None and n.const <= 0:
         return
-    if s.kind == "unrolled" and n.const is not None and lo.const is not None:
+    written_out = s.kind == "unrolled" or amx.chooses_tile(s, f)
+    if written_out and n.const is not None and lo.const is not None:
         for k in range(n.const):
             f.env[s.var] = int_const(lo.const + k)
             emit(f, s.body)
@@ -137,6 +141,11 @@ def _alloc(f: Fn, s: Alloc) -> None:
         f.regs[b] = {}
         emit(f, s.body)
         del f.regs[b]
+        return
+    if tile_registers.is_tiles(b):
+        f.tiles.enter(b)
+        emit(f, s.body)
+        f.tiles.leave(b)
         return
     size = _bytes(b)
     if size is None:
@@ -245,11 +254,14 @@ def _parallel(f: Fn, s: For, lo: V, n: V) -> None:
         return
     names, buffers = _captured(s)
     for b in buffers:
-        if b in f.regs:
+        if b in f.regs or tile_registers.is_tiles(b):
             raise BuildError(f"buffer {b.name} is in registers across a parallel loop")
     constants = {v: f.env[v] for v in names if v in f.env and f.env[v].const is not None}
     names = [v for v in names if v in f.env and v not in constants]
     passed = [*(f.env[v] for v in names), *(f.bases[b] for b in buffers), lo]
+    if f.tiles.held:
+        held = ", ".join(b.name for b in f.tiles.held)
+        raise BuildError(f"buffer {held} is in AMX tiles across a parallel loop")
     task = f.module.fresh("part")
     g = _child(f, names, buffers, constants, s)
     first, last = V("%first", "int64"), V("%last", "int64")

@@ -23,14 +23,7 @@ def call_vector_op(f: Fn, name: str, op: VectorOp, args: list[V]) -> V:
         BuildError: it has no LLVM function, the processor lacks a feature, or an argument has
             another type.
     """
-    if not op.llvm:
-        raise BuildError(f"{name} has no code on llvm targets")
-    missing = [x for x in op.features if x not in f.module.features]
-    if missing:
-        raise BuildError(
-            f"{name} needs a processor with {', '.join(missing)}, which the target does not have",
-            hint="tensorize with an intrinsic that this target has",
-        )
+    require(f, name, op)
     texts = []
     for v, dtype in zip(args, op.args, strict=True):
         if (v.dtype, v.lanes) != dtypes.split(dtype):
@@ -47,6 +40,18 @@ def call_vector_op(f: Fn, name: str, op: VectorOp, args: list[V]) -> V:
     bits = _stored_dtype(dtype)
     text = f"bitcast {kind} {out.ref} to {llvm_type(bits, lanes)}"
     return from_bits(f, f.op(text, bits, lanes, out.depth), dtype, lanes)
+
+
+def require(f: Fn, name: str, op: VectorOp) -> None:
+    """BuildError unless the target has the instruction."""
+    if not op.llvm:
+        raise BuildError(f"{name} has no code on llvm targets")
+    missing = [x for x in op.features if x not in f.module.features]
+    if missing:
+        raise BuildError(
+            f"{name} needs a processor with {', '.join(missing)}, which the target does not have",
+            hint="tensorize with an intrinsic that this target has",
+        )
 
 
 def _native_type(dtype: str, lanes: int) -> str:

@@ -19,7 +19,7 @@ from ...ir.nodes import (
     IntImm,
     Stmt,
 )
-from ...schedule.reduce import reducer_of
+from ...schedule.reducers import reducer_of
 from ...schedule.tree import Link, Tree, block_with, graft, with_body
 
 

@@ -53,7 +53,10 @@ HEXAGON = (*LLVM, VerifyVTCMLimit())
 DEFAULTS: Mapping[str, tuple[Postproc, ...]] = {
     "llvm": LLVM,
     "vnni": X86,
+    "avxvnni": X86,
     "avx512": X86,
+    "dotprod": X86,
+    "asimd": X86,
     "cuda": CUDA,
     "cuda-tensorcore": CUDA_TENSORCORE,
     "hexagon": HEXAGON,

@@ -71,7 +71,41 @@ def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
 
 
 VNNI = _with_intrinsics("dot_16x4_vnni", "dot_16x2_avx512bf16")
+AVXVNNI = _with_intrinsics("dot_8x4_avxvnni")
 AVX512 = _with_intrinsics("dot_16x4_avx512", "dot_16x2_avx512bf16")
+
+
+def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
+    """What an aarch64 processor gets: smaller tiles, and tilings for these intrinsics."""
+    return (
+        *LLVM[:3],
+        AddRFactor(max_jobs_per_core=8, max_innermost_factor=32),
+        *[
+            MultiLevelTilingWithIntrin(
+                name,
+                structure="SSRSRS",
+                max_innermost_factor=32,
+                reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+            )
+            for name in names
+        ],
+        MultiLevelTiling(
+            structure="SSRSRS",
+            max_innermost_factor=32,
+            reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+        ),
+        ParallelizeVectorizeUnroll(
+            max_jobs_per_core=8,
+            max_vectorize_extent=32,
+            unroll_max_steps=[0, 8, 32, 256],
+            unroll_explicit=True,
+        ),
+        RandomComputeLocation(),
+    )
+
+
+DOTPROD = _aarch64("dot_4x4_i8i8s32_sdot", "dot_4x4_u8u8u32_udot", "dot_4x4_u8u8i32_hdot")
+ASIMD = _aarch64("dot_4x4_i8i8s32_neon")
 
 CUDA: tuple[ScheduleRule, ...] = (
     ApplyCustomRule(),
@@ -159,17 +193,23 @@ HEXAGON: tuple[ScheduleRule, ...] = (
 DEFAULTS: Mapping[str, tuple[ScheduleRule, ...]] = {
     "llvm": LLVM,
     "vnni": VNNI,
+    "avxvnni": AVXVNNI,
     "avx512": AVX512,
+    "dotprod": DOTPROD,
+    "asimd": ASIMD,
     "cuda": CUDA,
     "cuda-tensorcore": CUDA_TENSORCORE,
     "hexagon": HEXAGON,
 }
 
 __all__ = [
+    "ASIMD",
     "AVX512",
+    "AVXVNNI",
     "CUDA",
     "CUDA_TENSORCORE",
     "DEFAULTS",
+    "DOTPROD",
     "HEXAGON",
     "LLVM",
     "VNNI",

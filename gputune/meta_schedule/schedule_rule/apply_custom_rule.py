@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from ...errors import UserError
+from ...schedule.extensions import SCHEDULE_RULES, extensions
 from ..analysis import SCHEDULE_RULE, annotation
 from ..kinds import target_of
 from ..watched import note_foreign
@@ -52,6 +53,15 @@ def register_schedule_rule(name: str, *, override: bool = False) -> Callable[[F]
     return register
 
 
+def _brought(names: Sequence[str]) -> CustomRule | None:
+    """The rule that another package brings under one of the names: a function (sch, block), a
+    `ScheduleRule`, or a class of such."""
+    found = extensions(SCHEDULE_RULES).found
+    thing: Any = next((found[n] for n in names if n in found), None)
+    rule: Any = thing() if isinstance(thing, type) and issubclass(thing, ScheduleRule) else thing
+    return rule.apply if isinstance(rule, ScheduleRule) else rule
+
+
 class ApplyCustomRule(ScheduleRule):
     """Blocks with the annotation `schedule_rule` are scheduled by the function of that name.
 
@@ -78,12 +88,14 @@ class ApplyCustomRule(ScheduleRule):
             return [sch]
         tried = [f"meta_schedule.{key}.{name}" for key in _KEYS.get(self.kind, (self.kind,))]
         tried.append(str(name))
-        rule = next((_rules[n] for n in tried if n in _rules), None)
+        rule = next((_rules[n] for n in tried if n in _rules), None) or _brought(tried)
         if rule is None:
+            failures = extensions(SCHEDULE_RULES).failures()
             raise UserError(
                 f"block {sch.get(block).name} asks for the schedule rule {name!r}, which is not "
                 f"registered; tried {', '.join(tried)}",
-                hint=f'@register_schedule_rule("{name}") names a function (sch, block) -> [sch]',
+                hint=f'@register_schedule_rule("{name}") names a function (sch, block) -> [sch]'
+                + (f"; {failures}" if failures else ""),
                 code="no-rule",
             )
         note_foreign(sch)

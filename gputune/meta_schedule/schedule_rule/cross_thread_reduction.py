@@ -9,7 +9,8 @@ from ...errors import ScheduleError, UserError
 from ...ir.build import const_int
 from ...ir.nodes import For
 from ...schedule.analysis import consumers, is_output
-from ...schedule.reduce import reducer_of
+from ...schedule.combine import any_order
+from ...schedule.recognise import Reduction, reduction_of
 from ...schedule.tree import Link
 from ..analysis import is_gone, is_root, is_spatial, loop_kinds, loop_links, needs_rfactor
 from ..kinds import target_of
@@ -60,7 +61,10 @@ class CrossThreadReduction(ScheduleRule):
         link = sch.block(block)
         if not self.max_threads or is_root(link) or not is_root(link.scope()):
             return [sch]
-        if reducer_of(link.block()) is None or not needs_rfactor(sch, link, self.max_threads):
+        found = reduction_of(link.block())
+        if not isinstance(found, Reduction) or not needs_rfactor(sch, link, self.max_threads):
+            return [sch]
+        if any_order(link.block(), link.loops(), found) is None:
             return [sch]
         place = _place(sch, link)
         for where in (place, None) if place is not None else (None,):
@@ -88,7 +92,8 @@ class CrossThreadReduction(ScheduleRule):
             sch.bind(inner, _THREADS)
             at = outer if place.depth == len(loops) - 1 else at
         sch.compute_at(block, at, preserve_unit_loops=True)
-        sch.set_scope(block, 0, "shared")
+        for k in range(len(sch.get(block).writes)):
+            sch.set_scope(block, k, "shared")
         self._split(sch, block, threads)
 
     def _sampled(self, sch: Schedule) -> ExprRV | int:
