@@ -31,6 +31,7 @@ from . import (
     rfactor,
     rolling,
     sampling,
+    set_dtype,
     tensorize,
 )
 from .explain import explain_schedule
@@ -89,6 +90,7 @@ class Schedule(State):
     cache_index = cache_index.cache_index
     set_scope = memory.set_scope
     storage_align = memory.storage_align
+    unsafe_set_dtype = set_dtype.unsafe_set_dtype
     reindex = reindex.reindex
     reindex_cache_read = reindex_cache.reindex_cache_read
     reindex_cache_write = reindex_cache.reindex_cache_write

@@ -306,6 +306,29 @@ def _fuse_epilogue(s: Schedule, r: random.Random) -> None:
     s.fuse_reduction_epilogue(block, r.choice(others))
 
 
+# Types that hold every value of another one. Any other change of type may change results, which is
+# what unsafe_set_dtype says of itself: the law does not cover those.
+_HOLD_ALL = {
+    "float16": ["float32", "float64"],
+    "bfloat16": ["float32", "float64"],
+    "float32": ["float64"],
+    "int8": ["int16", "int32", "float16", "float32"],
+    "uint8": ["int16", "int32", "uint32", "float32"],
+    "int16": ["int32", "float32"],
+    "int32": ["int64", "float64"],
+}
+
+
+def _set_dtype(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    writes = s.get(block).writes
+    if not writes:
+        raise ScheduleError("no regions", code="none")
+    k = r.randrange(len(writes))
+    held = writes[k].buffer.dtype
+    s.unsafe_set_dtype(block, k, r.choice(_HOLD_ALL.get(held, [held])))
+
+
 def _copy_at(s: Schedule, r: random.Random) -> None:
     block = _blocks(s, r)
     loops = s.get_loops(block)
@@ -434,6 +457,7 @@ MOVES: list[tuple[str, Any]] = [
     ("add_unit_loop", lambda s, r: s.add_unit_loop(_loop(s, r))),
     ("set_scope", lambda s, r: s.set_scope(_blocks(s, r), 0, r.choice(SCOPES))),
     ("storage_align", _storage_align),
+    ("unsafe_set_dtype", _set_dtype),
     ("transform_layout", _transform_layout),
     ("transform_layout", _transform_layout),
     ("transform_block_layout", _transform_block_layout),
