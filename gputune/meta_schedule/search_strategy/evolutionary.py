@@ -55,6 +55,8 @@ _CROSSED, _FRESH = 0.25, 0.15  # shares of a generation
 _NEW_CLASSES = 64  # structure classes that a round may add: each costs a replay
 _ISLANDS = 9  # design spaces that a round looks at: a program of several blocks may have a hundred
 _GOOD_ISLANDS, _OTHER_ISLANDS = 3, 2  # once some are known to be good
+_DOUBTED_FIRST, _DOUBTED = 0.7, 0.35  # shares of a batch for which scores are doubted
+_DOUBT_FIRST, _DOUBT = 0.3, 0.08  # by how much: of log2 of the time; then of the best speed
 _CLIMBERS, _CLIMBS = 12, 3  # rows that climb at the end of a round, and their steps
 _STALE = 3  # rounds without a better time, after which parents are drawn more freely
 
@@ -524,6 +526,9 @@ class _Evolution:
         else:
             late = self.search.trials >= 0.7 * self.search.max_trials
             batch.take(order[pool.local[order]], int(wanted * (0.4 if late else 0.2)), apart=False)
+        if any(island.space.kind for island in self.islands):
+            share, doubt = (_DOUBTED, _DOUBT) if measured else (_DOUBTED_FIRST, _DOUBT_FIRST)
+            batch.take(self._doubted(pool, doubt), int(wanted * share), apart=True)
         chance = round(by_chance * wanted)
         left = wanted - len(batch.out)
         batch.take(order, max(left - chance, 0), apart=True)
@@ -532,6 +537,18 @@ class _Evolution:
         batch.take(order, wanted - len(batch.out), apart=False)
         self._describe(batch.out)
         return batch.out
+
+    def _doubted(self, pool: _Pool, doubt: float) -> IntArray:
+        """Positions by score as it might be: what a model gets wrong it gets wrong for all programs
+        of a kind, so each kind is given an error of its own."""
+        errors = np.empty(len(pool))
+        for k, island in enumerate(self.islands):
+            mine = np.flatnonzero(pool.islands == k)
+            if len(mine):
+                kinds = row_numbers(pool.rows(k, mine)[:, list(island.space.kind)])
+                _, of = np.unique(kinds, return_inverse=True)
+                errors[mine] = self.rng.normal(0.0, doubt, int(of.max()) + 1)[of]
+        return ranking(pool.scores + errors)
 
     def _describe(self, batch: Sequence[MeasureCandidate]) -> None:
         """Tell the candidates their features, which the model wants again when it learns."""

@@ -14,7 +14,7 @@ from ...errors import ScheduleError, UserError
 from ...ir.nodes import IRModule
 from ...schedule import Schedule
 from ...schedule.trace import Trace
-from ..decisions import IntArray
+from ..decisions import Category, IntArray, Tile
 from ..population import Evaluation, Sketch, Unsupported
 from ..postproc import Postproc, postprocess
 from ..sketch_feature import FEATURE_COUNT, Machine, features_of
@@ -37,6 +37,11 @@ class Space(Protocol):
     @property
     def sites(self) -> Sequence[slice]:
         """The columns of each decision: how far apart two rows are is counted in these."""
+
+    @property
+    def kind(self) -> Sequence[int]:
+        """The columns that make the kind of a program: what the innermost tiles are, and where
+        blocks are computed."""
 
     def sample(self, count: int, rng: np.random.Generator) -> IntArray:
         """Rows drawn at random."""
@@ -72,6 +77,11 @@ class MatrixSpace:
         d = sketch.decisions
         self.sites = [
             slice(s.at, s.at + s.n) if hasattr(s, "n") else slice(s.at, s.at + 1) for s in d.sites
+        ]
+        self.kind = [
+            s.at + s.n - 1 if isinstance(s, Tile) else s.at
+            for s in d.sites
+            if not isinstance(s, Category)
         ]
         self.sample = d.sample
         self.mutate = d.mutate
@@ -109,6 +119,7 @@ class TraceSpace:
         self.mutators = list(mutators)
         self.weights = list(mutators.values())
         self.sites = [slice(0, 1)]
+        self.kind: list[int] = []  # all of one kind
         self.generation = REPLAYED
         self._rows = rows  # the same space as a matrix, where it has one
         self._open = _until_postproc(trace)
