@@ -12,7 +12,6 @@ from . import linear as lin
 from .accesses import collect, loop_bounds
 from .kernels import inner
 from .limits import CpuLimits
-from .tiles import in_registers
 from .touches import Points, Threads, Touch, length, reach
 
 
@@ -30,7 +29,8 @@ def check_private(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
 
 
 def _go(s: Stmt, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
-    if type(s) is Alloc and in_registers(s.buffer):
+    # one in global memory that is allocated inside a kernel is each thread's own, too
+    if type(s) is Alloc and not s.buffer.scope.startswith("shared"):
         _check(s, dom, threads)
     if type(s) is For:
         dom = {**dom, s.var: loop_bounds(s) or reach(s, dom)}
@@ -53,9 +53,10 @@ def _check(s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
             return
     wrote = np.unique(np.concatenate([_keys(p, threads) for p in found[True]] or [_NONE]))
     if any(not np.isin(_keys(p, threads), wrote).all() for p in found[False]):
+        what = "one" if s.buffer.scope == "global" else "registers"
         raise LowerError(
             f"{s.buffer.scope} buffer {s.buffer.name}: a thread reads an element that another "
-            "thread wrote, but each thread has registers of its own",
+            f"thread wrote, but each thread has {what} of its own",
             hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
             code="not-private",
         )

@@ -461,6 +461,32 @@ def test_registers_that_other_threads_filled_for_this_block_are_refused() -> Non
     assert e.value.code == "not-private"
 
 
+def test_a_global_buffer_of_a_block_inside_a_kernel_is_each_threads_own() -> None:
+    """Named for a bug: the random law found that only registers were looked at, and thread 0 read
+    what others had written to theirs."""
+    text = (
+        HEAD
+        + """
+    for b in T.thread_binding(1, thread="blockIdx.x"):
+        with T.block("all"):
+            T.reads(A[0:64])
+            T.writes(B[0:64])
+            G = T.alloc_buffer((64,))
+            for t in T.thread_binding(64, thread="threadIdx.x"):
+                with T.block("G"):
+                    v = T.axis.spatial(64, t)
+                    G[v] = A[v]
+            for k in range(64):
+                with T.block("B"):
+                    v = T.axis.spatial(64, k)
+                    B[v] = G[v]
+    """
+    )
+    with pytest.raises(LowerError, match="each thread has one of its own") as e:
+        lower_gpu(parse(text))
+    assert e.value.code == "not-private"
+
+
 def test_each_block_may_have_its_part_of_a_global_buffer() -> None:
     text = REFUSED["grid-race"].replace("binding(48", "binding(32").replace("b * 16", "b * 32")
     assert barriers(body_of(text)) == 0

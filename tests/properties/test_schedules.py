@@ -1,4 +1,4 @@
-"""Do random legal schedules keep the meaning of their programs? 1,000 of them here; `ci/properties`
+"""Do random legal schedules keep the meaning of their programs? 2,000 of them here; `ci/properties`
 runs as many as you like."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from .law import check_schedule
 from .programs import PROGRAMS
 
-EXAMPLES = -(-1000 // len(PROGRAMS))
+EXAMPLES = -(-2000 // len(PROGRAMS))
 
 
 @pytest.mark.parametrize("which", range(len(PROGRAMS)), ids=[p.__name__ for p in PROGRAMS])
