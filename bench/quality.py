@@ -10,9 +10,10 @@ For each kernel of the suite, from empty databases, on one core:
 * long: one run of many trials;
 * TVM (with `--tvm PYTHON`): its tuning with the same trials, best time and wall clock.
 
-All results are then timed again in turns in one process; "best" is the fastest of all. Prints a
-line a kernel and the geometric means; `--json FILE` keeps the raw records, and
-`--keep DIR` the databases.
+All results are then timed again, in turns, in several fresh processes (where its memory lies makes
+a program faster or slower by some percent in one process than in another), and have the median of
+these times; "best" is the fastest of all. Prints a line a kernel and the geometric means;
+`--json FILE` keeps the raw records, and `--keep DIR` the databases.
 
     python bench/quality.py --only GMM,SFM --seeds 1,2 --trials 32 --long 64
 """
@@ -22,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -41,6 +43,7 @@ from gputune import meta_schedule as ms
 from gputune.ir.nodes import PrimFunc
 from gputune.kernels import suite
 from gputune.runtime import ndarray
+from gputune.script import from_source
 
 TARGET = "llvm --num-cores=1"
 BATCH = 16
@@ -106,6 +109,34 @@ def peer(python: str, name: str, trials: int) -> dict[str, Any]:
     return found
 
 
+def timed(name: str, scripts: list[str]) -> list[float]:
+    """Seconds of scheduled programs of a kernel, measured in turns in this process."""
+    kernel = suite.KERNELS[name]
+    args = kernel.arguments(None, seed=3)
+    names = [b.name for b in kernel.build().buffers]
+    # where tuning has them, at cache lines: NumPy's own arrays are not, which can cost half
+    inputs = tuple(
+        np.asarray(ndarray.array(a))
+        for a, n in zip(args, names, strict=True)
+        if n not in kernel.outputs
+    )
+    entries = {str(k): from_source(text) for k, text in enumerate(scripts)}
+    bench = gt.bench(entries, inputs, target=TARGET, seconds=max(1.0, 0.2 * len(entries)))
+    return [bench.results[k].median for k in entries]
+
+
+def in_processes(name: str, entries: dict[str, Any], count: int) -> list[dict[str, float]]:
+    """Seconds of each entry in each of some fresh processes; equal programs are timed once."""
+    scripts = {k: mod.script() for k, mod in entries.items()}
+    different = list(dict.fromkeys(scripts.values()))
+    out = []
+    for _ in range(count):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found = dict(zip(different, pool.apply(timed, (name, different)), strict=True))
+        out.append({k: found[text] for k, text in scripts.items()})
+    return out
+
+
 def one(name: str, given: argparse.Namespace, keep: Path) -> dict[str, Any]:
     """All figures of one kernel."""
     kernel = suite.KERNELS[name]
@@ -124,19 +155,12 @@ def one(name: str, given: argparse.Namespace, keep: Path) -> dict[str, Any]:
     if given.long:
         done = tune(func, keep / name / "long", given.long, 99, False)
         entries["long"], walls["long"] = done["result"].mod, done["wall"]
-    args = kernel.arguments(None, seed=3)
-    names = [b.name for b in func.buffers]
-    # where tuning has them, at cache lines: NumPy's own arrays are not, which can cost half
-    inputs = tuple(
-        np.asarray(ndarray.array(a))
-        for a, n in zip(args, names, strict=True)
-        if n not in kernel.outputs
-    )
-    bench = gt.bench(entries, inputs, target=TARGET, seconds=max(2.0, 0.3 * len(entries)))
-    seconds = {k: bench.results[k].median for k in entries}
+    runs = in_processes(name, entries, given.processes)
+    seconds = {k: median([r[k] for r in runs]) for k in entries}
     record = {
         "bench": "quality", "kernel": name, "trials": given.trials, "seconds": seconds,
-        "wall_s": walls, "cpu": gt.Target(TARGET).device_key, "gputune": gt.__version__,
+        "runs": runs, "wall_s": walls, "cpu": gt.Target(TARGET).device_key,
+        "gputune": gt.__version__,
     }  # fmt: skip
     if given.tvm:
         record["tvm"] = peer(given.tvm, name, given.trials)
@@ -171,6 +195,7 @@ def main() -> int:
     parser.add_argument("--seeds", default="1,2,3,4,5")
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--long", type=int, default=256)
+    parser.add_argument("--processes", type=int, default=3, help="fresh ones, for the last timing")
     parser.add_argument("--tvm", help="a Python that has apache-tvm")
     parser.add_argument("--keep", type=Path, help="folder for the databases")
     parser.add_argument("--json", type=Path)

@@ -42,6 +42,8 @@ class Database(ABC):
     """
 
     allow_other_device: bool = False
+    takes_amendments: ClassVar[bool] = False
+    """Does `commit_tuning_record` understand records with "remeasures" (see `TuningRecord`)?"""
     KINDS: ClassVar[tuple[str, ...]] = ("json", "memory", "union", "ordered_union")
 
     # ------------------------------------------------------------------ what a subclass says
@@ -282,9 +284,17 @@ class Shelf:
 
     def add(self, record: TuningRecord) -> None:
         """Add a record. One that says "wrong_result" withdraws all records of its program, and one
-        that has a key under "withdraws" the records with that key."""
-        self.records.append(record)
+        that has a key under "withdraws" the records with that key. One that has a key under
+        "remeasures" is none of its own: the records with that key, whose time was the one that it
+        names, have its times from now on."""
         workload = record.workload
+        if record.remeasures:
+            for r in self._of.get(workload, ()):
+                if r.seconds == record.extras.get("was") and r.key == record.remeasures:
+                    r.run_secs = record.run_secs
+            self._ranked.pop(workload, None)
+            return
+        self.records.append(record)
         self._of.setdefault(workload, []).append(record)
         self._ranked.pop(workload, None)
         error = record.error
@@ -318,6 +328,8 @@ class MemoryDatabase(Database):
     Args:
         module_equality: see `ModuleEquality`.
     """
+
+    takes_amendments = True
 
     def __init__(self, module_equality: str = "structural") -> None:
         self.equality = ModuleEquality(module_equality)

@@ -1,7 +1,9 @@
 """How is a tuning history kept in files? Two files of one JSON value a line, shared by processes.
 
 Line i of `database_workload.json` is workload i; a line of `database_tuning_record.json` is
-`[workload index, record]`. A line that cannot be read (torn, foreign, changed) is skipped and
+`[workload index, record]`. Times that were measured again (see `finalists`) stand as records of the
+same kind in a third file beside it, so that the second has a line a trial. A line that cannot be
+read (torn, foreign, changed) is skipped and
 reported, and never rewritten. Everything in the files is data: nothing in them is run.
 """
 
@@ -22,6 +24,8 @@ from .record import TuningRecord, Workload
 
 WORKLOAD_FILE = "database_workload.json"
 RECORD_FILE = "database_tuning_record.json"
+AGAIN_SUFFIX = ".remeasured.json"
+"""Takes the place of the suffix of the record file, for the file of times measured again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,8 @@ class JSONDatabase(Database):
         >>> sch = db.query_schedule(matmul, "llvm")
     """
 
+    takes_amendments = True
+
     def __init__(
         self,
         path_workload: str | Path | None = None,
@@ -88,6 +94,7 @@ class JSONDatabase(Database):
         self.skipped: list[Skipped] = []
         self._workload_file = Journal(self.path_workload)
         self._record_file = Journal(self.path_tuning_record)
+        self._again_file = Journal(self.path_tuning_record.with_suffix(AGAIN_SUFFIX))
         self._by_index: list[Workload | None] = []
         self._index: dict[Workload, int] = {}
         self._by_hash: dict[str, list[Workload]] = {}
@@ -103,6 +110,7 @@ class JSONDatabase(Database):
         for journal, take in (
             (self._workload_file, self._take_workload),
             (self._record_file, self._take_record),
+            (self._again_file, self._take_again),
         ):
             if not journal.path.exists():
                 continue
@@ -149,6 +157,12 @@ class JSONDatabase(Database):
         if workload is None:
             raise RecordError(f"there is no readable workload {index} in {self.path_workload}")
         self._shelf.add(TuningRecord.from_json(value[1], workload))
+
+    def _take_again(self, number: int, value: Any) -> None:
+        match value:
+            case [int() as index, _] if not 0 <= index < len(self._by_index):
+                return  # left over: somebody has removed the other two files
+        self._take_record(number, value)
 
     # ------------------------------------------------------------------ workloads
     def _find(self, mod: IRModule) -> tuple[str, Workload | None]:
@@ -231,14 +245,16 @@ class JSONDatabase(Database):
             own = record.workload = self._own(own)
         self._shelf.add(record)
         text = json.dumps([self._index[own], record.as_json()], allow_nan=False)
-        with self._record_file.locked():
+        journal = self._again_file if record.remeasures else self._record_file
+        with journal.locked():
             before = len(self.skipped)
-            lines = self._record_file.read_new()
+            lines = journal.read_new()
             if lines:
                 self._read_workloads()
-            self._take(self._record_file, lines, self._take_record)
+            again = journal is self._again_file
+            self._take(journal, lines, self._take_again if again else self._take_record)
             self._warn(before)
-            self._record_file.append(text)
+            journal.append(text)
 
     def _read_workloads(self) -> None:
         """What other processes recorded may be of workloads that they added meanwhile."""
@@ -272,6 +288,8 @@ class JSONDatabase(Database):
         """Bring the files to the disk (done once a round of tuning, not once a record)."""
         self._workload_file.sync()
         self._record_file.sync()
+        if self._again_file.path.exists():
+            self._again_file.sync()
 
     def __repr__(self) -> str:
         return f"JSONDatabase({str(self.path_workload)!r}, {str(self.path_tuning_record)!r})"

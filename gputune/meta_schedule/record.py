@@ -123,8 +123,9 @@ class TuningRecord:
             in from `target`), "program" (digest of the scheduled program), "verified" (did who
             wrote it check its numbers? whoever reads it from a file checks again), "error"
             ({"phase", "kind", "message"} of a failure), "withdraws" (`key` of a record that is not
-            to be used), "cut" (timed with one call only, being clearly slower), "seed", "time"
-            (Unix seconds), "versions".
+            to be used), "remeasures" (`key` of a record that has these times from now on, see
+            `finalists`; it took "was", and "processes" are the seconds in each), "cut" (timed with
+            one call only, being clearly slower), "seed", "time" (Unix seconds), "versions".
 
     Attributes:
         own: was it measured by this process? Never so for what a file holds.
@@ -226,6 +227,12 @@ class TuningRecord:
         """The key of the record that this one takes back, or ""."""
         found = self.extras.get("withdraws")
         return found if isinstance(found, str) else ""
+
+    @property
+    def remeasures(self) -> str:
+        """The key of the record whose times these are, or ""."""
+        found = self.extras.get("remeasures")
+        return found if isinstance(found, str) and self.is_valid else ""
 
     def target_json(self) -> dict[str, Any] | None:
         """The target as the file holds it."""

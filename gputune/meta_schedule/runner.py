@@ -7,9 +7,9 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import GputuneError, RunError, UserError
 from ..runtime.process import Worker
@@ -158,6 +158,22 @@ class RunnerFuture:
         return self._f_result()
 
 
+class OwnProcess(Protocol):
+    """A process that measures for itself alone; see `Runner.fresh`."""
+
+    def start(self) -> None:
+        """Start it in the background."""
+
+    def wait(self) -> None:
+        """Until it is ready; RunError if it does not start."""
+
+    def measure(self, x: RunnerInput) -> RunnerResult:
+        """Time one kernel now, in full."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 class Runner(ABC):
     """Base class of runners; write your own by inheriting from it."""
 
@@ -168,6 +184,11 @@ class Runner(ABC):
 
     def start(self) -> None:  # noqa: B027  # most runners have nothing to do
         """Get ready in the background, where there is something to get ready."""
+
+    def fresh(self) -> OwnProcess | None:
+        """A new process that measures in the same way, not started yet; None if there is no such
+        thing. See `finalists`."""
+        return None
 
     @staticmethod
     def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
@@ -305,6 +326,11 @@ class LocalRunner(Runner):
 
         return CudaRunner(self.timeout_sec, None, _cuda_plan(self.evaluator_config)).measure(x)
 
+    def fresh(self) -> OwnProcess | None:
+        """One with a worker process of its own, unless the caller's functions measure."""
+        plain = self.f_cleanup is None and self.initializer is None and not self._in_parent
+        return FreshRunner(self) if plain else None
+
     # ------------------------------------------------------------------ in the worker
     def _ask(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
         config = self.evaluator_config
@@ -361,6 +387,28 @@ class LocalRunner(Runner):
             timer = module.time_evaluator(name, device, flush_cache=flush, **plan)
             seconds = [s for args in repeated for s in timer(*args).results]
         return RunnerResult([float(s) for s in seconds])
+
+
+class FreshRunner(LocalRunner):
+    """Measures as another runner does, in a worker process of its own, until `close()`."""
+
+    def __init__(self, like: LocalRunner) -> None:
+        config = replace(like.evaluator_config, cut=math.inf)
+        super().__init__(like.timeout_sec, config, like.cooldown_sec, like.alloc_repeat)
+        self._worker = Worker()
+
+    @property
+    def worker(self) -> Worker:
+        """The process of this runner alone."""
+        return self._worker
+
+    def wait(self) -> None:
+        """Until the process is ready; RunError if it does not start."""
+        self._worker.request("ping")
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()
 
 
 class _Measurement(RunnerFuture):

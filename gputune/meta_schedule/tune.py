@@ -18,6 +18,7 @@ from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
 from .database import Database
 from .early_stop import StopRule
+from .finalists import measure_again, reserve
 from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
 from .logging import console, create_loggers, get_loggers_from_work_dir
 from .measure_callback import MeasureCallback
@@ -299,6 +300,7 @@ def tune_tasks(
         result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify)
         begun = time.monotonic()
         try:
+            least = reserve(seconds) if run.fresh() is not None else 0.0
             scheduler.tune(
                 tasks,
                 task_weights,
@@ -310,13 +312,16 @@ def tune_tasks(
                 _callbacks(measure_callbacks),
                 db,
                 model,
-                seconds=seconds * _SEARCH_SHARE if seconds and post_optimization else seconds,
+                seconds=_search_seconds(seconds, post_optimization, least),
                 verify=verify,
                 on_progress=on_progress,
                 failures_path=Path(work_dir) / FAILURES_FILE,
                 rounds_path=Path(work_dir) / ROUNDS_FILE,
                 stop=stop,
             )
+            if not scheduler.interrupted:
+                left = None if seconds is None else seconds - (time.monotonic() - begun)
+                measure_again(scheduler.tasks, db, build, run, left)
             _confirm_winners(scheduler, db)
             _save(model, work_dir)
             if post_optimization and not scheduler.interrupted:
@@ -337,6 +342,15 @@ def tune_tasks(
     finally:
         _close(loggers)
     return result
+
+
+def _search_seconds(
+    seconds: float | None, post_optimization: bool, finalists: float
+) -> float | None:
+    """What the search has of a time limit."""
+    if seconds is None:
+        return None
+    return seconds * _SEARCH_SHARE if post_optimization else seconds - finalists
 
 
 def _usable_folder(work_dir: str | Path) -> None:

@@ -1,0 +1,168 @@
+"""Which of the fastest is the fastest? They are timed again, in turns, in fresh processes.
+
+The best of many measured times is also a lucky one, and some programs are fast only where their
+memory happens to lie well: in the process that measured them, and not in the next. So, when a
+tuning is over, the best few of each task are measured several times more, each time in a new
+process, and are ranked by the mean of what these found.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ..errors import GputuneError
+from .builder import Builder, BuilderInput, BuilderResult
+from .database import Database
+from .logging import console
+from .measure_callback import remove_artifacts
+from .measure_candidate import MeasureCandidate
+from .record import TuningRecord
+from .runner import BestSoFar, OwnProcess, Runner, RunnerInput
+from .task_record import TaskRecord
+
+PROCESSES = 3
+"""Fresh processes in which finalists are measured."""
+_MOST = 5  # finalists of a task
+_WITHIN = 1.2  # times the best: what is slower than that does not win
+_LONGEST_S = 0.5  # a kernel that takes longer is not measured again
+_TWICE_S = 0.02  # one that takes no longer is measured twice in each process
+_RESERVE_S, _RESERVE = 2.5, 0.1  # of a time limit: at most so much, and such a share
+
+
+@dataclass(slots=True)
+class _Finalist:
+    task: TaskRecord
+    record: TuningRecord
+    candidate: MeasureCandidate
+    built: BuilderResult | None = None
+    seconds: list[float] = field(default_factory=list)
+    """Of each process."""
+
+
+def reserve(seconds: float | None) -> float:
+    """How much of a time limit is kept for the finalists."""
+    return 0.0 if seconds is None else min(_RESERVE_S, _RESERVE * seconds)
+
+
+def measure_again(
+    tasks: Sequence[TaskRecord],
+    database: Database,
+    builder: Builder,
+    runner: Runner,
+    seconds: float | None = None,
+) -> None:
+    """Measure the best records of this run again, and tell the database.
+
+    Nothing happens where the runner has no other process to offer (`Runner.fresh`), or the database
+    does not keep such amendments. Ctrl-C ends it; what is complete by then counts.
+
+    Args:
+        tasks: those that were tuned.
+        database: holds the records; it is given an amendment for each finalist.
+        builder, runner: those of the tuning.
+        seconds: how much time is left; None: enough.
+    """
+    ends = math.inf if seconds is None else time.monotonic() + seconds
+    if not database.takes_amendments or runner.fresh() is None:
+        return
+    found = [x for task in tasks for x in _finalists(task, database)]
+    if not found:
+        return
+    processes = [x for x in (runner.fresh() for _ in range(PROCESSES)) if x is not None]
+    try:
+        for process in processes:
+            process.start()
+        _build(found, builder)
+        found = [x for x in found if x.built is not None]
+        for process in processes:
+            process.wait()  # none starts up while another measures
+        for process in processes:
+            begun = time.monotonic()
+            _one_process(found, process)
+            if time.monotonic() + (time.monotonic() - begun) > ends:
+                break
+    except GputuneError as e:
+        console().warning("The finalists cannot be measured again: %s", e.message)
+    except KeyboardInterrupt:
+        console().info("Interrupted: the finalists are not measured further")
+    finally:
+        for process in processes:
+            process.close()
+        remove_artifacts([x.built for x in found if x.built is not None])
+    for task in tasks:
+        _amend([x for x in found if x.task is task], database)
+
+
+def _finalists(task: TaskRecord, database: Database) -> list[_Finalist]:
+    if task.ctx.target.kind != "llvm":
+        return []
+    records = database.candidates(task.ctx.mod, task.ctx.target)
+    best = min((r.seconds for r in records), default=math.inf)
+    if not best <= _LONGEST_S:
+        return []
+    out: list[_Finalist] = []
+    seen: set[str] = set()
+    for record in records:
+        if len(out) == _MOST or record.seconds > _WITHIN * best:
+            break
+        if not record.own or record.key in seen:
+            continue
+        seen.add(record.key)
+        try:
+            out.append(_Finalist(task, record, record.as_measure_candidate()))
+        except GputuneError as e:  # of this process's own making, and yet
+            console().warning("A record cannot be replayed: %s", e.message)
+    # alone it has nobody to be compared with
+    return out if len(out) > 1 else []
+
+
+def _build(found: Sequence[_Finalist], builder: Builder) -> None:
+    inputs = [BuilderInput(x.candidate.sch.mod, x.task.ctx.target) for x in found]
+    for x, built in zip(found, builder.build(inputs)):
+        if built.problem is None and built.artifact_path is not None:
+            x.built = built
+
+
+def _one_process(found: Sequence[_Finalist], process: OwnProcess) -> None:
+    """Measure each finalist in a new process, there and back again."""
+    times: list[list[float]] = [[] for _ in found]
+    for order in (range(len(found)), reversed(range(len(found)))):
+        for i in order:
+            x = found[i]
+            assert x.built is not None
+            assert x.built.artifact_path is not None
+            if times[i] and x.record.seconds > _TWICE_S:
+                continue
+            given = RunnerInput(
+                x.built.artifact_path, "cpu", x.candidate.args_info, BestSoFar(x.record.seconds)
+            )
+            result = process.measure(given)
+            if result.problem is None and result.run_secs:
+                times[i].append(statistics.median(result.run_secs))
+    # A process counts for all finalists of a task, or for none: processes differ.
+    for x, mine in zip(found, times):
+        if all(t for y, t in zip(found, times) if y.task is x.task):
+            x.seconds.append(statistics.fmean(mine))
+
+
+def _amend(found: Sequence[_Finalist], database: Database) -> None:
+    """Tell the database, on the scale of the first times: so they compare with other records,
+    whatever the machine was doing meanwhile."""
+    if not found or not all(x.seconds for x in found):
+        return
+    means = [statistics.fmean(x.seconds) for x in found]
+    scale = statistics.median(x.record.seconds / m for x, m in zip(found, means))
+    for x, mean in zip(found, means):
+        r = x.record
+        extras = {"remeasures": r.key, "was": r.seconds, "processes": x.seconds}
+        database.commit_tuning_record(
+            TuningRecord(r.trace, r.workload, [mean * scale], r.target, r.args_info, extras)
+        )
+    found[0].task.ctx.logger.info(
+        "%d finalists measured again in %d fresh processes: the best took %.4g us",
+        len(found), len(found[0].seconds), min(means) * 1e6,
+    )  # fmt: skip
