@@ -281,7 +281,7 @@ def _(tmp: Path) -> None:
 
 
 @row("1.2.27", "XGBConfig", does="parameters of the trees, XGBoost's names",
-     differs="defaults are gputune's own: 32 bins, a third of the columns")  # fmt: skip
+     differs="for its own features XGBModel has others (32 bins, fewer columns)")  # fmt: skip
 def _(tmp: Path) -> None:
     assert ms.XGBConfig().seed == 43
     assert ms.XGBConfig(max_depth=4).max_depth == 4
