@@ -94,5 +94,5 @@ class RecordError(GputuneError, ValueError):
     result: object = None
 
 
-class UserError(GputuneError):
+class UserError(GputuneError, ValueError):
     """A command or call cannot be carried out as asked."""

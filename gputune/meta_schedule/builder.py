@@ -84,7 +84,7 @@ class Builder(ABC):
             return kind
         if kind == "local":
             return LocalBuilder(*args, **kwargs)
-        raise ValueError(f"unknown kind of builder {kind!r}; known is: local")
+        raise UserError(f"unknown kind of builder {kind!r}; known is: local")
 
 
 @left_open
@@ -259,9 +259,11 @@ def same_order(
     results: Sequence[BuilderResult], inputs: Sequence[object]
 ) -> Sequence[BuilderResult]:
     """The results of any builder, of which there must be one for each input."""
-    if len(results) != len(inputs):
+    listed = isinstance(results, Sequence) and all(isinstance(r, BuilderResult) for r in results)
+    if not listed or len(results) != len(inputs):
+        given = f"{len(results)} results" if listed else f"{results!r:.60}"
         raise UserError(
-            f"the builder gave {len(results)} results for {len(inputs)} programs",
+            f"the builder gave {given} for {len(inputs)} programs",
             hint="return one BuilderResult for each BuilderInput, in their order",
             code="builder",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -143,7 +144,7 @@ class Database(ABC):
             return self.query_tuning_record(mod, target, workload_name)
         if kind == "ir_module":
             return self.query_ir_module(mod, target, workload_name)
-        raise ValueError(
+        raise UserError(
             f"cannot query a {kind!r}: the kinds are 'schedule', 'record' and 'ir_module'"
         )
 
@@ -217,7 +218,7 @@ class Database(ABC):
             return UnionDatabase(*args, **kwargs)
         if kind == "ordered_union":
             return OrderedUnionDatabase(*args, **kwargs)
-        raise ValueError(
+        raise UserError(
             f"unknown kind of database {kind!r}; known are: {', '.join(Database.KINDS)}, "
             "or a function that schedules"
         )
@@ -316,10 +317,17 @@ class Shelf:
 
 
 def check_top_k(top_k: int) -> int:
-    """`top_k`, which must not be negative."""
-    if top_k < 0:
-        raise ValueError(f"get_top_k: top_k is a count from 0, found {top_k}")
-    return top_k
+    """`top_k`, which must be a count from 0."""
+    if not isinstance(top_k, Integral) or top_k < 0:
+        raise UserError(f"get_top_k: top_k is a count from 0, found {top_k!r}")
+    return int(top_k)
+
+
+def check_record(record: Any) -> TuningRecord:
+    """What is to be committed, which must be a record."""
+    if not isinstance(record, TuningRecord):
+        raise UserError(f"commit_tuning_record: {record!r:.60} is no TuningRecord", code="record")
+    return record
 
 
 class MemoryDatabase(Database):
@@ -334,6 +342,7 @@ class MemoryDatabase(Database):
     def __init__(self, module_equality: str = "structural") -> None:
         self.equality = ModuleEquality(module_equality)
         self._workloads: dict[str, list[Workload]] = {}
+        self._known: set[Workload] = set()
         self._shelf = Shelf()
 
     def _find(self, mod: IRModule) -> tuple[str, Workload | None]:
@@ -353,24 +362,31 @@ class MemoryDatabase(Database):
         key, found = self._find(mod)
         if found is None:
             found = Workload(mod)
-            self._workloads.setdefault(key, []).append(found)
+            self._keep(key, found)
         return found
 
     def commit_tuning_record(self, record: TuningRecord) -> None:
-        """Add a record."""
+        """Add a record; its workload too, if that is new."""
+        record.workload = self._own(check_record(record).workload, add=True)
         self._shelf.add(record)
 
     def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
         """The `top_k` best records of a workload by the median of their times."""
-        check_top_k(top_k)
-        return self._shelf.ranked(self._own(workload))[:top_k]
+        return self._shelf.ranked(self._own(workload))[: check_top_k(top_k)]
 
-    def _own(self, workload: Workload) -> Workload:
-        """This database's object for a workload (which may be another's)."""
-        for entries in self._workloads.values():
-            if any(w is workload for w in entries):
-                return workload
-        return self._find(workload.mod)[1] or workload
+    def _own(self, workload: Workload, add: bool = False) -> Workload:
+        """This database's object for a workload (which may be another's, or made by hand); where
+        there is none, the workload itself, which is added if asked for."""
+        if workload in self._known:
+            return workload
+        key, found = self._find(workload.mod)
+        if found is None and add:
+            self._keep(key, workload)
+        return found or workload
+
+    def _keep(self, key: str, workload: Workload) -> None:
+        self._workloads.setdefault(key, []).append(workload)
+        self._known.add(workload)
 
     def get_all_tuning_records(self) -> list[TuningRecord]:
         """All records in the order in which they were added, failures included."""

@@ -82,6 +82,30 @@ def _empty(base: type) -> type[Any]:
     return type(base)(base.__name__, (base,), {"__module__": base.__module__})
 
 
+def check_part(given: Any, base: type, name: str, kinds: str = "") -> Any:
+    """What was given for a part of the tuner: an object of `base`, or one that can do the same.
+
+    Args:
+        given: the object.
+        base: the class with the methods that it must have.
+        name: of the argument, for the message.
+        kinds: what else would do, for the message.
+
+    Raises:
+        UserError: it is something else, such as the class in place of an object.
+    """
+    needed = sorted(getattr(base, "__abstractmethods__", ()))
+    missing = [m for m in needed if not callable(getattr(given, m, None))]
+    if not missing and not isinstance(given, type):
+        return given
+    what = f"the class {given.__name__}" if isinstance(given, type) else f"{given!r:.60}"
+    raise UserError(
+        f"{name} is an object of {base.__name__}{kinds}, found {what}",
+        hint=f"{given.__name__}(...)" if isinstance(given, type) else f"it has no {missing[0]}",
+        code="part",
+    )
+
+
 def left_open(cls: type[T]) -> type[T]:
     """The class with its abstract methods filled in: calling one raises NotImplementedError, which
     names class and method."""

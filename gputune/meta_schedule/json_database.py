@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import GputuneError, RecordError, UserError
 from ..ir.nodes import IRModule
-from .database import Database, Shelf, check_top_k
+from .database import Database, Shelf, check_record, check_top_k
 from .journal import Journal
 from .module_equality import ModuleEquality, as_module
 from .record import TuningRecord, Workload
@@ -235,7 +235,7 @@ class JSONDatabase(Database):
         Raises:
             RecordError, UserError: it could not be written; names the file.
         """
-        own = record.workload = self._own(record.workload)
+        own = record.workload = self._own(check_record(record).workload)
         if own not in self._index:
             try:
                 self._append_workload(own)
@@ -263,19 +263,23 @@ class JSONDatabase(Database):
         self._take(self._workload_file, lines, self._take_workload)
 
     def _own(self, workload: Workload) -> Workload:
-        """This database's object for a workload (which may be another database's)."""
-        if workload in self._index:
-            return self._by_index[self._index[workload]] or workload
-        key, found = self._find(workload.mod)
+        """This database's object for a workload (which may be another's, or made by hand); one to
+        be written where there is none."""
+        key, found = self._known(workload)
         if found is None:
             found = Workload(workload.mod)
             self._by_hash.setdefault(key, []).append(found)
         return found
 
+    def _known(self, workload: Workload) -> tuple[str, Workload | None]:
+        if workload in self._index:
+            return "", self._by_index[self._index[workload]] or workload
+        return self._find(workload.mod)
+
     def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
         """The `top_k` best records of a workload by the median of their times."""
-        check_top_k(top_k)
-        return self._shelf.ranked(self._own(workload))[:top_k]
+        known = self._known(workload)[1] or workload
+        return self._shelf.ranked(known)[: check_top_k(top_k)]
 
     def get_all_tuning_records(self) -> list[TuningRecord]:
         """All readable records, the best first, failures last."""

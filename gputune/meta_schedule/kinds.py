@@ -41,7 +41,9 @@ def choose(table: Mapping[str, T], kind: str, what: str) -> T:
         return table[kind]
     if LIKE.get(kind) in table:
         return table[LIKE[kind]]
-    known = ", ".join(table)
+    known = ", ".join(
+        [*table, *(k for k, like in LIKE.items() if k not in table and like in table)]
+    )
     if kind in KINDS:
         raise UserError(
             f"there are no default {what} for {kind!r} in this version",

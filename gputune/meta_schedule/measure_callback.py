@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GputuneError
+from ..errors import GputuneError, UserError
 from .builder import BuilderResult
 from .derived import left_open
 from .failures import Failure
@@ -43,7 +43,7 @@ class MeasureCallback(ABC):
         """The callbacks of a kind; "default" is the only one. ValueError for another."""
         if kind == "default":
             return [AddToDatabase(), RemoveBuildArtifact(), UpdateCostModel()]
-        raise ValueError(f"unknown kind of measure callbacks {kind!r}; known is: default")
+        raise UserError(f"unknown kind of measure callbacks {kind!r}; known is: default")
 
 
 @left_open

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from ..errors import UserError
+
 _local = threading.local()
 
 
@@ -58,6 +60,8 @@ class Profiler:
         return align(rows)
 
     def __enter__(self) -> Profiler:
+        if self._start is not None:
+            raise UserError("the profiler is active already: make another one to nest them")
         _stack().append(self)
         self._start = time.perf_counter()
         return self

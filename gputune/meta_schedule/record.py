@@ -11,8 +11,9 @@ import json
 import math
 import statistics
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
+from numbers import Real
 from typing import Any, TypeAlias
 
 from ..errors import GputuneError, RecordError
@@ -127,6 +128,9 @@ class TuningRecord:
             `finalists`; it took "was", and "processes" are the seconds in each), "cut" (timed with
             one call only, being clearly slower), "seed", "time" (Unix seconds), "versions".
 
+    Raises:
+        RecordError: `run_secs` are no seconds: a list of finite numbers from 0.
+
     Attributes:
         own: was it measured by this process? Never so for what a file holds.
         verified: were its numbers compared with those of the unscheduled program, by this process
@@ -149,7 +153,7 @@ class TuningRecord:
     ) -> None:
         self._trace: Trace | Json = trace
         self.workload = workload
-        self.run_secs = None if run_secs is None else [float(s) for s in run_secs]
+        self.run_secs = _seconds(None if run_secs is None else _listed(run_secs))
         self._target: Target | Json = None if target is None else Target(target)
         self._args_info: Sequence[ArgInfo] | Json = None if args_info is None else list(args_info)
         self.extras: dict[str, Any] = dict(extras or {})
@@ -321,11 +325,17 @@ def _seconds(run_secs: Any) -> list[float] | None:
     if run_secs is None:
         return None
     good = isinstance(run_secs, list) and all(
-        type(s) in (int, float) and math.isfinite(s) and s >= 0 for s in run_secs
+        isinstance(s, Real) and not isinstance(s, bool) and 0 <= float(s) < math.inf
+        for s in run_secs
     )
     if not good:
         raise RecordError(f"tuning record: the times are {run_secs!r:.60}, not a list of seconds")
     return [float(s) for s in run_secs]
+
+
+def _listed(run_secs: Any) -> Any:
+    """A list of what `run_secs` holds: of any sequence, such as an array; itself if it is none."""
+    return list(run_secs) if isinstance(run_secs, Iterable) else run_secs
 
 
 def canonical(value: Json) -> str:

@@ -121,6 +121,10 @@ class RoundLog:
         if self.path is not None:
             write_failures(self.path, [whole])
 
+    def refusals(self, task_id: int) -> Counter[str]:
+        """Why candidates of a task were not even measured, counted, up to its last round."""
+        return Counter(self._seen.get(task_id, SearchCounts()).refused)
+
     def _since(self, task_id: int, now: SearchCounts) -> dict[str, Any]:
         """The counts since the round before."""
         before = self._seen.get(task_id, SearchCounts())

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from numbers import Real
 from typing import Any, Protocol
 
 from ..errors import GputuneError, RunError, UserError
@@ -80,6 +81,17 @@ class RunnerInput:
     best: BestSoFar | None = None
 
 
+def _listed(run_secs: Any) -> list[Any]:
+    try:
+        return list(run_secs)
+    except TypeError:
+        raise UserError(
+            f"RunnerResult: run_secs is a list of seconds, found {run_secs!r:.60}",
+            hint="one number for each repeat; None for a failure",
+            code="run-secs",
+        ) from None
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerResult:
     """What became of it: times, or why there are none.
@@ -102,14 +114,26 @@ class RunnerResult:
     verified: bool = False
     extras: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.run_secs is not None:
+            object.__setattr__(self, "run_secs", _listed(self.run_secs))
+
     @property
     def problem(self) -> Failure | None:
-        """Why it failed, or None."""
+        """Why it failed, or None. Times that cannot be are a failure: a record of them would be
+        refused, or win for ever."""
         if self.failure is not None:
             return self.failure
-        if self.error_msg is None and self.run_secs:
-            return None
-        return Failure("run", "error", self.error_msg or "the runner gave no times")
+        if self.error_msg is not None:
+            return Failure("run", "error", self.error_msg or "the runner gave no times")
+        if not self.run_secs:
+            return Failure("run", "error", "the runner gave no times")
+        for s in self.run_secs:
+            if not (isinstance(s, Real) and math.isfinite(s) and s >= 0):
+                return Failure("run", "error", f"the runner gave the time {s!r:.40}: no seconds")
+        if statistics.median(self.run_secs) == 0:
+            return Failure("run", "error", "the runner gave 0 s: too short for its clock")
+        return None
 
     @property
     def seconds(self) -> float:
@@ -210,7 +234,7 @@ class Runner(ABC):
             from .rpc import RPCRunner
 
             return RPCRunner(*args, **kwargs)
-        raise ValueError(f"unknown kind of runner {kind!r}; known are: local, rpc, cuda, host")
+        raise UserError(f"unknown kind of runner {kind!r}; known are: local, rpc, cuda, host")
 
 
 @left_open

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import ScheduleError, UserError
@@ -13,7 +15,7 @@ from ..ir.nodes import Block, IntImm, IRModule, PrimFunc
 from ..ir.walk import stmt_children
 from ..schedule import BlockRV, Schedule
 from .analysis import SCHEDULE_RULE, annotation, is_gone
-from .derived import left_open
+from .derived import check_part, left_open
 from .kinds import kind_of_target, random_of
 from .mutator import Mutator
 from .postproc import Postproc
@@ -44,19 +46,23 @@ class SpaceGenerator(ABC):
             initialised with a context.
     """
 
+    # what a subclass has that does not call __init__ of this class
+    sch_rules: list[ScheduleRule] | str = "from-target"
+    postprocs: list[Postproc] | str = "from-target"
+    mutator_probs: dict[Mutator, float] | str = "from-target"
+    rng: random.Random = random.Random()
+    wishes: Sequence[Wish] = ()  # see watched.call_again
+
     def __init__(
         self,
         sch_rules: Rules = "from-target",
         postprocs: Postprocs = "from-target",
         mutator_probs: Mutators = "from-target",
     ) -> None:
-        self.sch_rules: list[ScheduleRule] | str = _listed(sch_rules)
-        self.postprocs: list[Postproc] | str = _listed(postprocs)
-        self.mutator_probs: dict[Mutator, float] | str = (
-            mutator_probs if isinstance(mutator_probs, str) else dict(mutator_probs or {})
-        )
+        self.sch_rules = _listed(sch_rules, ScheduleRule, "sch_rules")
+        self.postprocs = _listed(postprocs, Postproc, "postprocs")
+        self.mutator_probs = _weighted(mutator_probs)
         self.rng = random.Random()
-        self.wishes: Sequence[Wish] = ()  # see watched.call_again
 
     def initialize_with_tune_context(self, context: TuneContext) -> None:
         """Settle rules, postprocs and mutators, and make them and itself known to the context.
@@ -139,8 +145,34 @@ class PySpaceGenerator(SpaceGenerator):
     """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
-def _listed(given: Any) -> Any:
-    return given if isinstance(given, str) else list(given or ())
+def _listed(given: Any, base: type, name: str) -> Any:
+    """A list of parts, or the word for one."""
+    if given is None or isinstance(given, str):
+        return given or []
+    if not isinstance(given, list | tuple):
+        raise UserError(
+            f"{name} is a list of {base.__name__}, a kind of target or 'from-target', "
+            f"found {given!r:.60}",
+            code="part",
+        )
+    return [check_part(p, base, f"each of {name}") for p in given]
+
+
+def _weighted(given: Any) -> Any:
+    """Mutators with how often each is chosen, or the word for them."""
+    if given is None or isinstance(given, str):
+        return given or {}
+    if not isinstance(given, Mapping):
+        raise UserError(
+            "mutator_probs is a mapping from Mutator to how often it is chosen, a kind of target "
+            f"or 'from-target', found {given!r:.60}",
+            code="part",
+        )
+    for m, p in given.items():
+        check_part(m, Mutator, "each of mutator_probs")
+        if not (isinstance(p, Real) and 0 <= float(p) < math.inf):
+            raise UserError(f"mutator_probs: {type(m).__name__} is chosen {p!r} times", code="part")
+    return dict(given)
 
 
 def _kind(given: str, context: TuneContext, what: str) -> str:

@@ -44,6 +44,7 @@ class TaskRecord:
         verifier: checks new bests; None: nobody does.
         failed_rounds: rounds in which all candidates failed, before the first success.
         lost_rounds: rounds on end in which no worker could be had.
+        empty_rounds: rounds on end in which there was nothing to measure.
         last_failure: the failure that happened last.
         best_candidate: the best of this run so far, measured, and checked where checks are on.
         predicted: what was chosen without a measurement, where nothing was to be measured.
@@ -73,6 +74,7 @@ class TaskRecord:
     verifier: Checker | None = None
     failed_rounds: int = 0
     lost_rounds: int = 0
+    empty_rounds: int = 0
     last_failure: Failure | None = None
     best_candidate: MeasureCandidate | None = None
     predicted: Predicted | None = None

@@ -7,8 +7,9 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import RunError, UserError
 from ..ir.nodes import IRModule
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # Rounds that may fail whole before a task is given up.
 _PATIENCE = 3
+# Rounds running in which a strategy may have nothing to measure.
+_EMPTY = 100
 # Programs that are built between two looks at the clock, for each build worker.
 _SLICE = 8
 # Where tasks share a time limit: candidates of the very first round, when nobody knows how long one
@@ -55,13 +58,22 @@ class TaskScheduler(ABC):
         rounds: what became of the candidates of each round.
     """
 
-    def __init__(self) -> None:
-        self.tasks: list[TaskRecord] = []
+    tasks: list[TaskRecord]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """A scheduler with nothing to do; a subclass need not call `__init__` of this class."""
+        self = super().__new__(cls)
+        self._clear()
+        return self
+
+    def _clear(self) -> None:
+        self.tasks = []
         self.database: Database | None = None
         self.cost_model: CostModel | None = None
         self.measure_callbacks: list[MeasureCallback] = []
         self.remaining_tasks = 0
         self.interrupted = False
+        self.options: dict[str, Any] = {}  # of `tune`, where a subclass's does not hand them on
         self._builder: Builder | None = None
         self._runner: Runner | None = None
         self._budget = Budget(0, 0)
@@ -85,7 +97,7 @@ class TaskScheduler(ABC):
             return GradientBased(*args, **kwargs)
         if kind == "round-robin":
             return RoundRobin(*args, **kwargs)
-        raise ValueError(f"unknown kind of task scheduler {kind!r}; known: gradient, round-robin")
+        raise UserError(f"unknown kind of task scheduler {kind!r}; known: gradient, round-robin")
 
     # ------------------------------------------------------------------ the whole of it
     def tune(
@@ -132,9 +144,17 @@ class TaskScheduler(ABC):
             RecordError, UserError: the database cannot be written.
             RunError: every candidate of every task failed; says how.
         """
+        if self.options:
+            seconds = self.options.get("seconds", seconds)
+            verify = self.options.get("verify", verify)
+            on_progress = self.options.get("on_progress", on_progress)
+            failures_path = self.options.get("failures_path", failures_path)
+            rounds_path = self.options.get("rounds_path", rounds_path)
+            stop = self.options.get("stop", stop)
         _check_counts(max_trials_global, max_trials_per_task, num_trials_per_iter, seconds)
-        if len(tasks) != len(task_weights):
-            raise UserError(f"{len(tasks)} tasks were given with {len(task_weights)} weights")
+        _check_weights(tasks, task_weights)
+        if on_progress is not None and not callable(on_progress):
+            raise UserError(f"on_progress is a function of a Progress, found {on_progress!r:.60}")
         self.tasks = [TaskRecord.of(c, w) for c, w in zip(tasks, task_weights)]
         self.remaining_tasks = len(self.tasks)
         self._builder, self._runner = builder, runner
@@ -222,10 +242,27 @@ class TaskScheduler(ABC):
             if self._budget.is_late and self._any_success():
                 return
             with Profiler.timeit("TaskScheduler/NextTaskId"):
-                task_id = self.next_task_id()
+                task_id = self._next()
             if task_id < 0:
                 return
             self._round(task_id)
+
+    def _next(self) -> int:
+        """What `next_task_id` says; UserError if that is no task that has something to do."""
+        given: object = self.next_task_id()
+        number = isinstance(given, Integral) and not isinstance(given, bool)
+        task_id = int(given) if isinstance(given, Integral) else 0
+        if number and task_id < 0:
+            return -1
+        if number and task_id < len(self.tasks) and not self.tasks[task_id].is_terminated:
+            return task_id
+        done = number and task_id < len(self.tasks)
+        raise UserError(
+            f"{type(self).__name__}: next_task_id gave {given!r:.60}"
+            + (", a task that is done" if done else f", and there are {len(self.tasks)} tasks"),
+            hint="it gives the number of a task that is not terminated, or -1 when all are",
+            code="task-id",
+        )
 
     def _any_success(self) -> bool:
         return any(t.best_latency_ms is not None for t in self.tasks)
@@ -266,7 +303,11 @@ class TaskScheduler(ABC):
             left = self._limit(task)
             candidates = task.ctx.generate_measure_candidates(left)
         if candidates is None:
-            self.terminate_task(task_id)
+            self._exhausted(task_id)
+            return
+        task.empty_rounds = 0 if candidates else task.empty_rounds + 1
+        if task.empty_rounds > _EMPTY:
+            self._end_early(task_id, f"its strategy gave nothing to measure {_EMPTY} times running")
             return
         if why := task.outlook.hopeless(candidates):
             self._end_early(task_id, why)
@@ -287,6 +328,19 @@ class TaskScheduler(ABC):
             self.terminate_task(task_id)
         elif why := task.outlook.tired():
             self._end_early(task_id, why)
+
+    def _exhausted(self, task_id: int) -> None:
+        """End a task whose strategy is finished; where it never gave a candidate, say why."""
+        task = self.tasks[task_id]
+        if not task.best_history_ms:
+            self._log_round(task_id, [], [], [])
+        if not task.trials and (refused := self.rounds.refusals(task_id)):
+            reason, n = refused.most_common(1)[0]
+            self._logger.warning(
+                'Task #%d: "%s": nothing to measure: %d candidates were refused, %d of them: %s',
+                task_id, task.task_name, refused.total(), n, reason,
+            )  # fmt: skip
+        self.terminate_task(task_id)
 
     def _end_early(self, task_id: int, why: str) -> None:
         task = self.tasks[task_id]
@@ -342,10 +396,12 @@ class TaskScheduler(ABC):
         self._logger.info("Sending %d sample(s) to runner", len(inputs))
         self._report("measure", task_id)
         with Profiler.timeit("SendToRunner"):
-            given = list(runner.run(inputs))
-        if len(given) != len(inputs):
+            found = runner.run(inputs)
+        given = list(found) if isinstance(found, Sequence) else None
+        if given is None or len(given) != len(inputs):
+            told = f"{found!r:.60}" if given is None else f"{len(given)} futures"
             raise UserError(
-                f"the runner gave {len(given)} futures for {len(inputs)} kernels",
+                f"the runner gave {told} for {len(inputs)} kernels",
                 hint="return one RunnerFuture for each RunnerInput, in their order",
                 code="runner",
             )
@@ -375,7 +431,7 @@ class TaskScheduler(ABC):
                 for candidate, b, future in zip(candidates, built, futures):
                     if self._has_to_end(results):
                         break
-                    results.append(judged(task, candidate, b, future.result()))
+                    results.append(judged(task, candidate, b, _result_of(future)))
                     task.lead(candidate, results[-1])
                     self._report("measure", task_id, results)
             judge_round(task, candidates, built, results)
@@ -383,8 +439,10 @@ class TaskScheduler(ABC):
         except KeyboardInterrupt:
             self.interrupted = self._stop = True
             self._logger.info("Interrupted: finishing with what was measured so far")
-        except BaseException:
-            remove_artifacts(built)
+        except BaseException:  # a user's part: what was measured before is recorded all the same
+            remove_artifacts(built[len(results) :])
+            if results:
+                self._take_in(task_id, candidates, built, results)
             raise
         remove_artifacts(built[len(results) :])
         return self._take_in(task_id, candidates, built, results)
@@ -598,8 +656,32 @@ def _check_counts(total: int, per_task: int, per_iter: int, seconds: float | Non
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise UserError(f"{name} is a whole number from {least}, found {value!r}")
-    if seconds is not None and not 0 < seconds < math.inf:
+    if seconds is not None and not (_is_number(seconds) and 0 < seconds < math.inf):
         raise UserError(f"seconds is a positive number, found {seconds!r}")
+
+
+def _check_weights(tasks: Sequence[TuneContext], weights: Sequence[float]) -> None:
+    if len(tasks) != len(weights):
+        raise UserError(f"{len(tasks)} tasks were given with {len(weights)} weights")
+    for w in weights:
+        if not (_is_number(w) and 0 <= w < math.inf):
+            raise UserError(f"a task's weight is a number from 0, found {w!r}")
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, Real) and not isinstance(x, bool)
+
+
+def _result_of(future: RunnerFuture) -> RunnerResult:
+    """The result of any runner's future."""
+    found: object = future.result()
+    if isinstance(found, RunnerResult):
+        return found
+    raise UserError(
+        f"the runner's future gave {found!r:.60}",
+        hint="its result is a RunnerResult(run_secs, error_msg)",
+        code="runner",
+    )
 
 
 def _ready(result: RunnerResult) -> RunnerFuture:

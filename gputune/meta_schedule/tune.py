@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..target.target import TargetLike
 from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
 from .database import Database
+from .derived import check_part
 from .early_stop import StopRule
 from .finalists import measure_again, reserve
 from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
@@ -158,6 +160,8 @@ def tune_tir(
         >>> lib = gputune.build(result.mod, "llvm")
     """
     if config is not None:
+        if not isinstance(config, TuneConfig):
+            raise UserError(f"config is a TuneConfig, found {config!r:.60}", code="config")
         max_trials_global = config.max_trials_global
         num_trials_per_iter = config.num_trials_per_iter
         max_trials_per_task = config.max_trials_per_task
@@ -176,6 +180,12 @@ def tune_tir(
                 hint="leave it out: each task is named after its function",
             )
         names = dict.fromkeys(modules, task_name)
+    if special_space is not None and not isinstance(special_space, Mapping):
+        raise UserError(
+            f"special_space is a mapping from task name to space, found {special_space!r:.60}",
+            hint=f'special_space={{"{next(iter(names.values()))}": a space}}',
+            code="special-space",
+        )
     spaces = dict(special_space or {})
     if unknown := set(spaces) - set(names.values()):
         raise UserError(
@@ -236,9 +246,23 @@ def tune_tir(
     )
 
 
+def _tune(scheduler: TaskScheduler, *parts: Any, **options: Any) -> None:
+    """Call a scheduler's `tune`. That of a user's class may have MetaSchedule's ten arguments only;
+    if it calls gputune's, that has the options all the same."""
+    takes = inspect.signature(scheduler.tune).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
+        scheduler.tune(*parts, **options)
+        return
+    scheduler.options = {k: v for k, v in options.items() if k not in takes}
+    try:
+        scheduler.tune(*parts, **{k: v for k, v in options.items() if k in takes})
+    finally:
+        scheduler.options = {}
+
+
 def _own(part: Any) -> Any:
     """A copy for one task of a space generator or strategy that several may share."""
-    return part.clone() if hasattr(part, "clone") else part
+    return part.clone() if hasattr(part, "clone") and not isinstance(part, type) else part
 
 
 def tune_tasks(
@@ -273,8 +297,7 @@ def tune_tasks(
     Raises:
         ValueError: there are no tasks.
     """
-    if not tasks:
-        raise ValueError("there is nothing to tune: the list of tasks is empty")
+    tasks = _checked_tasks(tasks)
     stop = StopRule(early_stop, patience)
     if max_trials_global is None:
         if seconds is None:
@@ -301,7 +324,8 @@ def tune_tasks(
         begun = time.monotonic()
         try:
             least = reserve(seconds) if run.fresh() is not None else 0.0
-            scheduler.tune(
+            _tune(
+                scheduler,
                 tasks,
                 task_weights,
                 max_trials_global,
@@ -353,6 +377,28 @@ def _search_seconds(
     return seconds * _SEARCH_SHARE if post_optimization else seconds - finalists
 
 
+def _checked_tasks(tasks: Any) -> list[TuneContext]:
+    """The tasks, of which there must be one; each is a context of its own."""
+    if isinstance(tasks, Iterable) and not isinstance(tasks, str | Mapping):
+        tasks = list(tasks)
+    if not isinstance(tasks, list) or not all(isinstance(t, TuneContext) for t in tasks):
+        raise UserError(
+            f"tasks is a list of TuneContext, found {tasks!r:.80}",
+            hint="tune_tir takes a program; a TuneContext is a program, a target, a space and a "
+            "strategy",
+            code="tasks",
+        )
+    if not tasks:
+        raise UserError("there is nothing to tune: the list of tasks is empty")
+    if len({id(t) for t in tasks}) < len(tasks):
+        raise UserError(
+            "one TuneContext is in the list of tasks twice",
+            hint="context.clone() makes another; or give it a greater weight",
+            code="tasks",
+        )
+    return tasks
+
+
 def _usable_folder(work_dir: str | Path) -> None:
     if not isinstance(work_dir, str | Path) or not str(work_dir):
         raise UserError(f"work_dir is the path of a folder, found {work_dir!r}")
@@ -375,21 +421,34 @@ def _database(spec: str | Database, work_dir: str | Path, module_equality: str) 
             f"{work_dir}/{RECORD_FILE}",
         )
         return JSONDatabase(work_dir=work_dir, module_equality=module_equality)
+    if callable(spec) or spec in ("union", "ordered_union"):
+        raise UserError(
+            f"tuning writes to its database, and {spec!r:.60} cannot be written to",
+            hint='"json", "memory", or an object; a union can be made of the result later',
+            code="database",
+        )
     return Database.create(spec, module_equality=module_equality)
 
 
 def _callbacks(spec: Any) -> list[MeasureCallback]:
     if isinstance(spec, str):
         return MeasureCallback.create(spec)
-    return [spec] if isinstance(spec, MeasureCallback) else list(spec)
+    given = list(spec) if isinstance(spec, list | tuple) else [spec]
+    return [check_part(c, MeasureCallback, "a measure callback", ' or "default"') for c in given]
 
 
 def _cost_model(spec: Any, work_dir: str | Path, seed: int) -> Any:
     """The cost model; what an earlier run in the same folder learned is taken up."""
     from .cost_model import CostModel, XGBModel
 
-    if not isinstance(spec, str):
+    if spec is None or isinstance(spec, CostModel):
         return spec
+    if not isinstance(spec, str):
+        raise UserError(
+            f"cost_model is a CostModel or its kind, found {spec!r:.60}",
+            hint='"xgb", "mlp", "random" or "none"; inherit from CostModel or PyCostModel',
+            code="cost-model",
+        )
     model = CostModel.create(spec, **({"seed": seed} if spec == "random" else {}))
     path = Path(work_dir) / MODEL_FILE
     if isinstance(model, XGBModel) and path.exists():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -15,6 +16,7 @@ from ..target import Target
 from ..target import host as machine
 from ..target.target import TargetLike
 from .counts_and_seeds import cpu_count
+from .derived import check_part
 from .logging import task_logger
 from .measure_candidate import MeasureCandidate
 from .module_equality import as_module
@@ -65,6 +67,8 @@ class TuneContext:
             check_in_bounds(self._mod)
         chosen = Target.current() if target is None else Target(target)
         self._target = chosen
+        if not isinstance(task_name, str):
+            raise UserError(f"task_name is a text, found {task_name!r:.60}", code="task-name")
         self.task_name = task_name
         self.rand_state = check_seed(rand_state)
         self._rng = random.Random(self.rand_state)
@@ -108,7 +112,14 @@ class TuneContext:
         """The sketches of the program; UserError without a space generator."""
         if self.space_generator is None:
             raise self._missing("space generator", "space_generator")
-        return list(self.space_generator.generate_design_space(self.mod))
+        found = self.space_generator.generate_design_space(self.mod)
+        if not isinstance(found, Iterable):
+            raise UserError(
+                f"{type(self.space_generator).__name__}: generate_design_space gave {found!r:.60}",
+                hint="it returns a list of schedules",
+                code="design-space",
+            )
+        return list(found)
 
     def _strategy(self) -> SearchStrategy:
         if self.search_strategy is None:
@@ -154,8 +165,17 @@ class TuneContext:
         """
         strategy = self._strategy()
         if "limit" in inspect.signature(strategy.generate_measure_candidates).parameters:
-            return strategy.generate_measure_candidates(limit=limit)
-        return strategy.generate_measure_candidates()
+            found = strategy.generate_measure_candidates(limit=limit)
+        else:
+            found = strategy.generate_measure_candidates()
+        listed = isinstance(found, list | tuple)
+        if found is None or (listed and all(isinstance(c, MeasureCandidate) for c in found)):
+            return found if found is None else list(found)
+        raise UserError(
+            f"{type(strategy).__name__}: generate_measure_candidates gave {found!r:.60}",
+            hint="it returns a list of MeasureCandidate, or None when finished",
+            code="candidates",
+        )
 
     def notify_runner_results(
         self, measure_candidates: list[MeasureCandidate], results: list[RunnerResult]
@@ -204,18 +224,23 @@ def thread_count(spec: int | str | None) -> int:
 
 
 def _as_space(space: Any) -> Any:
-    if space is None or not (isinstance(space, str) or callable(space)):
-        return space
+    if space is None:
+        return None
     from .space_generator import ScheduleFn, SpaceGenerator
 
-    if isinstance(space, SpaceGenerator):
-        return space
-    return SpaceGenerator.create(space) if isinstance(space, str) else ScheduleFn(space)
+    if isinstance(space, str):
+        return SpaceGenerator.create(space)
+    of_space = isinstance(space, SpaceGenerator | type) or hasattr(space, "generate_design_space")
+    if callable(space) and not of_space:
+        return ScheduleFn(space)
+    return check_part(space, SpaceGenerator, "a design space", ", its kind, or a function")
 
 
 def _as_strategy(strategy: Any) -> Any:
-    if not isinstance(strategy, str):
-        return strategy
+    if strategy is None:
+        return None
     from .search_strategy import SearchStrategy
 
-    return SearchStrategy.create(strategy)
+    if isinstance(strategy, str):
+        return SearchStrategy.create(strategy)
+    return check_part(strategy, SearchStrategy, "a search strategy", " or its kind")

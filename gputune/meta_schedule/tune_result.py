@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,13 +76,17 @@ class TuneResult(Database):
             )
             found = self._with_predictions(found)
             if found is None:
-                raise UserError(
-                    "tuning has found no schedule",
-                    hint="give it more trials, or build the program as it is",
-                    code="no-schedule",
-                )
+                raise self._nothing_found()
             self._schedule = found
         return self._schedule
+
+    def _nothing_found(self) -> UserError:
+        refused = sum((t.counter("refused") for t in self.why().tasks), Counter[str]())
+        hint = "give it more trials, or build the program as it is"
+        if refused and not any(t.total("proposed") for t in self.why().tasks):
+            (reason, n), total = refused.most_common(1)[0], refused.total()
+            hint = f"all {total} candidates that were looked at were refused, {n} of them: {reason}"
+        return UserError("tuning has found no schedule", hint=hint, code="no-schedule")
 
     def predicted_for(self, mod: IRModule) -> Predicted | None:
         """What was chosen for a program without a measurement, if anything was."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
 from ..kinds import choose
+from ..watched import is_ours
 
 if TYPE_CHECKING:
     from ...schedule import Schedule
@@ -61,7 +62,8 @@ def postprocess(sch: Schedule, postprocs: Sequence[Postproc]) -> ScheduleError |
 
     Args:
         sch: changed in place; the trace gets `enter_postproc` and what the postprocs do.
-        postprocs: built in or a user's; a ScheduleError that one raises is its refusal.
+        postprocs: built in or a user's; a ScheduleError that one raises is its refusal, as is
+            whatever else a user's raises.
 
     Returns:
         None, or why the schedule is refused; the message begins with the postproc's name.
@@ -76,6 +78,10 @@ def postprocess(sch: Schedule, postprocs: Sequence[Postproc]) -> ScheduleError |
             error = p.last_error or ScheduleError("refused the schedule", code="postproc")
         except ScheduleError as e:
             error = e
+        except Exception as e:  # one candidate can fail, the search cannot; the reason is counted
+            if is_ours(p):
+                raise
+            error = ScheduleError(f"{type(e).__name__}: {e}")
         if not error.message.startswith(f"{name}: "):
             error.message = f"{name}: {error.message}"
         p.last_error = error

@@ -18,7 +18,7 @@ from ..population import Evaluation
 from ..postproc import Postproc
 from ..sketch_feature import Machine
 from ..watched import Maker, Wish, call_again, drawn, wishes_of
-from .spaces import TraceSpace, _column, _until_postproc
+from .spaces import TraceSpace, _column, _until_postproc, mutated
 
 if TYPE_CHECKING:
     from ..mutator import Mutator
@@ -70,7 +70,7 @@ class CalledSpace(TraceSpace):
         seed = choose.randint(1, 2**31 - 1)
         if self.mutators and sum(self.weights) > 0:
             (mutator,) = choose.choices(self.mutators, self.weights)
-            changed = mutator.apply(trace)
+            changed = mutated(mutator, trace)
             if changed is not None:
                 changed = _until_postproc(changed)
                 if changed.insts != trace.insts:  # a user's mutator that does more

@@ -244,6 +244,21 @@ class EvolutionarySearch(SearchStrategy):
         return other
 
 
+def _checked(model: CostModel, said: object, count: int) -> Scores:
+    """What a model said, which must be a number for each candidate."""
+    try:
+        scores: Scores = np.asarray(said, np.float64)
+    except (TypeError, ValueError):
+        scores = np.empty(())
+    if scores.shape != (count,):
+        raise UserError(
+            f"{type(model).__name__} gave {said!r:.60} as the scores of {count} candidates",
+            hint="predict returns an array of one number for each candidate; higher is better",
+            code="scores",
+        )
+    return scores
+
+
 class _Evolution:
     """A search under way."""
 
@@ -486,7 +501,7 @@ class _Evolution:
         if model is None:
             return analytic
         if model.takes_features:
-            return np.asarray(model.predict_features(features), np.float64)
+            return _checked(model, model.predict_features(features), len(rows))
         # A model that only knows schedules is asked about those that the analytic score likes.
         out = np.full(len(rows), -np.inf)
         space = self.islands[k].space
@@ -494,7 +509,8 @@ class _Evolution:
         candidates = [
             MeasureCandidate(space.materialise(rows[j]), self.search.args_info) for j in asked
         ]
-        out[asked] = model.predict(self.search.context, candidates)
+        said = model.predict(self.search.context, candidates)
+        out[asked] = _checked(model, said, len(candidates))
         return out
 
     def _best_measured(self, count: int) -> list[tuple[int, IntArray]]:

@@ -160,7 +160,7 @@ class TraceSpace:
         out: list[int | None] = []
         for k in rows[:, 0].tolist():
             (mutator,) = choose.choices(self.mutators, self.weights)
-            changed = mutator.apply(self._traces[k])
+            changed = mutated(mutator, self._traces[k])
             if changed is None:
                 out.append(k)
             else:
@@ -231,6 +231,18 @@ class TraceSpace:
         if kinds != [i.kind for i in self._open.insts]:
             return None
         return np.array([self._place(trace)], np.int64)
+
+
+def mutated(mutator: Mutator, trace: Trace) -> Trace | None:
+    """What a mutator makes of a trace; None if it changes nothing."""
+    found: object = mutator.apply(trace)
+    if found is None or isinstance(found, Trace):
+        return found
+    raise UserError(
+        f"the mutator {type(mutator).__name__} returned {found!r:.60}",
+        hint="apply returns a Trace, or None where there is nothing to mutate",
+        code="mutator",
+    )
 
 
 def _until_postproc(trace: Trace) -> Trace:
