@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from ...schedule import Instruction, Trace
-from ...schedule.tilings import divisors
+from typing import TYPE_CHECKING
+
+from ...errors import ScheduleError
+from ...ir.nodes import IRModule
+from ...schedule import Instruction, Schedule, Trace
+from ...schedule.tilings import Covering, divisors, near
 from ..analysis import COOPERATIVE_FETCH
+from ..knobs_of_trace import extents_of
 from .categories import resampled, sampled_for
 from .mutator import Mutator
 
+if TYPE_CHECKING:
+    from ..tune_context import TuneContext
+
 
 class MutateTileSize(Mutator):
-    """Moves a divisor from one tile of a loop to another, or draws another fetch width."""
+    """Moves a divisor from one tile of a loop to another, or draws another fetch width. Tiles that
+    need not divide (`sample_tile`) become neighbours of their kind; how long their loops are is
+    found by replay, so these need a context."""
+
+    mod: IRModule | None = None
+
+    def _initialize_with_tune_context(self, context: TuneContext) -> None:
+        self.mod = context.mod
 
     def apply(self, trace: Trace) -> Trace | None:
         """A trace with one such change; None where nothing can change."""
-        tilings = [inst for inst in trace.insts if _moves(trace, inst)]
+        covers = self._coverings(trace)
+        tilings = [inst for inst in trace.insts if inst in covers or _moves(trace, inst)]
         widths = sampled_for(trace, _notes_fetch)
         if not tilings and not widths:
             return None
         inst = self.rng.choice([*tilings, *widths])
         if inst.kind.name == "SampleCategorical":
             return resampled(self.rng, trace, inst)
+        if inst in covers:
+            return trace.with_decision(inst, self.rng.choice(covers[inst]), remove_postproc=True)
         pairs = _moves(trace, inst)
         x, y = self.rng.choice(list(pairs))
         d = self.rng.choice(pairs[x, y])
@@ -28,6 +46,21 @@ class MutateTileSize(Mutator):
         tiles[x] //= d
         tiles[y] *= d
         return trace.with_decision(inst, tiles, remove_postproc=True)
+
+    def _coverings(self, trace: Trace) -> dict[Instruction, list[list[int]]]:
+        """What the tiles that need not divide may become."""
+        if self.mod is None or not any(i.kind.name == "SampleTile" for i in trace.insts):
+            return {}
+        try:
+            extents = extents_of(trace, Schedule(self.mod, error_render_level="none"))
+        except ScheduleError:  # a trace that does not apply has no neighbours
+            return {}
+        return {
+            inst: found
+            for inst, extent in extents.items()
+            if inst in trace.decisions
+            and (found := near(Covering(*inst.attrs), trace.decisions[inst], extent))
+        }
 
 
 def _notes_fetch(inst: Instruction) -> bool:

@@ -24,13 +24,18 @@ class AddRFactor(ScheduleRule):
         max_jobs_per_core: a tileable reduction with more spatial points than this times the number
             of cores is wide enough.
         max_innermost_factor: of the sampled split; None: no limit.
+        must_divide: the factors divide the reduction; see MultiLevelTiling.
     """
 
     def __init__(
-        self, max_jobs_per_core: int = 16, max_innermost_factor: int | None = None
+        self,
+        max_jobs_per_core: int = 16,
+        max_innermost_factor: int | None = None,
+        must_divide: bool = True,
     ) -> None:
         self.max_jobs_per_core = max_jobs_per_core
         self.max_innermost_factor = max_innermost_factor
+        self.must_divide = must_divide
         self.num_cores = 1
 
     def _initialize_with_tune_context(self, context: TuneContext) -> None:
@@ -50,7 +55,8 @@ class AddRFactor(ScheduleRule):
         except ScheduleError:  # loops that cannot be reordered or fused: nothing to offer
             return out
         extent = int(factored.get(fused).extent.value)
-        factors = factored.sample_perfect_tile(fused, 2, self.max_innermost_factor or extent)
+        sample = factored.sample_perfect_tile if self.must_divide else factored.sample_tile
+        factors = sample(fused, 2, self.max_innermost_factor or extent)
         for loop in factored.split(fused, list(factors)):
             variant = factored.copy()
             ndim = len(variant.get(block).writes[0].buffer.shape)

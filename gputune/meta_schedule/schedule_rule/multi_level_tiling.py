@@ -91,6 +91,8 @@ class MultiLevelTiling(ScheduleRule):
         reuse_write: write caches; None: none. A consumer that takes each element from the same
             place (an epilogue) serves as the write cache, so none is added.
         filter_fn: `(sch, block) -> bool`, instead of the built-in test for data reuse.
+        must_divide: tiles are divisors of the loops (`sample_perfect_tile`). False samples those
+            that need not divide (`sample_tile`), so that a prime extent has useful tiles too.
 
     Raises:
         UserError: a setting makes no sense.
@@ -105,6 +107,7 @@ class MultiLevelTiling(ScheduleRule):
         reuse_read: ReuseType | Mapping[str, Any] | None = None,
         reuse_write: ReuseType | Mapping[str, Any] | None = None,
         filter_fn: Filter | None = None,
+        must_divide: bool = True,
     ) -> None:
         if not structure or not set(structure) <= {"S", "R"}:
             raise UserError(f"a tiling structure is made of S and R, got {structure!r}")
@@ -122,6 +125,7 @@ class MultiLevelTiling(ScheduleRule):
         if self.reuse_read is not None and self.reuse_read.req == "may":
             raise UserError("a read cache is inserted or not: req is 'must' or 'no'")
         self.filter_fn = filter_fn
+        self.must_divide = must_divide
         self.warp_size = 0
         self.max_threads = 0
 
@@ -189,7 +193,8 @@ class MultiLevelTiling(ScheduleRule):
     ) -> list[tuple[LoopRV, ExprRV | int]]:
         """Tiles of a loop of a block, the outermost first: each loop and its extent."""
         limit = self.max_innermost_factor or int(const_int(sch.get(loop).extent) or 1)
-        factors = sch.sample_perfect_tile(loop, n, limit)
+        sample = sch.sample_perfect_tile if self.must_divide else sch.sample_tile
+        factors = sample(loop, n, limit)
         return list(zip(sch.split(loop, list(factors)), factors, strict=True))
 
     # ------------------------------------------------------------------ caches

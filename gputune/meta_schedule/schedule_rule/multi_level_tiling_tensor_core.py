@@ -89,7 +89,9 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
             of the caches below.
         structure, tile_binds, max_innermost_factor, vector_load_lens, filter_fn: see
             MultiLevelTiling; tiles are counted in products of the instruction, and the last thread
-            axis counts warps (threadIdx.y; the lanes of a warp are threadIdx.x).
+            axis counts warps (threadIdx.y; the lanes of a warp are threadIdx.x). They divide the
+            number of products: the results are laid out by tiles of a warp, all of which are
+            written.
         reuse_read: the caches of operands in shared memory, with one level.
         reuse_write: the cache of results in shared memory, with one level, outside of the warps.
         use_software_pipeline: must be False.

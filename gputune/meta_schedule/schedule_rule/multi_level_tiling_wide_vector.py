@@ -26,8 +26,8 @@ class MultiLevelTilingWideVector(MultiLevelTiling):
     Args:
         structure: see MultiLevelTiling; it ends in S.
         vector_length_in_bits: of a register.
-        max_innermost_factor, reuse_read, reuse_write, tile_binds, vector_load_lens, filter_fn: see
-            MultiLevelTiling.
+        max_innermost_factor, reuse_read, reuse_write, tile_binds, vector_load_lens, filter_fn,
+            must_divide: see MultiLevelTiling.
 
     Raises:
         UserError: a setting makes no sense.
@@ -43,10 +43,11 @@ class MultiLevelTilingWideVector(MultiLevelTiling):
         tile_binds: Sequence[str] | None = None,
         vector_load_lens: Sequence[int] | None = None,
         filter_fn: Filter | None = None,
+        must_divide: bool = True,
     ) -> None:
         super().__init__(
             structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read, reuse_write,
-            filter_fn,
+            filter_fn, must_divide,
         )  # fmt: skip
         if vector_length_in_bits < 8 or vector_length_in_bits % 8:
             raise UserError(

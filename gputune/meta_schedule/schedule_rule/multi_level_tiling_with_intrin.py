@@ -28,7 +28,8 @@ class MultiLevelTilingWithIntrin(MultiLevelTiling):
     Args:
         intrin_name: see `TensorIntrin.register`.
         structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read, reuse_write,
-            filter_fn: see MultiLevelTiling; the tiles are counted in products of the intrinsic.
+            filter_fn, must_divide: see MultiLevelTiling; the tiles are counted in products of the
+            intrinsic.
 
     Raises:
         UserError: a setting makes no sense; there is no such intrinsic.
@@ -44,10 +45,11 @@ class MultiLevelTilingWithIntrin(MultiLevelTiling):
         reuse_read: ReuseType | Mapping[str, Any] | None = None,
         reuse_write: ReuseType | Mapping[str, Any] | None = None,
         filter_fn: Filter | None = None,
+        must_divide: bool = True,
     ) -> None:
         super().__init__(
             structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read, reuse_write,
-            filter_fn,
+            filter_fn, must_divide,
         )  # fmt: skip
         TensorIntrin.get(intrin_name)  # refuse a name that does not exist
         self.intrin_name = intrin_name
