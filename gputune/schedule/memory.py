@@ -38,7 +38,7 @@ from .analysis import (
     runs_whole_domain,
     writes_all,
 )
-from .handles import BlockRV, shown
+from .handles import BlockRV
 from .place import is_inside
 from .primitive import primitive
 from .state import State, buffer_at
@@ -68,13 +68,6 @@ def pick_buffer(
     s: State, regions: Sequence[BufferRegion], index: BufferIndex, what: str, at: Block
 ) -> int:
     """The position among `regions` of a buffer given by position, name or object."""
-    if isinstance(index, bool) or not isinstance(index, (int, str, Buffer)):
-        s.fail(
-            f"a buffer is given by index, name or object, got {shown(index)}",
-            hint='give a position such as 0, a name such as "A", or the buffer',
-            code="buffer-index",
-            at=at,
-        )
     if isinstance(index, int):
         buffer_at(regions, index, what, s, at)
         return index

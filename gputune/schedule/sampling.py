@@ -191,6 +191,13 @@ def _tiles(s: State, loop: LoopRV, rule: Rule, decision: Sequence[int] | None) -
         )
     if decision is None:
         decision = rule.draw(s.rng, int(extent))
+    elif not isinstance(decision, (list, tuple)):  # a decision provider may give anything
+        s.fail(
+            f"the decision {shown(decision)} is not a list of factors",
+            hint="leave decision out to have one drawn",
+            code="sample-decision",
+            at=f,
+        )
     else:
         _check_tiles(s, f, list(decision), extent, rule)
     s.decision = [x if type(x) is Dim else int(x) for x in decision]
@@ -205,9 +212,9 @@ def _check_tiles(s: State, f: For, decision: list[int], extent: int, rule: Rule)
     else:
         why = rule.fault(decision, extent)
     if why:
-        shown = [int(x) if isinstance(x, int) else x for x in decision]
+        found = [int(x) if type(x) is Dim else x for x in decision]
         s.fail(
-            f"the decision {shown} is not legal: {why}",
+            f"the decision {shown(found)} is not legal: {why}",
             hint="leave decision out to have one drawn",
             code="sample-decision",
             at=f,
@@ -343,9 +350,9 @@ def sample_compute_location(s: State, block: BlockRV | str, decision: int | None
     legal = compute_locations(s, link)
     if decision is None:
         decision = s.rng.choice(legal)
-    elif int(decision) not in legal:
+    elif isinstance(decision, bool) or not isinstance(decision, int) or int(decision) not in legal:
         s.fail(
-            f"the decision {decision} is not legal for block {link.block().name}",
+            f"the decision {shown(decision)} is not legal for block {link.block().name}",
             hint=f"legal are {legal}",
             code="sample-decision",
             at=link.node,
