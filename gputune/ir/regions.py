@@ -23,6 +23,7 @@ from .intervals import bounds
 from .iter_map import inverse_affine
 from .nodes import (
     Alloc,
+    Annotations,
     Block,
     Broadcast,
     Buffer,
@@ -60,11 +61,13 @@ __all__ = [
     "access_regions",
     "covers",
     "explicit_again",
+    "explicit_reads_at",
     "intersect_shape",
     "relax",
     "relax_exact",
     "solve_iters",
     "union",
+    "without_explicit",
 ]
 
 EXPLICIT = {"read": "explicit_read_region", "write": "explicit_write_region"}
@@ -142,6 +145,28 @@ def explicit_again(old: Block, new: Block) -> Block:
         stated["write"], new.body, new.init, new.alloc_buffers, new.match_buffers,
         tuple(notes.items()),
     )  # fmt: skip
+
+
+def without_explicit(notes: Annotations, *kinds: str) -> Annotations:
+    """Annotations of a block of which regions were stated, for one whose regions were found anew.
+
+    Args:
+        kinds: "read", "write"; none: both.
+    """
+    gone = {EXPLICIT[k] for k in kinds or EXPLICIT}
+    return tuple([kv for kv in notes if kv[0] not in gone])
+
+
+def explicit_reads_at(
+    notes: Annotations, old: Sequence[BufferRegion], new: Sequence[BufferRegion]
+) -> Annotations:
+    """Annotations that name stated read regions, where these stand at other positions now."""
+    at = dict(notes).get(EXPLICIT["read"], ())
+    if not at:
+        return notes
+    stated = {old[k].buffer for k in at if k < len(old)}
+    now = tuple([k for k, r in enumerate(new) if r.buffer in stated])
+    return tuple([(key, now if key == EXPLICIT["read"] else x) for key, x in notes])
 
 
 def _same_accesses(a: Block, b: Block, buffer: Buffer) -> bool:

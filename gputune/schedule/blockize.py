@@ -28,7 +28,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions
+from ..ir.regions import access_regions, explicit_reads_at
 from ..ir.walk import (
     all_exprs,
     all_loads,
@@ -190,15 +190,17 @@ def blockize_loop(s: State, at: Link, preserve_unit_iters: bool) -> BlockKey:
     cut = _Cut(b, parts, tuple(below), within)
     inner = [(p.inner, p.inner_value) for p in parts if p.inner is not None]
     outer = [(p.outer, p.outer_value) for p in parts if p.outer is not None]
+    reads = update_reads(b) if b.init else b.reads
     bare = block_with(
         b,
         iter_vars=tuple([iv for iv, _ in inner]),
         iter_values=tuple([v for _, v in inner]),
         predicate=build.logical_and(*[c for _, c in within]),
-        reads=tuple([cut.region_inside(r) for r in (update_reads(b) if b.init else b.reads)]),
+        reads=tuple([cut.region_inside(r) for r in reads]),
         writes=tuple([cut.region_inside(w) for w in b.writes]),
         body=cut.moved_stmt(b.body),
         init=None,
+        annotations=explicit_reads_at(b.annotations, b.reads, reads),
     )
     mine = Block(
         bare.key, bare.name, bare.iter_vars, bare.iter_values, bare.predicate, bare.reads,

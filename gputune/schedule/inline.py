@@ -20,7 +20,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import EXPLICIT, access_regions, explicit_again
+from ..ir.regions import access_regions, explicit_again, without_explicit
 from ..ir.walk import (
     ExprFn,
     all_exprs,
@@ -177,7 +177,7 @@ def _reading_again(block: Stmt, writes: tuple[BufferRegion, ...]) -> Block:
             return _reading_again(x, x.writes)
         return map_stmt(x, lambda e: e, inner)
 
-    notes = tuple([kv for kv in block.annotations if kv[0] not in EXPLICIT.values()])
+    notes = without_explicit(block.annotations)
     bare = block_with(block, body=inner(block.body), reads=(), writes=(), annotations=notes)
     reads, _ = access_regions(bare)
     return block_with(bare, reads=reads, writes=writes)

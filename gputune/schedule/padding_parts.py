@@ -24,7 +24,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions
+from ..ir.regions import access_regions, without_explicit
 from ..ir.walk import (
     blocks,
     free_vars,
@@ -242,7 +242,8 @@ def _inside(s: State, link: Link, condition: Expr, value: Expr, below: Sequence[
         _domain(iters),
         keep_unit_vars=True,
     )
-    bare = block_with(b, iter_vars=tuple(iters), body=body, reads=(), writes=())
+    notes = without_explicit(b.annotations)
+    bare = block_with(b, iter_vars=tuple(iters), body=body, reads=(), writes=(), annotations=notes)
     reads, writes = access_regions(bare)
     out: For | Block = block_with(
         bare, reads=reads, writes=writes, predicate=build.logical_and(b.predicate, *conditions)

@@ -19,7 +19,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions, explicit_again
+from ..ir.regions import access_regions, explicit_again, without_explicit
 from ..ir.walk import (
     all_loads,
     free_vars,
@@ -286,7 +286,7 @@ def decompose_reduction(s: State, block: BlockRV | str, loop: LoopRV) -> BlockRV
         (),
         tuple([map_region(w, lambda e: substitute(e, iters)) for w in b.writes]),
         substitute_stmt(b.init, iters),
-        annotations=b.annotations,
+        annotations=without_explicit(b.annotations, "read"),
     )
     init = bare
     if all_loads(bare.body):

@@ -28,7 +28,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.regions import access_regions
+from ..ir.regions import access_regions, without_explicit
 from ..ir.walk import free_vars, substitute, substitute_stmt, uses_var
 from .analysis import binding_is_affine, blocks_below, conjuncts, domain_uses_loops, guard_above
 from .combine import any_order, at_once, redirected, reducing_loops, stored
@@ -346,7 +346,7 @@ def _partial_block(s: State, p: _Plan) -> Block:
         (),
         _partial_body(p, rename, index, where, begins),
         build.seq(*stored(p.outputs, index, p.identity)) if begins else None,
-        annotations=b.annotations,
+        annotations=without_explicit(b.annotations),
     )
     reads, writes = access_regions(bare)
     return block_with(bare, reads=reads, writes=writes)
@@ -389,7 +389,7 @@ def _final_block(p: _Plan) -> Block:
         at_once(p.combiner, p.found.buffers, at, p.combiner.combine(lhs, rhs)),
         b.init,
         b.alloc_buffers,
-        annotations=b.annotations,
+        annotations=without_explicit(b.annotations),
     )
     reads, writes = access_regions(bare)
     return block_with(bare, reads=reads, writes=writes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from gputune.errors import RunError
 from gputune.ir.interp import run
-from gputune.ir.nodes import PrimFunc
+from gputune.ir.nodes import Block, PrimFunc
 from gputune.ir.regions import access_regions
+from gputune.ir.walk import walk_stmt
 from gputune.schedule import Schedule, Trace
 from gputune.script import tir as T
 from tests.properties.programs import matmul
@@ -353,3 +355,59 @@ def test_hiding_refuses() -> None:
     mod = sch.mod
     hide(b, "read", [])
     assert sch.mod is mod
+
+
+# ----------------------------------------------------------------------------- after other steps
+def _rfactored(s: Schedule) -> None:
+    s.annotate_buffer_access("C", "B", "read", lambda i, j, k: ((0, 8), (j, j + 1)))
+    s.annotate_buffer_access("C", "C", "write", lambda i, j, k: (i, j))
+    s.rfactor(s.split(loops(s, "C")[2], [None, 3])[1], 0)
+
+
+def _blockized(s: Schedule) -> None:
+    s.annotate_buffer_access("C", "B", "read", lambda i, j, k: ((0, 8), (j, j + 1)))
+    s.blockize(loops(s, "C")[1])
+
+
+def _decomposed(s: Schedule) -> None:
+    s.annotate_buffer_access("C", "B", "read", lambda i, j, k: ((0, 8), (j, j + 1)))
+    s.annotate_buffer_access("C", "C", "write", lambda i, j, k: (i, j))
+    s.decompose_reduction("C", loops(s, "C")[2])
+
+
+@pytest.mark.parametrize("do", [_rfactored, _blockized, _decomposed])
+def test_notes_name_the_regions_that_were_stated(do: Callable[[Schedule], None]) -> None:
+    """Named for a bug: rfactor, blockize, decompose_padding and the init of decompose_reduction
+    kept the positions of regions that had gone, or stood elsewhere."""
+    sch = same_everywhere(matmul(), do)
+    _check_notes(sch, {"explicit_read_region": "B", "explicit_write_region": "C"})
+
+
+def _check_notes(sch: Schedule, stated: dict[str, str]) -> None:
+    for f in sch.mod.functions.values():
+        for b in walk_stmt(f.body):
+            if type(b) is not Block:
+                continue
+            for key, name in stated.items():
+                regions = b.reads if "read" in key else b.writes
+                for k in dict(b.annotations).get(key, ()):
+                    assert k < len(regions), (b.name, key)
+                    assert regions[k].buffer.name == name, (b.name, key)
+
+
+def test_notes_of_padding_end_with_it() -> None:
+    @T.prim_func
+    def f(X: T.Buffer((5,), "float32"), Y: T.Buffer((9,), "float32")):
+        for i in range(9):
+            with T.block("Y"):
+                vi = T.axis.spatial(9, i)
+                Y[vi] = T.if_then_else(vi >= 2 and vi < 7, X[vi - 2], 0.0)
+
+    def do(s: Schedule) -> None:
+        s.annotate_buffer_access("Y", "X", "read", lambda i: ((0, 5),))
+        s.decompose_padding("Y", loops(s, "Y")[0])
+
+    sch = same_everywhere(f, do)
+    b = sch.get(sch.get_block("Y"))
+    assert dict(b.annotations) == {}
+    assert str(b.reads[0].region[0].min) == "vi"
