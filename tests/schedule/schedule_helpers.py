@@ -48,7 +48,7 @@ def refuses(sch: Schedule, code: str, call: Callable[[], Any], *, names: str = "
         call()
     e = caught.value
     assert e.code == code, f"{e.code}: {e}"
-    assert names in e.message
+    assert names in e.message, e.message
     assert e.message == e.message.strip()
     assert sch.mod is mod
     assert len(sch.trace.insts) == count
