@@ -499,6 +499,20 @@ def _difference(
 
 
 # ----------------------------------------------------------------------------- measuring
+def in_turns(
+    timers: Mapping[str, Callable[[int], tuple[float, bool]]], seconds: float = 2.0
+) -> dict[str, Timing]:
+    """Measure what `bench` cannot call, such as another process, as `bench` does it.
+
+    Args:
+        timers: by name a function that is given a number of calls, makes them, and returns the
+            seconds that they took and whether the processor was taken away meanwhile.
+        seconds: time for all measurements together.
+    """
+    entries = [_Entry(name, list, timed) for name, timed in timers.items()]
+    return {t.name: t for t in _measure(entries, seconds)}
+
+
 def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
     calls = []
     for e in entries:
