@@ -115,14 +115,15 @@ class TorchForm:
 
 
 def torch_forms(torch: Any, kernel: Kernel, inputs: Sequence[Any]) -> dict[str, TorchForm]:
-    """The operator in torch, by the name of the layout."""
+    """The operator in torch, by the name of the layout; "out" is not for torch.compile."""
     f = torch.nn.functional
     x = tuple(torch.from_numpy(a) for a in inputs)
     s = kernel.shape()
     match kind(kernel):
         case "matmul":
             out = torch.empty(s["m"], s["n"])
-            return _plain(lambda a, b: torch.mm(a, b, out=out), x)
+            # the result's memory is given, as the kernel has it; compiled code makes its own
+            return _plain(torch.mm, x) | {"out": TorchForm(lambda a, b: torch.mm(a, b, out=out), x)}
         case "transpose_batch_matmul":
             return _plain(lambda q, k: q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1), x)
         case "norm":
