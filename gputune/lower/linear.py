@@ -317,7 +317,7 @@ def within(cond: Expr, dom: Dom) -> Where:
     """The domain where a condition holds: variables, and sums of several, have upper bounds."""
     out = Where(dom)
     for c in conjuncts(cond):
-        form = _below_zero(c, dom)
+        form = below_zero(c, dom)
         if form is None:
             continue
         free, most = Linear(form.terms, 0), -form.const - 1
@@ -331,7 +331,7 @@ def within(cond: Expr, dom: Dom) -> Where:
     return out
 
 
-def _below_zero(c: Expr, dom: Dom) -> Linear | None:
+def below_zero(c: Expr, dom: Dom) -> Linear | None:
     """The form that is below 0 just where the comparison holds."""
     if type(c) is not BinOp or c.op not in ("<", "<=", ">", ">="):
         return None
@@ -345,7 +345,7 @@ def _below_zero(c: Expr, dom: Dom) -> Linear | None:
 def coarser(c: Expr, dom: Dom) -> Expr:
     """The comparison without what is too small to matter: `x * 4 + lane < 48` with lane < 4 is
     `x < 12`."""
-    form = _below_zero(c, dom)
+    form = below_zero(c, dom)
     if form is None or not form.terms:
         return c
     for g in sorted({abs(n) for _, n in form.terms.values()}, reverse=True):

@@ -17,6 +17,7 @@ from .auto_copy import vector_copies
 from .blocks import ALIGN_ATTR, lower_blocks
 from .compact import compact_buffers
 from .init import lower_init
+from .interior import interior
 from .limits import CpuLimits
 from .partition import partition
 from .place import place_buffers
@@ -26,6 +27,7 @@ from .simplify import simplify
 from .threads import flatten_parallel
 from .unroll import unroll
 from .vectorize import vectorize
+from .zeros import skip_zeros, write_out_residues
 
 Pass: TypeAlias = Callable[[PrimFunc, CpuLimits], PrimFunc]
 
@@ -41,10 +43,13 @@ LLVM: tuple[Pass, ...] = (
     flatten_parallel,  # one parallel loop at a time
     partition,  # one check for a tile that may stick out, not one for each element
     simplify,
+    interior,  # padding is asked for at the edges, and once for a tile
     vectorize,  # vector statements of native width
     simplify,
     unroll,  # which loops are written out
+    write_out_residues,  # so far that it is known which data is zero
     use_registers,  # accumulators and small buffers become registers
+    skip_zeros,  # products with such zeros are not computed
 )
 
 

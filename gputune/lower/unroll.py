@@ -20,6 +20,7 @@ from ..ir.nodes import (
     Stmt,
 )
 from .accesses import trip_count
+from .interior import COLD
 from .limits import CpuLimits
 from .prepare import as_block
 
@@ -109,6 +110,8 @@ def _go(s: Stmt, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, i
 
 
 def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
+    if (COLD, 1) in s.annotations:
+        return s, None
     notes = dict(s.annotations)
     step = max(step, int(notes.get("pragma_auto_unroll_max_step", 0)))
     body, inner = _go(s.body, step, limits, budget)

@@ -180,7 +180,7 @@ def test_coarser_conditions() -> None:
     assert shown(50) == "x * 4 + lane < 50"  # the lanes of the last group differ
     for n in range(60):
         cond = lin.coarser(build.lt(total, IntImm(n)), dom)
-        form = lin._below_zero(cond, dom)
+        form = lin.below_zero(cond, dom)
         assert form is not None
         for a in range(20):
             for b in range(4):

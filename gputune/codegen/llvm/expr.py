@@ -175,6 +175,12 @@ def _if_then_else(f: Fn, e: Call) -> V:
     n = dtypes.lanes(e.dtype)
     if cond.lanes > 1 or (_harmless(f, a) and _harmless(f, b)):
         return ops.choose(f, cond, ops.splat(f, value(f, a), n), ops.splat(f, value(f, b), n))
+    if type(a) is BufferLoad and _harmless(f, b):
+        loaded = memory.load_where(f, a, cond, index)
+        if loaded is not None:
+            mask = ops.splat(f, cond, loaded.lanes)
+            whole = ops.choose(f, mask, loaded, ops.splat(f, value(f, b), loaded.lanes))
+            return ops.splat(f, whole, n)
     out = f.branch(
         cond,
         lambda: ops.splat(f, value(f, a), n),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...errors import BuildError
 from ...ir import dtypes
-from ...ir.nodes import Buffer, BufferLoad, BufferStore, Expr
+from ...ir.nodes import Buffer, BufferLoad, BufferStore, Expr, IntImm
 from ...lower import flat
 from ...lower import linear as lin
 from .fn import Fn
@@ -129,6 +129,36 @@ def load(f: Fn, e: BufferLoad, index: IndexValue, value: IndexValue) -> V:
         assert out is not None  # both sides have a value
         return out
     return _load(f, e, plan, mask, index, value)
+
+
+def load_where(f: Fn, e: BufferLoad, cond: V, index: IndexValue) -> V | None:
+    """What `e` reads where the scalar `cond` holds, and anything where not, without a branch: a
+    vector has a mask, an element is taken from the beginning of the buffer. None where neither is
+    possible."""
+    b = e.buffer
+    if b in f.regs or e.predicate is not None or b.elem_offset is not None:
+        return None
+    if not all(type(n) is IntImm and n.value > 0 for n in b.shape):
+        return None
+    plan = _plan(f, e)
+    place = plan.place
+    if place is None or place.step is None or b not in f.bases:
+        return None
+    if place.lanes > 1 and (place.step != 1 or not _MASKED & f.module.features):
+        return None
+    const, moving = _offset(f, plan, index)
+    ptr = _pointer(f, b, moving)
+    if place.lanes > 1:
+        mask = splat(f, cond, place.lanes)
+        align = _alignment(f, b, const, moving)
+        return _load_masked(f, b, _at(f, b, ptr, const, f.depth), place.lanes, mask, align)
+    full, base = _at(f, b, ptr, const, f.depth), _base(f, b)
+    depth = max(cond.depth, full.depth, base.depth)
+    text = f"select i1 {cond.ref}, ptr {full.ref}, ptr {base.ref}"
+    return _load_at(f, b, f.op(text, "handle", 1, depth), 0, 1, dtypes.itemsize(b.dtype))
+
+
+_MASKED = frozenset({"avx512f", "avx512vl"})
 
 
 def _zero(dtype: str, lanes: int) -> V:
