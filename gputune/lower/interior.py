@@ -3,8 +3,9 @@
 A padded stage, or a convolution with its padding inlined, chooses at every element between memory
 and a constant: `if_then_else(1 <= y and y < 113, X[y - 1], 0)`. In a tile all elements of which lie
 inside, the choice is known. So around the loops of the tile stands one branch: its first side asks
-nothing, its second, for tiles at the edges, asks as before, but further inside, by rows. A serial
-loop around copies only that itself decides is cut into its beginning, its steady part and its end.
+nothing, its second, for tiles at the edges, asks as before, but further inside, by rows. Code that
+only copies has such a branch where loads have no masks. A serial loop around copies only that
+itself decides is cut into its beginning, its steady part and its end.
 
 Which comparisons are known is found by intervals: `outer + inner < 5` holds for the whole tile
 where `outer < 5 - greatest(inner)`. Of a micro-kernel at most three copies are made, of code that
@@ -43,6 +44,7 @@ from .simplify import simplify
 _DEEP = 3
 _DEEP_SUMS = 2
 _MOSTLY = 0.7  # of the tiles must be inside for a branch to be worth its copy
+_MASKS = 64  # bytes of a vector from which on a load with a mask is as fast as one without
 _LANES = 16  # iterations of a vectorized loop that count as one
 _LITTLE = 4  # stores at most in a loop that is cut
 _LONG = 17  # iterations at least: shorter loops are written out
@@ -58,7 +60,7 @@ def interior(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with the choices of padding resolved outside of the tiles that lie inside."""
     if not any(_chooses(e) for e in walk.all_exprs(func.body)):
         return func
-    body = _go(func.body, _At({}, 1, frozenset(), False, {}))
+    body = _go(func.body, _At({}, 1, frozenset(), False, limits.vector_bytes >= _MASKS, {}))
     return func if body is func.body else simplify(as_block(func, body), limits)
 
 
@@ -75,6 +77,7 @@ class _At:
         depth: how many branches are around it, edges counting double.
         asked: what branches around it ask, at the edges of which it stands.
         summing: is it inside of a loop that adds to what it stores?
+        masks: does a masked load ask, so that copies need no branch?
         seen: by the id of a comparison, itself and what `_Uses` found it to be; of a condition,
             itself and its value. Both are the same seen from all loops.
     """
@@ -83,11 +86,12 @@ class _At:
     depth: int
     asked: frozenset[_Bounded]
     summing: bool
+    masks: bool
     seen: _Seen
 
     def inside(self, s: For) -> _At:
         summing = self.summing or _sums_over(s)
-        return _At(_with(self.dom, s), self.depth, self.asked, summing, self.seen)
+        return _At(_with(self.dom, s), self.depth, self.asked, summing, self.masks, self.seen)
 
 
 def _with(dom: _Dom, s: For) -> _Dom:
@@ -302,6 +306,8 @@ class _Plan:
 
 def _plan(s: For, uses: _Uses, at: _At) -> _Plan | None:
     """The branch around `s` that is worth it; None if there is none, or a better one inside."""
+    if at.masks and not uses.sums:
+        return None  # measured: no faster, and a branch may cost the code next to it registers
     if s.kind == "parallel" or uses.choosing < uses.stores / 2 or uses.stores < 2:
         return None
     if at.depth > (_DEEP_SUMS if uses.sums else _DEEP) or (uses.sums and at.summing):
