@@ -4,8 +4,8 @@ A padded stage, or a convolution with its padding inlined, chooses at every elem
 and a constant: `if_then_else(1 <= y and y < 113, X[y - 1], 0)`. In a tile all elements of which lie
 inside, the choice is known. So around the loops of the tile stands one branch: its first side asks
 nothing, its second, for tiles at the edges, asks as before, but further inside, by rows. Code that
-only copies has such a branch where loads have no masks. A serial loop around copies only that
-itself decides is cut into its beginning, its steady part and its end.
+only copies has none where its choices become masks of vectors. A serial loop around copies only
+that itself decides is cut into its beginning, its steady part and its end.
 
 Which comparisons are known is found by intervals: `outer + inner < 5` holds for the whole tile
 where `outer < 5 - greatest(inner)`. Of a micro-kernel at most three copies are made, of code that
@@ -77,7 +77,7 @@ class _At:
         depth: how many branches are around it, edges counting double.
         asked: what branches around it ask, at the edges of which it stands.
         summing: is it inside of a loop that adds to what it stores?
-        masks: does a masked load ask, so that copies need no branch?
+        masks: has the processor masks for all vectors?
         seen: by the id of a comparison, itself and what `_Uses` found it to be; of a condition,
             itself and its value. Both are the same seen from all loops.
     """
@@ -142,6 +142,7 @@ class _Uses:
         conds: all conditions of choices.
         stores, choosing: how many are made, and how many of them with a choice (vectors count one).
         sums: does a store with a choice add to what it stores to?
+        masked: does a choice differ between the lanes of a vector, so that it becomes a mask?
     """
 
     def __init__(self, at: _At) -> None:
@@ -154,6 +155,8 @@ class _Uses:
         self.choosing = 0.0
         self.places = 0
         self.sums = False
+        self.masked = False
+        self.vectors: frozenset[Var] = frozenset()
 
     def stmt(self, s: Stmt, times: float) -> None:
         outer = self.dom, self.inner
@@ -162,6 +165,8 @@ class _Uses:
                 n = int(s.extent.value) if type(s.extent) is IntImm else _LANES
                 times *= max(1.0, n / _LANES) if s.kind == "vectorized" else n
                 self.dom, self.inner = _with(self.dom, s), self.inner | {s.var}
+                if s.kind == "vectorized":
+                    self.vectors = self.vectors | {s.var}
                 self.stmt(s.body, times)
             case LetStmt():
                 self._expr(s.value)
@@ -208,6 +213,7 @@ class _Uses:
             form = self._form(c)
             if form is not None:
                 self.found.append(_Use(c, form, self.dom, self.inner))
+                self.masked = self.masked or walk.uses_var(c, self.vectors)
         elif dtypes.is_bool(c.dtype) and dtypes.lanes(c.dtype) == 1:
             for x in walk.expr_children(c):
                 self._condition(x)
@@ -306,7 +312,7 @@ class _Plan:
 
 def _plan(s: For, uses: _Uses, at: _At) -> _Plan | None:
     """The branch around `s` that is worth it; None if there is none, or a better one inside."""
-    if at.masks and not uses.sums:
+    if at.masks and uses.masked and not uses.sums:
         return None  # measured: no faster, and a branch may cost the code next to it registers
     if s.kind == "parallel" or uses.choosing < uses.stores / 2 or uses.stores < 2:
         return None

@@ -31,7 +31,7 @@ from ...lower import linear as lin
 from ...lower.accesses import loop_bounds
 from ...lower.tiles import tile_op
 from . import amx, kept, memory, ops, tile_registers
-from .expr import index, value
+from .expr import index, stored_value, value
 from .fn import Fn
 from .values import V, int_const, stored_type, type_of
 
@@ -47,7 +47,7 @@ def emit(f: Fn, s: Stmt) -> None:
         case BufferStore() if (op := tile_op(s)) is not None:
             amx.emit(f, s, op, index)
         case BufferStore():
-            memory.store(f, s, value(f, s.value), index, value)
+            memory.store(f, s, stored_value(f, s.value), index, value)
         case Seq():
             for x in s.items:
                 emit(f, x)
