@@ -214,6 +214,8 @@ def test_zeros_between_data_count_as_nothing() -> None:
         run(transposed(4, cached), x, weight, y)
         (want,) = VARIANTS["conv2d_transpose"].reference(x, weight, kernel=4, stride=2, padding=1)
         assert np.array_equal(y, want)
+        run(transposed(4, cached), x, np.full_like(weight, np.inf), y)
+        assert (y[0, 2:6, 2:6] == np.inf).all()  # where no window meets the edge
 
 
 def test_zeros_at_the_edge_are_numbers() -> None:
