@@ -233,8 +233,9 @@ def _text(path: Path) -> str:
 
 
 def _json(path: Path) -> Any:
+    text = _text(path)
     try:
-        return json.loads(_text(path))
+        return json.loads(text)
     except RecursionError:
         raise RecordError(f"{path}: nested too deeply") from None
     except ValueError as e:

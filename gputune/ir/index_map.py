@@ -22,7 +22,7 @@ from typing import Any, ClassVar, NoReturn, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import UserError
+from ..errors import GputuneError, UserError
 from . import build
 from .arith import bounds, simplify
 from .boxes import Ranges, relax, relax_exact
@@ -123,6 +123,8 @@ class IndexMap:
             if not isinstance(node, ast.Lambda):
                 _refuse(f"expected a lambda, found {text[:60]!r}")
             return IndexMap.from_ast(node, {})
+        except GputuneError:
+            raise  # which may be a ValueError
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             _refuse(f"cannot read {text[:60]!r}")
 

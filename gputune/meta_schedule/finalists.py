@@ -43,9 +43,9 @@ class _Finalist:
     """Of each process."""
 
 
-def reserve(seconds: float | None) -> float:
+def reserve(seconds: float) -> float:
     """How much of a time limit is kept for the finalists."""
-    return 0.0 if seconds is None else min(_RESERVE_S, _RESERVE * seconds)
+    return min(_RESERVE_S, _RESERVE * seconds)
 
 
 def measure_again(

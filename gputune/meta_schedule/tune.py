@@ -323,7 +323,6 @@ def tune_tasks(
         result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify)
         begun = time.monotonic()
         try:
-            least = reserve(seconds) if run.fresh() is not None else 0.0
             _tune(
                 scheduler,
                 tasks,
@@ -336,7 +335,7 @@ def tune_tasks(
                 _callbacks(measure_callbacks),
                 db,
                 model,
-                seconds=_search_seconds(seconds, post_optimization, least),
+                seconds=_search_seconds(seconds, post_optimization, run),
                 verify=verify,
                 on_progress=on_progress,
                 failures_path=Path(work_dir) / FAILURES_FILE,
@@ -368,13 +367,13 @@ def tune_tasks(
     return result
 
 
-def _search_seconds(
-    seconds: float | None, post_optimization: bool, finalists: float
-) -> float | None:
-    """What the search has of a time limit."""
-    if seconds is None:
-        return None
-    return seconds * _SEARCH_SHARE if post_optimization else seconds - finalists
+def _search_seconds(seconds: float | None, post_optimization: bool, runner: Runner) -> float | None:
+    """What the search has of a time limit (the scheduler refuses what is none)."""
+    if not isinstance(seconds, int | float):
+        return seconds
+    if post_optimization:
+        return seconds * _SEARCH_SHARE
+    return seconds if runner.fresh() is None else seconds - reserve(seconds)
 
 
 def _checked_tasks(tasks: Any) -> list[TuneContext]:
