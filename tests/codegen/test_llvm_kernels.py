@@ -272,8 +272,7 @@ def test_math_functions(name: str) -> None:
     text = elementwise("float32", len(a), f"T.{name}(A[v])")
     got = compiled(parse(text), [a, a, np.zeros_like(a)])[2]
     ulp = np.abs(_ordered(got) - _ordered(want))
-    limit = 4 if name in ("tanh", "sigmoid", "erf") else 2
-    assert ulp.max() <= limit, (a[ulp.argmax()], got[ulp.argmax()], want[ulp.argmax()])
+    assert ulp.max() <= 2, (a[ulp.argmax()], got[ulp.argmax()], want[ulp.argmax()])
 
 
 def _ordered(x: Array) -> Array:

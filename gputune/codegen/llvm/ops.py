@@ -291,8 +291,9 @@ def bitcast(f: Fn, a: V, dtype: str) -> V:
 
 
 def call(f: Fn, name: str, dtype: str, args: list[V]) -> V:
-    """A pure intrinsic with arguments of their own types."""
-    lanes = args[0].lanes
+    """A pure intrinsic with arguments of their own types; the result has the lanes of the first, or
+    one if it is a reduction."""
+    lanes = 1 if ".reduce." in name else args[0].lanes
     fn = f.module.declare(name, llvm_type(dtype, lanes), ", ".join(type_of(x) for x in args))
     text = (
         f"call {llvm_type(dtype, lanes)} {fn}({', '.join(f'{type_of(x)} {x.ref}' for x in args)})"
