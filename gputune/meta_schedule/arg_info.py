@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from ..errors import RecordError, UserError
 from ..ir import dtypes
 from ..ir.nodes import Buffer, IntImm, IRModule, PrimFunc
-from ..ir.walk import blocks
+from ..lower.layout_preproc import without_packings
 
 Json: TypeAlias = Any
 
@@ -70,28 +70,7 @@ class ArgInfo:
                 of the kernel.
         """
         func = entry_func(mod)
-        out = ArgInfo.from_prim_func(func)
-        if remove_preproc:
-            table = dict(func.buffer_map)
-            for given, packed in _packed(func).items():
-                at = next(k for k, p in enumerate(func.params) if table.get(p) is given)
-                out[at] = TensorInfo(packed.dtype, _static(func, packed))
-        return out
-
-
-LAYOUT_REWRITE = "meta_schedule.layout_rewrite_preproc"
-
-
-def _packed(func: PrimFunc) -> dict[Buffer, Buffer]:
-    """What blocks that pack an argument ahead of the kernel make of it."""
-    arguments = set(func.buffers)
-    out = {}
-    for block in blocks(func.body):
-        if any(k == LAYOUT_REWRITE for k, _ in block.annotations) and block.writes:
-            for r in block.reads:
-                if r.buffer in arguments:
-                    out[r.buffer] = block.writes[0].buffer
-    return out
+        return ArgInfo.from_prim_func(without_packings(func) if remove_preproc else func)
 
 
 def _static(func: PrimFunc, buffer: Buffer) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -37,6 +37,9 @@ class Artifact:
         code: the object code; a cubin for a cuda target.
         cuda: what else belongs to a cubin ({} for other targets): its source as
             `CudaSource.as_json` has it and, under "facts", what its kernels need.
+        packing: of a kernel that takes constant arguments packed: symbol, positions and arguments
+            of the kernel that packs them; {} for others.
+        packer: the object code of that one.
     """
 
     symbol: str
@@ -46,10 +49,12 @@ class Artifact:
     target: dict[str, Any]
     code: bytes
     cuda: dict[str, Any] = field(default_factory=dict)
+    packing: dict[str, Any] = field(default_factory=dict)
+    packer: bytes = b""
 
     @staticmethod
     def of_reply(
-        data: Mapping[str, Any], code: bytes, script: str, target: dict[str, Any]
+        data: Mapping[str, Any], blobs: Sequence[bytes], script: str, target: dict[str, Any]
     ) -> Artifact:
         """The kernel that a worker has built; RunError if its sizes are symbolic."""
         arguments = data["arguments"]
@@ -57,7 +62,11 @@ class Artifact:
             raise RunError("the program's sizes are symbolic: it cannot be measured", code="shape")
         threads = int(data["num_threads"]) if data.get("parallel") else 1
         cuda = dict(data.get("cuda") or {})
-        return Artifact(str(data["symbol"]), list(arguments), threads, script, target, code, cuda)
+        packing = dict(data.get("packing") or {})
+        return Artifact(
+            str(data["symbol"]), list(arguments), threads, script, target, blobs[0], cuda, packing,
+            blobs[1] if packing else b"",
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write the file: under another name first, so that it is there whole or not at all."""
@@ -69,10 +78,12 @@ class Artifact:
             "script": self.script,
             "target": self.target,
             "cuda": self.cuda,
-            "digest": blake2b(self.code).hexdigest(),
+            "packing": self.packing,
+            "sizes": [len(self.code), len(self.packer)],
+            "digest": blake2b(self.code + self.packer).hexdigest(),
         }
         part = path.with_suffix(".part")
-        part.write_bytes(json.dumps(head).encode() + b"\n" + self.code)
+        part.write_bytes(json.dumps(head).encode() + b"\n" + self.code + self.packer)
         part.replace(path)
 
     @staticmethod
@@ -85,7 +96,8 @@ class Artifact:
                 raise ValueError("it was changed")
             return Artifact(
                 fields["symbol"], fields["arguments"], fields["num_threads"], fields["script"],
-                fields["target"], code, fields["cuda"],
+                fields["target"], code[: fields["sizes"][0]], fields["cuda"], fields["packing"],
+                code[fields["sizes"][0] :],
             )  # fmt: skip
         except OSError as e:
             raise RunError(f"cannot read the artifact {path}: {e.strerror or e}") from None

@@ -10,7 +10,9 @@ from typing import Any
 
 from ..errors import BuildError, GputuneError, UserError
 from ..ir.nodes import IRModule
+from ..lower.layout_preproc import as_measured
 from ..runtime.cuda_build import CudaCode, described_arguments
+from ..runtime.operations import packing_code
 from ..runtime.pool import WorkerPool
 from ..runtime.process import Outcome, Reply, Request
 from ..runtime.signature import concrete_arguments
@@ -105,7 +107,8 @@ class LocalBuilder(Builder):
         max_workers: how many at a time; default: the cores that this process may use.
         timeout_sec: for one program, from when its worker begins on it.
         f_build: `(mod, target, params) -> Module` in place of `gputune.build`. It runs in this
-            process, one program after the other, without a time limit.
+            process, one program after the other, without a time limit. A program that packs
+            constant arguments comes to it without the packing.
         f_export: `(Module) -> path` of the artifact; default: a file that `LocalRunner` reads.
         initializer: called once in this process before the first program is built.
     """
@@ -198,7 +201,7 @@ class LocalBuilder(Builder):
 
         try:
             f_build = self.f_build or (lambda mod, target, params: build(mod, target))
-            module = f_build(x.mod, x.target, x.params)
+            module = f_build(as_measured(x.mod), x.target, x.params)
             if self.f_export is not None:
                 return BuilderResult(str(self.f_export(module)))
             return self._save(_artifact_of_module(module, x))
@@ -217,7 +220,7 @@ def build_args(mod: IRModule, target: Target) -> dict[str, Any]:
 
 def artifact_of(args: Mapping[str, Any], reply: Reply) -> Artifact:
     """What a worker built for these arguments."""
-    return Artifact.of_reply(reply.data, reply.blobs[0], args["script"], args["target"])
+    return Artifact.of_reply(reply.data, reply.blobs, args["script"], args["target"])
 
 
 def _artifact_of_module(module: Any, x: BuilderInput) -> Artifact:
@@ -239,7 +242,10 @@ def _artifact_of_module(module: Any, x: BuilderInput) -> Artifact:
         return Artifact(symbol, arguments, 1, x.mod.script(), export, code, told)
     arguments = concrete_arguments(function.sig)
     threads = x.target.num_cores
-    return Artifact(symbol, arguments, threads, x.mod.script(), x.target.export(), code)
+    packing, packer = packing_code(entry, x.target)
+    return Artifact(
+        symbol, arguments, threads, x.mod.script(), x.target.export(), code, {}, packing, packer
+    )
 
 
 def _failed(failure: Failure) -> BuilderResult:

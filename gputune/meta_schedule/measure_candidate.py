@@ -32,6 +32,11 @@ class MeasureCandidate:
         self.score: float | None = None
         self.features: npt.NDArray[np.float32] | None = None
 
+    @staticmethod
+    def of(sch: Schedule) -> MeasureCandidate:
+        """A candidate with the arguments of its own entry function: those that it packs, packed."""
+        return MeasureCandidate(sch, ArgInfo.from_entry_func(sch.mod))
+
     @cached_property
     def digest(self) -> str:
         """The digest of the scheduled program: candidates with equal ones are the same."""

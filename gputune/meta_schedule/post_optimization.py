@@ -28,7 +28,6 @@ from ..ir.nodes import IRModule
 from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
-from .arg_info import ArgInfo
 from .builder import Builder, BuilderInput, BuilderResult, same_order
 from .database import Database
 from .json_database import JSONDatabase
@@ -141,7 +140,6 @@ class Droplet:
             Postproc.create(self.target.kind) if postprocs is None else postprocs
         )
         self._whole = start
-        self._args_info = ArgInfo.from_entry_func(mod)
         self._extents = extents_of(self._start, Schedule(mod, error_render_level="none"))
         self._seen: set[str] = set()
         self._deadline = math.inf
@@ -174,7 +172,7 @@ class Droplet:
     def _first(self, stack: ExitStack) -> _Point | None:
         sch = Schedule(self.mod, error_render_level="none")
         self._whole.apply_to_schedule(sch)
-        candidate = MeasureCandidate(sch, self._args_info)
+        candidate = MeasureCandidate.of(sch)
         self._seen.add(candidate.digest)
         (point,) = self._measured([(candidate, self._start, "start")], math.inf, stack)
         return point
@@ -221,7 +219,7 @@ class Droplet:
                 return None
         except ScheduleError:
             return None
-        candidate = MeasureCandidate(sch, self._args_info)
+        candidate = MeasureCandidate.of(sch)
         if candidate.digest in self._seen:
             return None
         self._seen.add(candidate.digest)
@@ -276,7 +274,7 @@ class Droplet:
             problem = b.problem
             seconds = math.inf
             if problem is None and (not self._late or best == math.inf):
-                result = self._run(b, BestSoFar(best))
+                result = self._run(candidate, b, BestSoFar(best))
                 problem, seconds = result.problem, result.seconds
             told = {} if problem is None else {"error": problem.as_json()}
             self._note(
@@ -288,9 +286,9 @@ class Droplet:
             out.append(_Point(candidate, trace, b, seconds) if seconds < math.inf else None)
         return out
 
-    def _run(self, built: BuilderResult, best: BestSoFar) -> Any:
+    def _run(self, candidate: MeasureCandidate, built: BuilderResult, best: BestSoFar) -> Any:
         device = "cpu" if self.target.kind == "llvm" else self.target.kind
-        x = RunnerInput(str(built.artifact_path), device, self._args_info, best)
+        x = RunnerInput(str(built.artifact_path), device, candidate.args_info, best)
         (future,) = self.runner.run([x])
         return future.result()
 
@@ -301,7 +299,8 @@ class Droplet:
         for k in range(rounds):
             for which in (0, 1) if k % 2 == 0 else (1, 0):
                 point = (a, b)[which]
-                result = self._run(point.built, BestSoFar(max(a.seconds, b.seconds)))
+                best = BestSoFar(max(a.seconds, b.seconds))
+                result = self._run(point.candidate, point.built, best)
                 if result.problem is not None:
                     return [], []
                 found[which].append(result.seconds)

@@ -494,6 +494,7 @@ def _cuda_plan(config: EvaluatorConfig) -> dict[str, Any]:
 def _loaded(artifact: Artifact) -> tuple[Any, str]:
     """An artifact as a Module of this process, and the name of its function."""
     from ..codegen.llvm import LlvmKernel
+    from ..lower.layout_preproc import without_packings
     from ..runtime.module import Module, load_function
     from ..script import from_source
     from ..target import Target
@@ -504,6 +505,7 @@ def _loaded(artifact: Artifact) -> tuple[Any, str]:
     mod = as_module(from_source(artifact.script))
     entry = entry_func(mod)
     name = next(k for k, f in mod.functions.items() if f is entry)
+    entry = without_packings(entry)
     if artifact.cuda:
         from ..runtime.cuda_build import CudaCode
 

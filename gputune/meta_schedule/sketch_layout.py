@@ -29,6 +29,7 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
+from ..lower.layout_preproc import as_measured
 from ..schedule.dim import expr_of
 from .gpu_layout import GpuLayout, describe_gpu, is_gpu_program
 from .index_spans import Span, span_of
@@ -172,13 +173,13 @@ def describe(mod: IRModule) -> tuple[Layout, list[int]]:
     """The layout of a scheduled module, and its facts (ints or Dims).
 
     The order of blocks and all else in the layout follow from the structure alone: no sampled value
-    is compared.
+    is compared. Blocks that pack constant arguments are left out, as when candidates are measured.
     """
     facts: list[int] = []
     if is_gpu_program(mod):
         return Layout((), describe_gpu(mod, facts)), facts
     found: list[tuple[tuple[bool, float, int], BlockFact]] = []
-    for func in mod.functions.values():
+    for func in as_measured(mod).functions.values():
         walk = _Walk(facts, {b: k for k, b in enumerate(func.buffers)})
         walk.stmt(func.body, (), {}, frozenset(), -1)
         found += walk.settled()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -88,14 +88,16 @@ class Strides:
         return all(far == near * extent for far, near in pairs)
 
 
-def strides_of(block: Block) -> Strides | None:
-    """The strides of all loads and stores in a block, its init included; None where they are not
-    known (blocks inside, views, symbolic shapes)."""
+def strides_of(block: Block, without: Collection[Buffer] = ()) -> Strides | None:
+    """The strides of all loads and stores in a block, its init included, but for those of buffers
+    `without`; None where they are not known (blocks inside, views, symbolic shapes)."""
     found: list[tuple[Buffer, tuple[Expr, ...], bool]] = []
     if block.match_buffers or not _collect(block, found):
         return None
     out: list[Access] = []
     for buffer, indices, is_store in found:
+        if buffer in without:
+            continue
         address = _address(buffer, indices)
         if address is None:
             return None

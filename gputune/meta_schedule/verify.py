@@ -8,6 +8,7 @@ this process runs them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -241,7 +242,13 @@ class Verifier:
             "num_threads": artifact.num_threads,
             "seed": self._seed,
         }
-        return self.worker.request("check", args, (artifact.code, reference.code), limit)
+        code: tuple[bytes, ...] = (artifact.code, reference.code)
+        if artifact.packing:
+            args["packing"] = artifact.packing
+            args["reference_packed"] = reference is artifact
+            args["arguments"] = _unpacked(arguments, artifact.packing)
+            code = (*code, artifact.packer)
+        return self.worker.request("check", args, code, limit)
 
     def _reference_runs(self, reference: Artifact) -> bool:
         """Is it the candidate's fault that a check failed? So it is if the reference runs."""
@@ -269,6 +276,14 @@ def _verdict(reply: Reply) -> Verdict:
     if reply.data["ok"]:
         return Verdict("right")
     return Verdict("wrong", Failure("check", _WRONG, str(reply.data["reason"])))
+
+
+def _unpacked(arguments: _Arguments, packing: Mapping[str, Any]) -> _Arguments:
+    """The arguments of a kernel as they are before some are packed."""
+    out = list(arguments)
+    for at, given in zip(packing["positions"], packing["arguments"]):
+        out[at] = given
+    return out
 
 
 def _with_sizes(func: PrimFunc, size: int) -> _Arguments:

@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ from gputune.codegen import llvm
 from gputune.errors import BuildError, RunError
 from gputune.ir import dtypes
 from gputune.ir.nodes import IRModule, PrimFunc
+from gputune.lower.layout_preproc import packings_of, split_layout_preproc, without_packings
 from gputune.lower.pipeline import too_deep
+from gputune.target import Target
 
 from .compare import compare, tolerance
 from .evaluator import TimerConfig, measure
@@ -73,9 +75,11 @@ def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
 
     Args: "script", "target" (an export of a checked Target), "name" (of the function; default: the
     only one). Answer: "symbol", "arguments" (None if sizes are symbolic), "parallel", "seconds".
+
+    A kernel that packs constant arguments is built as it runs once they are packed; then "packing"
+    and a second blob are the kernel that packs them (see `packing_code`).
     """
     from gputune.script import from_source
-    from gputune.target import Target
 
     from .module import check_buildable, is_parallel
     from .signature import concrete_arguments, signature
@@ -89,6 +93,8 @@ def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
 
         return build_cuda(func, target)
     try:
+        packing, packer = packing_code(func, target)
+        func = without_packings(func)
         kernel = llvm.compile(func, target, func.name)
     except RecursionError:
         raise too_deep(func.name) from None
@@ -100,7 +106,25 @@ def _build(args: Mapping[str, Any], blobs: Blobs) -> Answer:
         "num_threads": target.num_cores,
         "seconds": time.perf_counter() - start,
     }
-    return data, (kernel.object_code,)
+    if not packing:
+        return data, (kernel.object_code,)
+    return {**data, "packing": packing}, (kernel.object_code, packer)
+
+
+def packing_code(func: PrimFunc, target: Target) -> tuple[dict[str, Any], bytes]:
+    """The kernel that packs the constant arguments of a scheduled function: "symbol", "positions"
+    (of arguments) and "arguments" (these, then what it fills), and its object code; {} and nothing
+    where none is packed."""
+    from .signature import concrete_arguments, signature
+
+    pack, _ = split_layout_preproc(func)
+    if pack is None:
+        return {}, b""
+    kernel = llvm.compile(pack, target, pack.name)
+    described = concrete_arguments(signature(pack, pack.name, kernel.shape_vars))
+    positions = [p.position for p in packings_of(func)]
+    told = {"symbol": kernel.symbol, "positions": positions, "arguments": described}
+    return told, kernel.object_code
 
 
 def _pick(program: PrimFunc | IRModule, name: str | None) -> PrimFunc:
@@ -350,15 +374,55 @@ def _check(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     values that no result has, equal in both, so that kernels which update in place are compared
     too. Answer: "ok", "reason" (first thing found wrong), "max_error", "outputs" (for each written
     array its name and `Difference`).
+
+    With "packing" (as `_build` answers, its kernel being a third blob) the kernel is given its
+    constant arguments packed; "reference_packed": so is the reference.
     """
-    code, reference = blobs
+    code, reference = blobs[:2]
     seed = int(args.get("seed", 0))
     wanted = arguments(args, seed)
     before = arguments(args, seed)  # what read-only arguments must still hold afterwards
     found = arguments(args, seed)
+    if packing := args.get("packing"):
+        reasons = _packed(packing, blobs[2], found)
+        if reasons:
+            return {"ok": False, "reason": "; ".join(reasons), "max_error": None, "outputs": []}, ()
+        _packed(packing, blobs[2], before)
+        if args.get("reference_packed"):
+            _packed(packing, blobs[2], wanted)
     bound(reference, args["reference_symbol"], wanted, 1)()
     bound(code, args["symbol"], found, int(args.get("num_threads", 1)))()
     return compared(found, wanted, before, args.get("rtol"), args.get("atol")), ()
+
+
+def _packed(packing: Mapping[str, Any], code: bytes, held: list[int | Held]) -> list[str]:
+    """Put packed arguments in the place of those that `packing` packs; what it wrote where it must
+    not, in words. What it does not fill holds random numbers, which no result may depend on.
+
+    Args:
+        packing: "symbol", "positions" (of arguments), "arguments" (these, then what it fills).
+        code: of the kernel that packs.
+        held: all arguments; changed.
+    """
+    positions = [int(k) for k in packing["positions"]]
+    specs = [parse_argument(s, i) for i, s in enumerate(packing["arguments"])]
+    rng = np.random.default_rng(len(held))
+    given = [held[k] for k in positions]
+    filled = [fill(rng, a) for a in specs[len(positions) :]]
+    before = [_duplicate(h, h.argument) if isinstance(h, Held) else h for h in given]
+    bound(code, packing["symbol"], [*given, *filled], 1)()
+    reasons = damage([*given, *filled], [*before, *filled])
+    for k, f in zip(positions, filled):
+        assert isinstance(f, Held)
+        held[k] = _duplicate(f, replace(f.argument, written=False))
+    return reasons
+
+
+def _duplicate(h: Held, a: Argument) -> Held:
+    """Memory of its own with the same contents."""
+    out = allocate(a)
+    out.flat[...] = h.flat
+    return out
 
 
 def compared(

@@ -16,6 +16,7 @@ from search_spaces import MACHINE, many_tiles, matmul, sketches, suite_kernel, t
 from gputune.errors import ScheduleError
 from gputune.ir.nodes import For, IRModule
 from gputune.ir.walk import walk_stmt
+from gputune.lower.layout_preproc import split_layout_preproc
 from gputune.meta_schedule.decisions import Decisions, row_numbers
 from gputune.meta_schedule.polynomials import Polynomials, Values
 from gputune.meta_schedule.population import Sketch, Unsupported
@@ -87,6 +88,20 @@ def test_other_operators_agree_with_replay(name: str) -> None:
     for sketch in sketches(suite_kernel(name))[:3]:
         agree(sketch, sketch.decisions.sample(12, rng))
         assert not sketch.fallbacks
+
+
+def test_programs_that_pack_an_argument_agree_with_replay() -> None:
+    """The layout follows the tiles, and the packing is no part of what is scored."""
+    func = matmul(60).with_attr("layout_free_buffers", (1,))
+    for sketch in sketches(func):
+        assert agree(sketch, sketch.decisions.sample(40, np.random.default_rng(3))) == 40
+        assert not sketch.fallbacks
+        sch = sketch.materialise(sketch.decisions.sample(1, np.random.default_rng(4))[0])
+        pack, rest = split_layout_preproc(sch.mod["matmul"])
+        assert pack is not None
+        whole, alone = describe(sch.mod), describe(IRModule({"matmul": rest}))
+        assert whole[0] == alone[0]
+        assert list(map(int, whole[1])) == list(map(int, alone[1]))
 
 
 class RefusesWide(Postproc):

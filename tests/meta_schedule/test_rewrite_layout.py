@@ -11,8 +11,8 @@ from gputune.ir.check import check
 from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc, Var
 from gputune.ir.walk import substitute
+from gputune.lower.layout_preproc import split_layout_preproc
 from gputune.meta_schedule.arg_info import ArgInfo, TensorInfo
-from gputune.meta_schedule.layout_preproc import split_layout_preproc
 from gputune.meta_schedule.postproc import DEFAULTS, RewriteLayout, postprocess
 from gputune.runtime.module import build
 from gputune.schedule import Schedule

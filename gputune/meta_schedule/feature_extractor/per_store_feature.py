@@ -25,6 +25,7 @@ from ...errors import LowerError, UserError
 from ...ir import dtypes, walk
 from ...ir.build import const_int
 from ...ir.nodes import IRModule
+from ...lower.layout_preproc import as_measured
 from .arithmetic import (
     AXES,
     KINDS,
@@ -167,7 +168,7 @@ class PerStoreFeature(FeatureExtractor):
 
     def _rows(self, mod: IRModule, is_gpu: bool, workload: list[float]) -> Rows:
         rows: list[list[float]] = []
-        for func in mod.functions.values():
+        for func in as_measured(mod).functions.values():
             try:
                 nests = nests_of(func)
             except LowerError:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...ir.nodes import Block, Buffer, BufferLoad, Expr, PrimFunc, Var
 from ...ir.walk import all_loads, substitute
+from ...lower.layout_preproc import LAYOUT_REWRITE, free_positions
 from ...schedule.suggest import suggest_index_map
 from ...schedule.tree import Link
-from ..arg_info import LAYOUT_REWRITE
-from ..layout_preproc import LAYOUT_FREE
 from .postproc import Postproc
 
 if TYPE_CHECKING:
@@ -30,13 +30,7 @@ class RewriteLayout(Postproc):
     def apply(self, sch: Schedule) -> bool:
         """Rewrite every function that has the attribute."""
         for name, func in list(sch.mod.functions.items()):
-            for buffer in _free_buffers(func):
-                reader = _single_reader(sch, name, buffer)
-                if reader is None:
-                    continue
-                index_map = _map(reader, buffer)
-                if index_map is None:
-                    continue
+            for buffer, reader, index_map in _packable(sch, name, func):
                 b = reader.block()
                 block = sch.get_block(b.name, name)
                 at = next(k for k, r in enumerate(b.reads) if r.buffer is buffer)
@@ -48,16 +42,21 @@ class RewriteLayout(Postproc):
         return True
 
 
-def _free_buffers(func: PrimFunc) -> list[Buffer]:
-    """The parameters that the function's attribute lists."""
-    listed = dict(func.attrs).get(LAYOUT_FREE, ())
+def will_be_packed(sch: Schedule, name: str) -> list[Buffer]:
+    """The arguments of a function that RewriteLayout would pack, as its program is now: they will
+    be read straight through, whatever order the loops have."""
+    return [buffer for buffer, _, _ in _packable(sch, name, sch.mod[name])]
+
+
+def _packable(sch: Schedule, name: str, func: PrimFunc) -> Iterator[tuple[Buffer, Link, IndexMap]]:
+    """The arguments whose layout is free and can be suited to their reader."""
     table = dict(func.buffer_map)
-    out = []
-    for k in listed:
-        position = int(getattr(k, "value", k))
-        if 0 <= position < len(func.params) and func.params[position] in table:
-            out.append(table[func.params[position]])
-    return out
+    for k in free_positions(func):
+        buffer = table[func.params[k]]
+        reader = _single_reader(sch, name, buffer)
+        index_map = None if reader is None else _map(reader, buffer)
+        if reader is not None and index_map is not None:
+            yield buffer, reader, index_map
 
 
 def _single_reader(sch: Schedule, func: str, buffer: Buffer) -> Link | None:

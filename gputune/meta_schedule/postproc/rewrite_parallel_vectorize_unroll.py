@@ -3,7 +3,7 @@ RewriteParallelVectorizeUnroll."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ScheduleError
 from ...ir.build import const_int, is_literal
-from ...ir.nodes import For, Var
+from ...ir.nodes import Buffer, For, Var
 from ...schedule.dim import Dim, minimum, take
 from ...schedule.tree import Link
 from ..analysis import (
@@ -30,6 +30,7 @@ from ..analysis import (
 )
 from ..strides import Strides, strides_of
 from .postproc import Postproc
+from .rewrite_layout import will_be_packed
 
 if TYPE_CHECKING:
     from ...schedule import BlockRV, LoopRV, Schedule
@@ -50,7 +51,7 @@ class RewriteParallelVectorizeUnroll(Postproc):
     * the innermost spatial loop becomes a vector if the block stores, and loads, neighbouring
       elements along it (or loads the same one for all); loops that continue it in memory are fused
       to it up to the vector limit, and a longer loop is split; if only reductions are inside it, it
-      changes places with them;
+      changes places with them; arguments that RewriteLayout will pack do not stand in its way;
     * the outermost loop is annotated with the unroll limit, if there is a reduction in the nest.
 
     Where the program does not allow it (a scope that is no stage pipeline, bindings that are not
@@ -67,12 +68,15 @@ class RewriteParallelVectorizeUnroll(Postproc):
             for key in _KEYS:
                 if key in notes:
                     sch.unannotate(root, key)
+            packed = will_be_packed(sch, name)
             for block in sch.get_child_blocks(root):
-                _rewrite_nest(sch, block, notes)
+                _rewrite_nest(sch, block, notes, packed)
         return True
 
 
-def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
+def _rewrite_nest(
+    sch: Schedule, block: BlockRV, notes: dict[str, Any], packed: Collection[Buffer]
+) -> None:
     if not sch.block(block).loops():
         return
     jobs, lanes = notes.get(PARALLEL, -1), notes.get(VECTORIZE, -1)
@@ -81,13 +85,13 @@ def _rewrite_nest(sch: Schedule, block: BlockRV, notes: dict[str, Any]) -> None:
     nest = loop_links(link)
     kinds = loop_kinds(nest)
     if lanes != -1:
-        sunk = _sink_vector_loop(sch, link, nest, kinds, loops, lanes)
+        sunk = _sink_vector_loop(sch, link, nest, kinds, loops, lanes, packed)
         if sunk is not None:
             loops = sunk
             link = sch.block(block)
             nest = loop_links(link)
             kinds = loop_kinds(nest)
-    vector = plan_vector(link, nest, kinds, lanes) if lanes != -1 else NO_VECTOR
+    vector = plan_vector(link, nest, kinds, lanes, packed) if lanes != -1 else NO_VECTOR
     if vector.width is not None and vector.fuse == len(nest) > 1:  # one vector loop for it all
         outer, inner = sch.split(sch.fuse(*loops), [None, vector.width])
         if jobs != -1:
@@ -121,6 +125,7 @@ def _sink_vector_loop(
     kinds: Mapping[Var, LoopKind],
     loops: list[LoopRV],
     limit: int,
+    packed: Collection[Buffer],
 ) -> list[LoopRV] | None:
     """Where the innermost loops reduce and the one around them would make a vector (pooling, sums
     of columns), put that one, or a vector split off it, innermost. Gives the loops that there are
@@ -133,7 +138,7 @@ def _sink_vector_loop(
     at = len(nest) - reducing - 1
     outer = nest[at]
     around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], kinds, "spatial")
-    strides = strides_of(link.block())
+    strides = strides_of(link.block(), packed)
     if not around or strides is None or not strides.is_unit(outer.loop().var):
         return None
     extent = const_int(outer.loop().extent)
@@ -210,14 +215,19 @@ NO_VECTOR = VectorPlan(0)
 
 
 def plan_vector(
-    block: Link, nest: list[Link], kinds: Mapping[Var, LoopKind], limit: int
+    block: Link,
+    nest: list[Link],
+    kinds: Mapping[Var, LoopKind],
+    limit: int,
+    packed: Collection[Buffer] = (),
 ) -> VectorPlan:
     """Choose the vector of a block: at most `limit` iterations of loops along which the block's
-    stores touch neighbouring elements, and its loads neighbouring elements or a single one."""
+    stores touch neighbouring elements, and its loads neighbouring elements or a single one. Loads
+    of what will be packed in the order of the loops do not matter."""
     usable = _chain(block, nest, kinds, "spatial")
     if not usable:
         return NO_VECTOR
-    strides = strides_of(block.block())
+    strides = strides_of(block.block(), packed)
     if strides is None or not strides.is_unit(usable[0].var):
         return NO_VECTOR
     extent = const_int(usable[0].extent)

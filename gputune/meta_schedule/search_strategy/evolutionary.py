@@ -373,7 +373,7 @@ class _Evolution:
             except ScheduleError as e:
                 self.search.refusals[e.message] += 1
                 continue
-            new = MeasureCandidate(sch, self.search.args_info)
+            new = MeasureCandidate.of(sch)
             new.score = float(pool.scores[x])
             out.setdefault(new.digest, new)
         return list(out.values())
@@ -506,9 +506,7 @@ class _Evolution:
         out = np.full(len(rows), -np.inf)
         space = self.islands[k].space
         asked = ranking(analytic)[: self.search.batch]
-        candidates = [
-            MeasureCandidate(space.materialise(rows[j]), self.search.args_info) for j in asked
-        ]
+        candidates = [MeasureCandidate.of(space.materialise(rows[j])) for j in asked]
         said = model.predict(self.search.context, candidates)
         out[asked] = _checked(model, said, len(candidates))
         return out

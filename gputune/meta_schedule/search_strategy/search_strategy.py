@@ -174,10 +174,10 @@ class Search:
                 hint="the space generator gave no schedule",
                 code="design-space",
             )
+        ArgInfo.from_entry_func(context.mod)  # refuses what cannot be measured
         self.context = context
         self.max_trials = max_trials
         self.batch = num_trials_per_iter
-        self.args_info = ArgInfo.from_entry_func(context.mod)
         self.trials = 0
         self.measured: set[str] = set()
         self.refusals: Counter[str] = Counter()
@@ -194,7 +194,7 @@ class Search:
 
     def candidate(self, sch: Schedule) -> MeasureCandidate | None:
         """A candidate for a finished schedule; None if its program was measured before."""
-        new = MeasureCandidate(sch, self.args_info)
+        new = MeasureCandidate.of(sch)
         if new.digest in self.measured:
             self.duplicates += 1
             return None
