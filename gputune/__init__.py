@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .ir.nodes import IRModule as IRModule
     from .ir.nodes import PrimFunc as PrimFunc
     from .jitted import jit as jit
+    from .packing import PackedArray as PackedArray
     from .raw_kernel import CudaKernel as CudaKernel
     from .raw_kernel import cdiv as cdiv
     from .raw_kernel import cuda_kernel as cuda_kernel
@@ -75,6 +76,7 @@ _PUBLIC = {
     "cuda_kernel": "raw_kernel",
     "tune_kernel": "raw_tuning",
     "TunedKernel": "tuned_kernel",
+    "PackedArray": "packing",
     "load": "saved_kernel",
     "jit": "jitted",
     "bench": "benchmark",

@@ -26,6 +26,7 @@ from .figures import duration, rate, times
 from .ir import dtypes
 from .ir.flops import estimate_flops
 from .ir.nodes import IRModule, PrimFunc
+from .packing import PackedArray
 from .runtime.compare import compare, tolerance
 from .runtime.evaluator import TimerConfig, measure
 from .runtime.function import BoundCall, Function
@@ -186,7 +187,8 @@ def bench(
 
     Args:
         entries: by name a Schedule, TunedKernel, PrimFunc, IRModule, Module, or any Python
-            callable. A callable is given the inputs and returns the output, or a tuple of all.
+            callable. A callable is given the inputs and returns the output, or a tuple of all. A
+            TunedKernel with free layouts is given those arguments packed beforehand.
         args: the inputs, or the kernel's whole argument list. They are not changed: outputs and
             what is updated in place are copies.
         seconds: time for all measurements together.
@@ -219,6 +221,11 @@ def bench(
         )
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
         raise UserError(f"bench: seconds is a time above 0, found {seconds!r}")
+    if any(isinstance(x, PackedArray) for x in args):
+        raise UserError(
+            "bench: an argument is packed for one kernel",
+            hint="give it as it was: kernels that take it packed have it packed before the timing",
+        )
     kernels = {n: k for n, x in entries.items() if (k := _kernel(n, x, target)) is not None}
     plan = _Plan(kernels, tuple(args))
     ready = [
@@ -239,14 +246,17 @@ def bench(
 # ----------------------------------------------------------------------------- entries
 @dataclass(frozen=True, slots=True)
 class _Kernel:
+    """`place`: the arguments as the function takes them, constant ones packed."""
+
     function: Function
     convention: Convention
+    place: Callable[[list[Any]], list[Any]] = list
 
 
 def _kernel(name: str, x: Any, target: TargetLike | None) -> _Kernel | None:
     """A compiled kernel of an entry; None for a plain callable."""
     if isinstance(x, TunedKernel):
-        return _Kernel(_on_cpu(name, x.function), x.convention)
+        return _Kernel(_on_cpu(name, x.function), x.convention, x.place)
     if isinstance(x, Module):
         if len(x.functions) != 1:
             raise UserError(
@@ -354,7 +364,9 @@ class _Plan:
                 for i in conv.outputs:
                     _poison(host_view(whole[i], name))
             whole = [_plain(x) for x in whole]
-            return kernel.function.bind(*whole), [host_view(whole[i], name) for i in changed]
+            return kernel.function.bind(*kernel.place(whole)), [
+                host_view(whole[i], name) for i in changed
+            ]
 
         call, _ = bound()
 

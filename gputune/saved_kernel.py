@@ -7,6 +7,8 @@
     kernel.o      machine code for that target, for programs that link it themselves (kernel.cubin
                   for a cuda target)
     kernel.ll     the same as LLVM IR, to read (kernel.cu for a cuda target)
+    pack_N.o, .ll machine code that packs argument N, where its layout is free and the kernel has
+                  it packed
 
 `load` reads the first four and compiles; what it compiled is checked in a worker process before
 this one runs it. Nothing in the folder is executed, and `kernel.o` is not even opened, since
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +30,7 @@ from .errors import GputuneError, RecordError, RunError, ScheduleError, UserErro
 from .figures import plain
 from .ir.equal import structural_equal
 from .ir.nodes import IRModule, PrimFunc
-from .runtime.module import AnyCode
+from .runtime.module import AnyCode, Module
 from .schedule import Schedule, Trace
 from .target import Target, host
 from .tuned_kernel import TunedKernel
@@ -46,8 +49,9 @@ def save(kernel: TunedKernel, folder: Path) -> Path:
         UserError: it cannot be written.
     """
     name = next(iter(kernel.mod.functions))
-    code = kernel.module.kernels[next(iter(kernel.module.functions))]
+    code = _only_code(kernel.module)
     record = None if kernel.record is None else kernel.record.as_json()
+    packers = kernel.packer.modules()
     about = {
         "format": FORMAT,
         "function": name,
@@ -55,16 +59,26 @@ def save(kernel: TunedKernel, folder: Path) -> Path:
         "target": kernel.target.export(),
         "device": kernel.target.device_key,
         "record": record,
-    }
+        "packed": {
+            str(at): {"name": kernel.packer.buffers[at].name, "symbol": _only_code(m).symbol,
+                      "layout": kernel.packer.layouts[at]}
+            for at, m in packers.items()
+        },
+    }  # fmt: skip
     files: dict[str, str | bytes] = {
         "workload.py": IRModule({name: kernel.workload}).script(),
         "script.py": kernel.mod.script(),
         "trace.json": json.dumps(kernel.trace.as_json()) + "\n",
         "record.json": json.dumps(about, indent=1) + "\n",
-        **_code_files(code),
+        **_code_files(code, "kernel"),
     }
+    for at, module in packers.items():
+        files |= _code_files(_only_code(module), f"pack_{at}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("pack_*"):
+            if re.fullmatch(r"pack_\d+\.(o|ll)", old.name) and old.name not in files:
+                old.unlink()
         for file, content in files.items():
             _replace(folder / file, content if isinstance(content, bytes) else content.encode())
     except OSError as e:
@@ -76,10 +90,15 @@ def save(kernel: TunedKernel, folder: Path) -> Path:
     return folder
 
 
-def _code_files(code: AnyCode) -> dict[str, str | bytes]:
+def _code_files(code: AnyCode, name: str) -> dict[str, str | bytes]:
     if isinstance(code, LlvmKernel):
-        return {"kernel.ll": code.ir, "kernel.o": code.object_code}
-    return {"kernel.cu": code.source.text, "kernel.cubin": code.object_code}
+        return {f"{name}.ll": code.ir, f"{name}.o": code.object_code}
+    return {f"{name}.cu": code.source.text, f"{name}.cubin": code.object_code}
+
+
+def _only_code(module: Module) -> AnyCode:
+    (code,) = module.kernels.values()
+    return code
 
 
 def _replace(path: Path, content: bytes) -> None:

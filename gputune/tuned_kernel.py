@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from .errors import CheckError, UserError
 from .figures import duration, plain, rate, times
 from .ir.flops import estimate_flops
 from .ir.nodes import IRModule, PrimFunc
+from .packing import Packer
 from .runtime.function import BoundCall
 from .runtime.module import AnyFunction, Module, build
 from .schedule import Schedule, Trace
@@ -76,6 +77,11 @@ class TunedKernel:
             record says that this process did so).
         predicted: how the schedule was chosen, where nothing was measured.
 
+    Attributes:
+        mod: the scheduled program; where it packs arguments whose layout is free, `function` and
+            `module` are compiled without that.
+        packer: what packs those, see `pack`.
+
     Example:
         >>> f = gputune.tune(matmul, seconds=20)
         >>> c = f(a, b)                 # allocates c as a and b are: NumPy, torch, ...
@@ -102,7 +108,11 @@ class TunedKernel:
         self.summary = summary
         self.predicted = predicted
         self.verified = verified or (record is not None and record.verified)
-        self.module = build(schedule.mod, target) if module is None else module
+        ((name, scheduled),) = schedule.mod.functions.items()
+        self.packer = Packer(workload, scheduled, target)
+        if module is None:
+            module = build(IRModule({name: self.packer.kernel}), target)
+        self.module = module
         self.function: AnyFunction = next(iter(self.module.functions.values()))
         self.convention = Convention.of(workload)
 
@@ -122,6 +132,8 @@ class TunedKernel:
             RunError: an argument does not fit; names it, what was expected and what was found.
         """
         whole, result = self.convention.complete(args, out)
+        if self.packer.positions:
+            whole = self.packer.place(whole)
         self.function(*whole)
         return finish(result)
 
@@ -131,9 +143,46 @@ class TunedKernel:
         Example:
             >>> step = f.bind(a, b)
             >>> c = step()              # the same array every time
+
+        An argument whose layout is free is packed now, if it is not yet.
         """
         whole, result = self.convention.complete(args, out)
+        whole = self.place(whole)
         return BoundKernel(self.function.bind(*whole), finish(result))
+
+    def place(self, args: Sequence[Any]) -> list[Any]:
+        """All arguments as `self.function` takes them: those whose layout is free, packed."""
+        return self.packer.place(args, note=False) if self.packer.positions else list(args)
+
+    def pack(self, **arrays: Any) -> Any:
+        """Rearrange arguments whose layout is free (`layout_free=` of `gputune.tune`) as the kernel
+        reads them. That is done once; calls then take the result in the place of the argument. An
+        argument that is not packed is packed at every call.
+
+        Args:
+            arrays: by name of the argument. They are copied: later changes are not seen.
+
+        Returns:
+            A `PackedArray`, or a tuple of them where several were given.
+
+        Raises:
+            UserError: no such argument, or its layout is not free.
+            RunError: an array does not fit its argument.
+
+        Example:
+            >>> f = gputune.tune(dense, layout_free=("W",))
+            >>> packed = f.pack(W=w)
+            >>> y = f(x, packed)
+        """
+        if not arrays:
+            raise UserError("pack: there is nothing to pack", hint="kernel.pack(W=w)")
+        packed = tuple([self.packer.pack(name, x) for name, x in arrays.items()])
+        return packed[0] if len(packed) == 1 else packed
+
+    @property
+    def layouts(self) -> Mapping[str, str]:
+        """How each argument whose layout is free lies in memory, by name."""
+        return dict(zip(self.packer.names, self.packer.layouts.values(), strict=True))
 
     # ------------------------------------------------------------------ what is known
     @property
@@ -205,6 +254,8 @@ class TunedKernel:
             device = plain(str(self.record.extras.get("device", "")))
             if device and device != self.target.device_key:
                 lines.append(f"           measured on {device}, which is not this machine")
+        for name, layout in self.layouts.items():
+            lines.append(f"  packed   {name}: {layout}")
         if self.summary is not None:
             lines.append(f"  tuning   {self.summary}")
         if self.speedup is None:

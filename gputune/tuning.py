@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import GputuneError, RunError, UserError
 from .figures import plain
 from .ir.nodes import IRModule, PrimFunc
+from .packing import with_free_layouts
 from .target import Target
 from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
@@ -39,6 +40,7 @@ def tune(
     early_stop: float | None = None,
     patience: int | None = None,
     runner: str | Runner = "local",
+    layout_free: str | int | Iterable[str | int] | None = None,
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -67,6 +69,10 @@ def tune(
         runner: what runs candidates: "local": the machine's processor or GPU, as the target says;
             "host": CUDA kernels by host execution on the processor, checked, with times that say
             nothing about a GPU; or a `meta_schedule.Runner`.
+        layout_free: arguments, by name or position, that are the same at every call, such as
+            weights. They get the layout that the fastest schedule wants: `kernel.pack(W=w)` brings
+            them there, once, and no candidate's time includes it. None: those that the function's
+            attribute `layout_free_buffers` lists. Only the search for llvm makes use of it.
 
     Returns:
         A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
@@ -86,6 +92,7 @@ def tune(
         >>> print(f.report())
     """
     name, workload = single_function(func, "tune")
+    workload = with_free_layouts(workload, layout_free)
     _check_limits(seconds, trials, least=0)
     chosen = tunable_target(target, space)
     from . import meta_schedule as ms

@@ -48,6 +48,11 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
     type=click.IntRange(1, 2**31 - 1),
     help="Repeats the first 64 candidates; those after them follow from measured times.",
 )
+@click.option(
+    "--layout-free",
+    metavar="NAMES",
+    help="Arguments, such as W or W,V, that are packed beforehand in the layout found best.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
 def tune(
     kernel: str,
@@ -58,6 +63,7 @@ def tune(
     seconds: float | None,
     work_dir: Path | None,
     seed: int | None,
+    layout_free: str | None,
     quiet: bool,
 ) -> None:
     """Search for a fast schedule of a kernel on this machine.
@@ -84,7 +90,10 @@ def tune(
         live.update(now)
 
     with display.Live(what.title) as live:
-        found = gputune.tune(what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note)
+        found = gputune.tune(
+            what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
+            layout_free=layout_free.split(",") if layout_free else None,
+        )  # fmt: skip
     out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
     show(out, found, last, quiet)
     compare(out, what, found)
