@@ -53,6 +53,16 @@ _pools: dict[tuple[int, int], Pool] = {}
 _pools_lock = threading.Lock()
 
 
+def _new_lock() -> None:
+    """In a forked child: a thread that the child does not have may have held the old one."""
+    global _pools_lock
+    _pools_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
+
+
 def thread_pool(num_threads: int) -> Pool | None:
     """The process's threads for parallel loops; None (they run in the caller's) for one thread.
 

@@ -17,7 +17,8 @@ from llvm_programs import SOFTMAX, tiled_matmul
 from llvm_running import call, compiled, host, interpreted, parse
 
 from gputune.codegen.llvm import compile, load, seats
-from gputune.codegen.llvm.jit import emit_object, host_features
+from gputune.codegen.llvm import pool as pool_room
+from gputune.codegen.llvm.jit import emit_object, host_features, host_triple
 from gputune.codegen.llvm.pool import Pool
 from gputune.codegen.llvm.pool import _code as pool_code
 from gputune.errors import BuildError
@@ -57,6 +58,16 @@ define i32 @run_nested(ptr %pool, ptr %ctx, i64 %n, i64 %times) {
 }
 """
 Run = Callable[[int, int, int, int], int]
+
+
+@pytest.fixture(autouse=True)
+def _every_region_is_opened(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chunks here are so short that workers would never be asked."""
+    if request.cls is not TestEstimates:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 0.0)
+        monkeypatch.setattr(pool_room, "_SHORT_US", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -345,5 +356,237 @@ def main(Z: T.Buffer((4,), "float32")):
     kernel = compile(parse(text), host())
     z = np.zeros(4, np.float32)
     with Pool(2) as pool:
-        assert call(kernel, [z], pool=pool.address) == 1
+        for _ in range(20):  # the pool is as good as before
+            assert call(kernel, [z], pool=pool.address) == 1
     assert call(kernel, [z]) == 1
+
+
+# ----------------------------------------------------------------------------- worth a region?
+def epoch(pool: Pool) -> int:
+    """How many regions were opened."""
+    at = pool_room._EPOCH
+    return int(pool._state[at : at + 4].view(np.int32)[0])
+
+
+def asleep(pool: Pool) -> int:
+    at = pool_room._SLEEPERS
+    return int(pool._state[at : at + 4].view(np.int32)[0])
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(1e-3)
+
+
+@pytest.mark.skipif(
+    host_triple().split("-")[0] not in pool_room._COUNTER, reason="no counter that is cheap to read"
+)
+class TestEstimates:
+    """What opening a region would cost more than it gives is not opened."""
+
+    def test_small_regions_are_run_alone(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 1e6)
+        counts = np.zeros(8, np.int32)
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 8, 1)
+            assert epoch(pool) == 1  # nothing was known of it
+            code[0](pool.address, counts.ctypes.data, 8, 99)
+            assert epoch(pool) == 1
+        np.testing.assert_array_equal(counts, 100)
+
+    def test_large_regions_are_opened(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 1e-3)
+        monkeypatch.setattr(pool_room, "_SHORT_US", 1e-3)
+        counts = np.zeros(64, np.int32)
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 64, 50)
+            assert epoch(pool) == 50
+        np.testing.assert_array_equal(counts, 50)
+
+    def test_short_regions_wake_nobody_unless_they_follow_each_other(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 1e-3)
+        counts, done = np.zeros(64, np.int32), 0
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 64, 1)
+            wait_until(lambda: asleep(pool) == 1)
+            before = epoch(pool)
+            for _ in range(5):
+                time.sleep(5e-3)
+                code[0](pool.address, counts.ctypes.data, 64, 1)
+            assert (epoch(pool), asleep(pool)) == (before, 1)
+            code[0](pool.address, counts.ctypes.data, 64, 20_000)
+            assert epoch(pool) > before
+            done = 1 + 5 + 20_000
+        np.testing.assert_array_equal(counts, done)
+
+    def test_many_functions_share_the_table(self) -> None:
+        """More functions than entries: each runs every chunk once, whatever is known of it."""
+        text = "".join(
+            COUNT.replace("@count", f"@count{k}").replace("@run(", f"@run{k}(")
+            .replace("@nest", f"@nest{k}").replace("@run_nested", f"@run_nested{k}")
+            for k in range(150)
+        )  # fmt: skip
+        names = [f"run{k}" for k in range(150)]
+        loaded = load(emit_object(text, *host_features()), *names)
+        kind = ctypes.CFUNCTYPE(
+            ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64
+        )
+        counts = np.zeros(8, np.int32)
+        with Pool(2) as pool:
+            for _ in range(3):
+                for name in names:
+                    kind(loaded.lookup(name))(pool.address, counts.ctypes.data, 8, 2)
+        np.testing.assert_array_equal(counts, 3 * 150 * 2)
+
+    def test_without_a_counter_every_region_is_opened(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_COUNTER", {})
+        with rebuilt():
+            counts = np.zeros(8, np.int32)
+            with Pool(2) as pool:
+                code[0](pool.address, counts.ctypes.data, 8, 30)
+                assert epoch(pool) == 30
+        np.testing.assert_array_equal(counts, 30)
+
+
+@contextlib.contextmanager
+def rebuilt() -> Iterator[None]:
+    """The pool's code is written anew meanwhile."""
+    pool_code.cache_clear()
+    pool_room._ticks_per_us.cache_clear()
+    try:
+        yield
+    finally:
+        pool_code.cache_clear()
+        pool_room._ticks_per_us.cache_clear()
+
+
+# ----------------------------------------------------------------------------- other systems
+@pytest.mark.skipif(sys.platform == "win32", reason="has no usleep")
+@pytest.mark.parametrize("threads", [2, 3])
+def test_without_a_futex(
+    code: tuple[Run, Run], threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS: idle workers look five thousand times a second."""
+    monkeypatch.setattr(pool_room, "_FUTEX", {})
+    assert "@usleep" in pool_room._text()
+    counts = np.zeros(16, np.int32)
+    with rebuilt():
+        with Pool(threads) as pool:
+            code[0](pool.address, counts.ctypes.data, 16, 500)
+            wait_until(lambda: asleep(pool) == threads - 1)
+            for _ in range(5):
+                time.sleep(0.01)
+                code[0](pool.address, counts.ctypes.data, 16, 100)
+        launchers = [
+            threading.Thread(target=code[0], args=(pool.address, counts.ctypes.data, 16, 100))
+            for _ in range(3)
+        ]
+        for t in launchers:
+            t.start()
+        for t in launchers:
+            t.join(60)
+    np.testing.assert_array_equal(counts, 500 + 5 * 100 + 3 * 100)
+
+
+def test_the_code_for_windows_assembles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(seats, "_KNOWN", False)
+    text = pool_room._text()
+    assert "@Sleep" in text
+    assert "syscall" not in text
+    assert emit_object(text, *host_features())
+
+
+# ----------------------------------------------------------------------------- processes
+PROGRAM = """
+import os, sys, threading
+import numpy as np
+import gputune as gt
+
+n, mode = 96, sys.argv[1]
+sch = gt.Schedule(gt.kernels.get("matmul").build(m=n, n=n, k=n))
+i, j, k = sch.get_loops(sch.get_block("C"))
+sch.reorder(i, k, j)
+sch.parallel(i)
+f = gt.build(sch, "llvm -num-cores=2")["main"]
+rng = np.random.default_rng(0)
+a, b = rng.integers(-4, 5, (2, n, n)).astype(np.float32)
+want = a @ b
+
+
+def work(times):
+    for _ in range(times):
+        c = np.full_like(want, np.nan)
+        f(a, b, c)
+        assert np.array_equal(c, want)
+
+
+work(20)
+if mode == "threads":
+    failed = []
+    threading.excepthook = failed.append
+    threads = [threading.Thread(target=work, args=(50,)) for _ in range(4)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    sys.exit(len(failed))
+if mode == "fork":
+    # forked while other threads are inside regions, again and again; children leave as Python does
+    stop = threading.Event()
+    busy = [threading.Thread(target=lambda: [work(1) for _ in iter(stop.is_set, True)])
+            for _ in range(2)]
+    [t.start() for t in busy]
+    children = []
+    for _ in range(6):
+        pid = os.fork()
+        if pid == 0:
+            work(3)
+            g = gt.build(sch, "llvm -num-cores=2")["main"]  # with a pool of its own
+            c = np.zeros_like(want)
+            g(a, b, c)
+            assert np.array_equal(c, want)
+            os._exit(0) if len(children) % 2 else sys.exit(0)
+        children.append(pid)
+    codes = [os.waitpid(pid, 0)[1] for pid in children]
+    stop.set()
+    [t.join() for t in busy]
+    work(5)
+    sys.exit(1 if any(codes) else 0)
+"""
+
+
+def started(mode: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", PROGRAM, mode])
+
+
+def ended(processes: list[subprocess.Popen[bytes]]) -> None:
+    try:
+        assert [p.wait(timeout=120) for p in processes] == [0] * len(processes)
+    finally:
+        for p in processes:
+            if p.poll() is None:
+                p.kill()
+                p.wait()
+
+
+def test_several_python_threads_call_a_kernel() -> None:
+    ended([started("threads")])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_forks_from_the_midst_of_regions() -> None:
+    ended([started("fork")])
+
+
+def test_many_processes_at_once() -> None:
+    """More workers than processors, and nobody waits for one that is not running."""
+    ended([started("once") for _ in range(4)])

@@ -7,6 +7,11 @@ from an atomic counter. When the counter has run out the launcher closes the reg
 no worker is active in it: workers that never woke up are not waited for. Workers run on other
 processors than the launcher (`seats`), whose own affinity nobody touches.
 
+A region whose chunks are over before a worker could help is run by the launching thread alone: how
+long chunks take is known from the last region of the same function, wherever there is a counter of
+cycles that is cheap to read. Two times count: what opening a region costs while the workers spin,
+and what it costs to wake them. Regions that follow each other closely wake them all the same.
+
 A launch while the pool is in use (from another thread, or from inside a chunk) runs its chunks in
 the calling thread; so does every launch in a forked child, which has no workers.
 """
@@ -18,6 +23,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 import weakref
 from functools import cache
 
@@ -27,7 +33,7 @@ from ...errors import BuildError
 from . import jit, seats
 
 # Byte offsets of the state; what different threads write lies in different cache lines.
-_LAUNCH, _WORKERS, _SEATS = 0, 8, 16
+_LAUNCH, _WORKERS, _SEATS, _SMALL, _SHORT = 0, 8, 16, 24, 32
 _EPOCH = 64
 _FN, _CTX, _N, _OPEN = 128, 136, 144, 152
 _NEXT = 192
@@ -35,14 +41,24 @@ _ACTIVE = 256
 _SLEEPERS = 320
 _LOCK = 384
 _STOP = 448
-_STATE_BYTES = 512
+_DEBT, _LAST = 512, 520
+_TABLE = 576  # of functions: address, ticks that one chunk takes
+_ENTRIES = 64
+_STATE_BYTES = _TABLE + 16 * _ENTRIES
 
+_SMALL_US = 1.0
+"""Regions of less work than this are not worth opening."""
+_SHORT_US = 50.0
+"""Regions of less work than this are not worth waking anybody for, unless more follow."""
+_CALIBRATION_S = 500e-6
+"""How long the counter is compared with the clock, once a process."""
 _SPINS = 10_000
 """Looks at the epoch word before a worker goes to sleep (a few hundred microseconds)."""
 _WAIT_SPINS = 4_000
 """Looks at the active counter before the launcher gives up its time slice."""
 
 _FUTEX = {"x86_64": 202, "aarch64": 98}
+_COUNTER = {"x86_64": "declare i64 @llvm.readcyclecounter()"}
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
     "aarch64": ("declare void @llvm.aarch64.hint(i32)", "call void @llvm.aarch64.hint(i32 1)"),
@@ -75,6 +91,9 @@ def _text() -> str:
         sleep = "%slept = call i32 @usleep(i32 200)"
         give_way = "%gone = call i32 @sched_yield()"
 
+    counter_decl = _COUNTER.get(arch, "define internal i64 @counter() {\n  ret i64 0\n}")
+    counter = "@llvm.readcyclecounter" if arch in _COUNTER else "@counter"
+
     def field(name: str, at: int) -> str:
         return f"  %{name} = getelementptr i8, ptr %s, i64 {at}"
 
@@ -82,11 +101,14 @@ def _text() -> str:
         field("epoch", _EPOCH), field("pfn", _FN), field("pctx", _CTX), field("pn", _N),
         field("popen", _OPEN), field("pnext", _NEXT), field("pactive", _ACTIVE),
         field("psleep", _SLEEPERS), field("plock", _LOCK), field("pstop", _STOP),
-        field("pworkers", _WORKERS), field("pseats", _SEATS),
+        field("pworkers", _WORKERS), field("pseats", _SEATS), field("psmall", _SMALL),
+        field("pshort", _SHORT), field("pdebt", _DEBT), field("plast", _LAST),
+        field("ptable", _TABLE),
     ])  # fmt: skip
     return f"""
 {pause_decl}
 {rest_decl}
+{counter_decl}
 {seats.text()}
 define void @gputune_pool_worker(ptr %s) {{
 entry:
@@ -150,8 +172,49 @@ entry:
   %none = icmp eq i32 %workers, 0
   %few = icmp sle i64 %n, 1
   %alone = or i1 %none, %few
-  br i1 %alone, label %serial, label %try
+  br i1 %alone, label %serial, label %estimate
+estimate:
+  %address = ptrtoint ptr %fn to i64
+  %shifted = lshr i64 %address, 4
+  %slot = and i64 %shifted, {_ENTRIES - 1}
+  %pkey = getelementptr [2 x i64], ptr %ptable, i64 %slot
+  %pcost = getelementptr i64, ptr %pkey, i64 1
+  %key = load atomic i64, ptr %pkey monotonic, align 8
+  %last_cost = load atomic i64, ptr %pcost monotonic, align 8
+  %known = icmp eq i64 %key, %address
+  %product = mul i64 %last_cost, %n
+  %work = select i1 %known, i64 %product, i64 9223372036854775807
+  %small = load i64, ptr %psmall
+  %is_small = icmp slt i64 %work, %small
+  br i1 %is_small, label %timed, label %sleepers
+sleepers:
+  %asleep = load atomic i32, ptr %psleep seq_cst, align 4
+  %any = icmp ne i32 %asleep, 0
+  %short = load i64, ptr %pshort
+  %is_short = icmp slt i64 %work, %short
+  %doubt = and i1 %any, %is_short
+  br i1 %doubt, label %drowsy, label %try
+drowsy:
+  %now = call i64 {counter}()
+  %then = load atomic i64, ptr %plast monotonic, align 8
+  store atomic i64 %now, ptr %plast monotonic, align 8
+  %gap = sub i64 %now, %then
+  %forgiven = ashr i64 %gap, 3
+  %owed = load atomic i64, ptr %pdebt monotonic, align 8
+  %left_over = sub i64 %owed, %forgiven
+  %paid = icmp slt i64 %left_over, 0
+  %still_owed = select i1 %paid, i64 0, i64 %left_over
+  %debt = add i64 %still_owed, %work
+  %twice = shl i64 %short, 1
+  %enough = icmp sge i64 %debt, %twice
+  %new_debt = select i1 %enough, i64 0, i64 %debt
+  store atomic i64 %new_debt, ptr %pdebt monotonic, align 8
+  %nobody = icmp uge i32 %asleep, %workers
+  %not_now = xor i1 %enough, true
+  %by_myself = and i1 %nobody, %not_now
+  br i1 %by_myself, label %timed, label %try
 try:
+  %worth = phi i1 [ true, %sleepers ], [ %enough, %drowsy ]
   %got = cmpxchg ptr %plock, i32 0, i32 1 acquire monotonic
   %mine = extractvalue {{ i32, i1 }} %got, 1
   br i1 %mine, label %room, label %serial
@@ -165,24 +228,42 @@ publish:
   store atomic i64 0, ptr %pnext monotonic, align 8
   store atomic i32 1, ptr %popen seq_cst, align 4
   %e = atomicrmw add ptr %epoch, i32 1 seq_cst
-  %asleep = load atomic i32, ptr %psleep seq_cst, align 4
-  %any = icmp ne i32 %asleep, 0
-  br i1 %any, label %wake, label %take
+  %sleeping = load atomic i32, ptr %psleep seq_cst, align 4
+  %someone = icmp ne i32 %sleeping, 0
+  %do_wake = and i1 %someone, %worth
+  br i1 %do_wake, label %wake, label %begin
 wake:
   {wake}
+  br label %begin
+begin:
+  %begun = call i64 {counter}()
   br label %take
 take:
+  %own = phi i64 [ 0, %begin ], [ %own1, %run ]
   %i = atomicrmw add ptr %pnext, i64 1 monotonic
   %left = icmp slt i64 %i, %n
   br i1 %left, label %run, label %close
 run:
   call void %fn(i64 %i, ptr %ctx)
+  %own1 = add i64 %own, 1
   br label %take
 close:
   store atomic i32 0, ptr %popen seq_cst, align 4
+  %ended = call i64 {counter}()
+  %idle = icmp eq i64 %own, 0
+  br i1 %idle, label %wait_for, label %learn
+learn:
+  %ticks = sub i64 %ended, %begun
+  %each = sdiv i64 %ticks, %own
+  %least = icmp slt i64 %each, 1
+  %cost = select i1 %least, i64 1, i64 %each
+  store atomic i64 %address, ptr %pkey monotonic, align 8
+  store atomic i64 %cost, ptr %pcost monotonic, align 8
+  br label %wait_for
+wait_for:
   br label %look
 look:
-  %spins = phi i64 [ 0, %close ], [ %more, %again ], [ 0, %yield ]
+  %spins = phi i64 [ 0, %wait_for ], [ %more, %again ], [ 0, %yield ]
   %busy = load atomic i32, ptr %pactive seq_cst, align 4
   %quiet = icmp eq i32 %busy, 0
   br i1 %quiet, label %done, label %wait
@@ -199,6 +280,25 @@ yield:
 done:
   store atomic i32 0, ptr %plock release, align 4
   ret void
+timed:
+  %t0 = call i64 {counter}()
+  br label %each_chunk
+each_chunk:
+  %j = phi i64 [ 0, %timed ], [ %j1, %chunk ]
+  %more_chunks = icmp slt i64 %j, %n
+  br i1 %more_chunks, label %chunk, label %note
+chunk:
+  call void %fn(i64 %j, ptr %ctx)
+  %j1 = add i64 %j, 1
+  br label %each_chunk
+note:
+  %t1 = call i64 {counter}()
+  %took = sub i64 %t1, %t0
+  %per = sdiv i64 %took, %n
+  %under = icmp slt i64 %per, 1
+  %new_cost = select i1 %under, i64 1, i64 %per
+  store atomic i64 %new_cost, ptr %pcost monotonic, align 8
+  ret void
 serial:
   br label %next
 next:
@@ -211,6 +311,11 @@ step:
   br label %next
 end:
   ret void
+}}
+
+define i64 @gputune_pool_ticks() {{
+  %t = call i64 {counter}()
+  ret i64 %t
 }}
 
 define void @gputune_pool_stop(ptr %s) {{
@@ -240,7 +345,18 @@ stop:
 def _code() -> jit.LoadedKernel:
     cpu, features = jit.host_features()
     code = jit.emit_object(_text(), cpu, features)
-    return jit.load(code, "gputune_pool_worker", "gputune_pool_launch", "gputune_pool_stop")
+    names = ("worker", "launch", "stop", "ticks")
+    return jit.load(code, *[f"gputune_pool_{name}" for name in names])
+
+
+@cache
+def _ticks_per_us() -> float:
+    """How fast the counter runs that times regions; 0 where there is none."""
+    ticks = ctypes.CFUNCTYPE(ctypes.c_int64)(_code().lookup("gputune_pool_ticks"))
+    first, start = ticks(), time.perf_counter()
+    while (seconds := time.perf_counter() - start) < _CALIBRATION_S:
+        pass
+    return float(ticks() - first) / (seconds * 1e6)
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
@@ -272,6 +388,8 @@ class Pool:
         self.num_threads = num_threads
         self.address: int = self._state.ctypes.data
         self._state[_LAUNCH : _LAUNCH + 8].view(np.uint64)[0] = code.lookup("gputune_pool_launch")
+        limits = self._state[_SMALL : _SMALL + 16].view(np.int64)
+        limits[:] = [int(us * _ticks_per_us()) for us in (_SMALL_US, _SHORT_US)]
         self._workers = self._state[_WORKERS : _WORKERS + 4].view(np.int32)
         self._stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.lookup("gputune_pool_stop"))
         enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address)
