@@ -8,7 +8,8 @@ from typing import NoReturn
 
 from ..ir import build
 from ..ir.affine import from_linear, linear, same
-from ..ir.boxes import intersect_shape, relax
+from ..ir.arith import bounds
+from ..ir.boxes import domain, intersect_shape, relax
 from ..ir.build import const_int, is_literal
 from ..ir.canonical import simplify
 from ..ir.iter_map import detect_iter_map
@@ -117,6 +118,7 @@ class _Part:
     inner_value: Expr
     value: Expr
     inside: Expr
+    tiles: int | None = None  # how many values the outer iterator takes, if it was cut
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -187,6 +189,7 @@ def blockize_loop(s: State, at: Link, preserve_unit_iters: bool) -> BlockKey:
             at=[at.node, b],
         )
     outside, within = _split_predicate(s, b, parts, frozenset(ranges))
+    outside = build.logical_and(outside, *_in_domain(b, parts, at))
     cut = _Cut(b, parts, tuple(below), within)
     inner = [(p.inner, p.inner_value) for p in parts if p.inner is not None]
     outer = [(p.outer, p.outer_value) for p in parts if p.outer is not None]
@@ -304,7 +307,7 @@ def _part(
     terms, const = linear(value)
     moving = {a: c for a, c in terms.items() if uses_var(a, inside)}
     if not moving:
-        if not preserve_unit_iters and is_literal(iv.dom.extent, 1):
+        if not preserve_unit_iters and const_int(iv.dom.extent) == 1:
             return _Part(iv.kind, None, value, None, zero, iv.dom.min, iv.dom.min)
         return _Part(iv.kind, iv, value, None, zero, iv.var, iv.var)
 
@@ -351,9 +354,9 @@ def _part(
     inner: IterVar | None = IterVar(
         Var(f"{iv.var.name}_i", dtype), Range(zero, IntImm(n, dtype)), iv.kind
     )
-    if not preserve_unit_iters and type(extent) is int and extent == 1:
+    if not preserve_unit_iters and extent == 1:
         outer = None
-    if not preserve_unit_iters and type(n) is int and n == 1:
+    if not preserve_unit_iters and n == 1:
         inner = None
     high = zero if outer is None else build.mul(outer.var, IntImm(n, dtype))
 
@@ -362,7 +365,7 @@ def _part(
 
     return _Part(
         iv.kind, outer, from_linear(over, base, dtype), inner, inner_value,
-        whole(zero if inner is None else inner.var), whole(inner_value),
+        whole(zero if inner is None else inner.var), whole(inner_value), extent,
     )  # fmt: skip
 
 
@@ -403,6 +406,20 @@ def _split_predicate(
             )
         within.append((part, BinOp(c.op, part.inside, c.b, c.dtype)))
     return build.logical_and(*outside), tuple(within)
+
+
+def _in_domain(b: Block, parts: Sequence[_Part], at: Link) -> list[Expr]:
+    """What keeps the outer iterators in their domains where the predicate did: loops outside that
+    run on past the last tile."""
+    if is_literal(b.predicate, 1):
+        return []
+    dom = domain(loop_ranges(at.loops()) or {})
+    out: list[Expr] = []
+    for p in parts:
+        hi = bounds(p.outer_value, dom)[1]
+        if p.tiles is not None and (hi is None or hi >= p.tiles):
+            out.append(build.lt(p.outer_value, IntImm(p.tiles, p.outer_value.dtype)))
+    return out
 
 
 def _outer_init(s: State, cut: _Cut, init: Stmt) -> Stmt:
@@ -459,7 +476,7 @@ def _blockize_blocks(s: State, links: Sequence[Link], preserve_unit_iters: bool)
     iters: list[IterVar] = []
     values: list[Expr] = []
     for f in above:
-        if not preserve_unit_iters and is_literal(f.extent, 1):
+        if not preserve_unit_iters and const_int(f.extent) == 1:
             table[f.var] = f.min
             continue
         v = Var(f"v_{f.var.name}", f.var.dtype)

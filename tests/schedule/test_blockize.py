@@ -12,9 +12,10 @@ from gputune.schedule import Schedule
 from gputune.script import tir as T
 from tests.properties.law import check_round_trips
 from tests.properties.moves import inputs, results
+from tests.properties.programs import matmul
 
 from . import schedule_programs as programs
-from .schedule_helpers import loops, prints, refuses, scheduled
+from .schedule_helpers import keeps, loops, prints, refuses, scheduled
 from .tensor_programs import u8_matmul
 
 
@@ -383,3 +384,17 @@ def test_refuses_a_block_that_looks_at_a_loop_inside_itself() -> None:
     sch.loop_partition(loops(sch, "B")[0], [7])
     (i1,) = loops(sch, "B_i1")  # runs once
     refuses(sch, "blockize-binding", lambda: sch.blockize(i1), names="block B_i1 has no iterators")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_blockize_where_loops_outside_run_past_the_last_tile(kept: bool) -> None:
+    """Named for a bug: k was split into 2 tiles of 8, of which the predicate leaves one; without
+    an iterator for it, or with one beyond its domain, the reduction ran twice."""
+
+    def do(s: Schedule) -> None:
+        s.split(loops(s, "C")[2], [2, None, 8], preserve_unit_iters=kept)
+        s.blockize(loops(s, "C")[-1], preserve_unit_iters=kept)
+
+    sch = keeps(matmul(), do)
+    predicate = str(sch.get(sch.get_block("C_o")).predicate)
+    assert predicate == ("k_0 + k_1 < 1" if kept else "k_0 < 1")
