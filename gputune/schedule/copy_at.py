@@ -30,7 +30,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.walk import map_range, substitute, uses_var, walk_expr
+from ..ir.walk import free_vars, map_range, substitute, uses_var, walk_expr
 from .analysis import (
     Loops,
     blocks_below,
@@ -295,9 +295,12 @@ def _box_written(s: State, w: _Work, x: Link, buffer: Buffer) -> Ranges:
     if _reads(x, buffer):
         refuse(f"it begins with what {buffer.name} held before")
     around = {g.var for g in w.around}
+    inside = {g.var for g in x.loops()} - around
     for iv, value in zip(b.iter_vars, b.iter_values, strict=True):
-        if iv.kind != "spatial" and uses_var(value, around):
-            refuse(f"the loop or one above it drives the {iv.kind} iterator {iv.var.name}")
+        if iv.kind == "spatial" or free_vars(value) <= inside:
+            continue
+        drives = "the loop or one above it" if uses_var(value, around) else "a block around it"
+        refuse(f"{drives} drives the {iv.kind} iterator {iv.var.name}")
     if guard_above(x, w.at.node) is not None:
         refuse("it stands under a condition or let")
     if may_leave_out(b, buffer):

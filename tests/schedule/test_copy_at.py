@@ -466,3 +466,13 @@ def test_shared_copies_of_unknown_size_stay_as_they_are() -> None:
     turns = [x.extent for x in walk_stmt(work.body) if type(x) is For]
     assert [x.value for x in turns if type(x) is IntImm] == [5, 3]
     assert type(work.key) is BlockKey
+
+
+def test_write_at_refuses_where_a_block_around_drives_the_reduction() -> None:
+    """Named for a bug: the partial sums were in a copy of which each run of the block has one."""
+    sch = scheduled(matmul())
+    sch.blockize(["C"], preserve_unit_iters=False)
+    sch.add_unit_loop("C")
+    (u,) = loops(sch, "C")
+    e = refuses(sch, "copy-partial", lambda: sch.write_at(u, "C", 0, "shared"), names="block C")
+    assert "a block around it drives the reduce iterator vk" in e.message
