@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..ir import build
+from ..ir.affine import same
 from ..ir.arith import Domain, bounds
 from ..ir.boxes import covers, domain, intersect_shape, relax, union
 from ..ir.build import const_int, is_literal
@@ -21,9 +22,10 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.regions import solve_iters
-from ..ir.walk import substitute, uses_var
+from ..ir.walk import free_vars, substitute, uses_var
 from .analysis import (
     Loops,
+    conjuncts,
     consumers,
     domain_uses_loops,
     fills_domain,
@@ -343,7 +345,26 @@ def compute_at(
     last = min(_holding(items, at, users))
     place = _insertion_point(s, at, index, first, last, len(items), last)
     names, extents, values, conditions = _new_domain(me, needed, ranges)
+    conditions += _wanted(s, b, users, at)
     _move(s, b, at, _nest(me, names, extents, values, conditions, preserve_unit_loops), place)
+
+
+def _wanted(s: State, b: Link, users: Sequence[Link], at: Link) -> list[Expr]:
+    """What must hold of the loops down to `at` for any consumer to run, if what the block reads is
+    made under one of them: where none runs, that may not have been made yet."""
+    outer = [*at.loops(), at.loop()]
+    nodes = {id(f) for f in outer}
+    if not any(id(x.node) in nodes for m in producers(b, s) for x in m.above()):
+        return []
+    if any(w.buffer.scope.startswith("shared") for w in b.block().writes):
+        return []  # made for all threads together, whichever of them need it
+    loops = {f.var for f in outer}
+    first, *others = [list(conjuncts(u.block().predicate)) for u in users]
+    return [
+        c
+        for c in first
+        if free_vars(c) <= loops and all(any(same(c, d) for d in other) for other in others)
+    ]
 
 
 def _under(links: Sequence[Link], at: Link) -> list[Link]:

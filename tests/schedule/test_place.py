@@ -292,3 +292,36 @@ def test_reverse_compute_at_below_tiles_longer_than_the_extent(
 
     sch = keeps(programs.row_sum(extent, 3), do)
     assert str(sch.get(sch.get_block("Y_local")).predicate).endswith(f" < {extent}")
+
+
+def test_compute_at_reads_nothing_that_is_not_made_yet() -> None:
+    """Named for a bug: a row of B was read before it was made, in iterations of the loop in which
+    the consumer does not run. Nobody used what was read, but a GPU's host execution complained."""
+
+    @T.prim_func
+    def f(X: T.Buffer((4, 4), "float32"), Y: T.Buffer((4, 4), "float32")):
+        B = T.alloc_buffer((4, 4))
+        C = T.alloc_buffer((4, 4))
+        for i, j in T.grid(4, 4):
+            with T.block("B"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                B[vi, vj] = X[vi, vj] * 2.0
+        for i, j in T.grid(4, 4):
+            with T.block("C"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                C[vi, vj] = B[vi, vj] + 1.0
+        for i, j in T.grid(4, 4):
+            with T.block("Y"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                Y[vi, vj] = C[vi, vj]
+
+    def do(s: Schedule) -> None:
+        i = loops(s, "B")[0]
+        s.reverse_compute_at("C", i, True)
+        s.reverse_compute_at("Y", i, True)
+        _, inner = s.split(s.fuse(*loops(s, "Y")[1:]), [None, 8])
+        s.compute_at("C", inner)
+
+    sch = keeps(f, do)
+    where = str(sch.get(sch.get_block("C")).predicate)
+    assert where.endswith("ax0_ax1_fused_0 * 8 + ax0_ax1_fused_1 < 4")
