@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from ..errors import GputuneError, UserError
 from . import build
-from .arith import bounds, simplify
+from .arith import Domain, bounds, simplify
 from .boxes import Ranges, relax, relax_exact
 from .build import const_int
 from .iter_map import IterSum, detect_iter_map, inverse_affine
@@ -200,6 +200,21 @@ class IndexMap:
         final = tuple([substitute(e, table) for e in self.final_indices])
         return IndexMap(self.initial_indices, final, self.axis_separators)
 
+    def settled(self, shape: Sequence[int | None]) -> IndexMap:
+        """The map without what divides nothing on a shape: `i // 4` is 0 where i is below 4.
+
+        What a digit of an index that has one value only is taken for decides over the structure of
+        a program. Here it is asked of sampled values as well (which records guards), so that these
+        make of it what plain numbers make.
+        """
+        dom = {
+            v: (0, n - 1) for v, n in zip(self.initial_indices, shape, strict=True) if n is not None
+        }
+        final = tuple([_settled(e, dom) for e in self.final_indices])
+        if all(x is y for x, y in zip(final, self.final_indices, strict=True)):
+            return self
+        return IndexMap(self.initial_indices, final, self.axis_separators)
+
     # ------------------------------------------------------------------ applying
     def map_indices(self, indices: Sequence[Any]) -> tuple[Expr, ...]:
         """The new indices of old ones.
@@ -370,6 +385,20 @@ class IndexMap:
                 f"the map takes {len(self.initial_indices)} indices, and there are {len(shape)}: "
                 f"{self}"
             )
+
+
+def _settled(e: Expr, dom: Domain) -> Expr:
+    if type(e) is not BinOp:
+        return e
+    a, b = _settled(e.a, dom), _settled(e.b, dom)
+    n = const_int(b)
+    if e.op in ("//", "%") and n is not None:
+        if n == 1:
+            return a if e.op == "//" else IntImm(0, e.dtype)
+        lo, hi = bounds(a, dom)
+        if lo is not None and hi is not None and lo >= 0 and hi < n:
+            return a if e.op == "%" else IntImm(0, e.dtype)
+    return e if a is e.a and b is e.b else build.binary(e.op, a, b)
 
 
 # ----------------------------------------------------------------------------- from functions

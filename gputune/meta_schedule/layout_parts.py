@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..ir import dtypes
 from ..ir.nodes import (
     COMPARISONS,
     LOGIC,
@@ -57,6 +58,8 @@ def operations(e: Expr) -> tuple[float, float]:
     while stack:
         x = stack.pop()
         if type(x) is BinOp:
+            if dtypes.is_int(x.dtype) and not any(type(y) is BufferLoad for y in walk_expr(x)):
+                continue  # the arithmetic of indices, in a condition or as a value
             if x.op in _COUNTED:
                 flops += 1
             elif x.op in COMPARISONS or x.op in LOGIC:

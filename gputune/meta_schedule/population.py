@@ -6,9 +6,10 @@ guards: every row for which the guards come out the same is of the same *structu
 the replay. Classes are kept, so most rows are never replayed at all.
 
 Where that cannot work (a postproc that a user wrote, far too many classes), rows are replayed one
-by one, with the same results. The first classes, and some of the later ones, are checked on one of
+by one, with the same results. The first classes, and some of the later ones, are checked on some of
 their rows by plain replay: where one does not agree (code that lost the expression of a sampled
-value) it is replayed row by row, too, and all that follow are checked.
+value, or arithmetic that only plain numbers simplify) it is replayed row by row, too, and all that
+follow are checked.
 """
 
 from __future__ import annotations
@@ -248,7 +249,10 @@ class Sketch:
             return decide(inst, inputs, attrs, old)
 
         with recording():
-            self.trace.apply_to_schedule(sch, decision_provider=provide)
+            try:
+                self.trace.apply_to_schedule(sch, decision_provider=provide)
+            except ScheduleError as e:  # plain replay of the row goes through
+                raise Unsupported(f"replay with Dims is refused: {e.message}") from None
         return {inst: self._extent_function(number) for inst, number in found.items()}
 
     def _extent_function(self, number: int) -> Callable[[IntArray], IntArray | int]:
@@ -490,9 +494,17 @@ class Sketch:
             match = _matches(new, bits[:, left])
             match[0] = True  # it is this row's own replay
             if new.number < _CHECKED or new.number % _CHECKED == 0 or self.fallbacks:
-                self._check(new, w, rows[at], int(left[match][-1]))
+                self._check_some(new, w, rows[at], left[match])
             w.members.append((new, left[match]))
             left = left[~match]
+
+    def _check_some(self, c: _Class, w: _Waiting, rows: IntArray, members: IntArray) -> None:
+        """Compare the first and the last row with plain replay, and those with the most and the
+        fewest ones: where a factor is 1, there is more to simplify."""
+        ones = (rows[members] == 1).sum(axis=1)
+        for k in dict.fromkeys((0, len(ones) - 1, int(ones.argmax()), int(ones.argmin()))):
+            if c.trusted:
+                self._check(c, w, rows, int(members[k]))
 
     def _check(self, c: _Class, w: _Waiting, rows: IntArray, k: int) -> None:
         """Does plain replay of row `k` say what the class says of it?"""

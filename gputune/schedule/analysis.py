@@ -257,9 +257,17 @@ def has_point_each(b: Block, region: BufferRegion) -> bool:
     doms = {iv.var: iv.dom for iv in b.iter_vars}
     for g, n in zip(region.region, region.buffer.shape, strict=True):
         dom = doms.pop(g.min, None) if type(g.min) is Var else None
-        if dom is None or not is_literal(dom.min, 0) or not same(dom.extent, n):
+        if dom is None or not is_literal(dom.min, 0) or not as_long(dom.extent, n):
             return False
     return True
+
+
+def as_long(a: Expr, b: Expr) -> bool:
+    """Are two starts, extents or sizes the same? Where sampled values decide, these are asked."""
+    if same(a, b):
+        return True
+    m, n = const_int(a), const_int(b)
+    return m is not None and n is not None and bool(m == n)
 
 
 def is_plainly_whole(link: Link) -> bool:
@@ -268,7 +276,7 @@ def is_plainly_whole(link: Link) -> bool:
     loops = {f.var: f for f in link.loops()}
     for iv, v in zip(b.iter_vars, b.iter_values, strict=True):
         f = loops.pop(v, None) if type(v) is Var else None
-        if f is None or not same(f.min, iv.dom.min) or not same(f.extent, iv.dom.extent):
+        if f is None or not as_long(f.min, iv.dom.min) or not as_long(f.extent, iv.dom.extent):
             return False
     return True
 

@@ -42,7 +42,8 @@ def transform_block_layout(s: State, block: BlockRV | str, index_map: IndexMapLi
     """
     link = s.block(block)
     b = link.block()
-    m = bound_map(s, read_map(s, index_map, len(b.iter_vars), b))
+    m = read_map(s, index_map, len(b.iter_vars), b)
+    m = bound_map(s, m, [iv.dom.extent for iv in b.iter_vars])
     loops = plain_nest(s, link)
     for iv in b.iter_vars:
         if iv.kind not in ("spatial", "reduce"):

@@ -89,10 +89,12 @@ def read_map(
     return m
 
 
-def bound_map(s: State, m: IndexMap) -> IndexMap:
-    """The map with its sampled values."""
+def bound_map(s: State, m: IndexMap, extents: Sequence[Expr] = ()) -> IndexMap:
+    """The map with its sampled values, for old indices that run over the extents."""
     free = m.free_vars()
-    return m.bind({v: IntImm(s.integer(v), v.dtype) for v in free}) if free else m
+    if free:
+        m = m.bind({v: IntImm(s.integer(v), v.dtype) for v in free})
+    return m.settled([const_int(n) for n in extents]) if extents else m
 
 
 def const_extents(s: State, extents: Sequence[Expr], what: str, at: object) -> list[int]:

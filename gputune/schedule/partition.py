@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir import build
-from ..ir.affine import from_linear, linear, same
+from ..ir.affine import from_linear, linear
 from ..ir.boxes import domain
 from ..ir.build import const_int
 from ..ir.canonical import simplify
@@ -37,7 +37,7 @@ from ..ir.walk import (
     uses_var,
     walk_stmt,
 )
-from .analysis import Loops, blocks_below, loop_ranges, loose_fault
+from .analysis import Loops, as_long, blocks_below, loop_ranges, loose_fault
 from .handles import ExprRV, LoopRV
 from .primitive import primitive
 from .reduce import check_starts, update_reads
@@ -252,7 +252,7 @@ def _is_constant(f: For) -> bool:
 def _is_past(iv: IterVar, value: Expr, x: Link, f: For, first: int) -> bool:
     """Is an iterator past its beginning from the second new loop on?"""
     if value is f.var:
-        return same(iv.dom.min, f.min)  # `first` is positive
+        return as_long(iv.dom.min, f.min)  # `first` is positive
     ranges = loop_ranges([y for y in x.loops() if _is_constant(y)]) or {}
     if f.var in ranges:
         lo, n = ranges[f.var]
@@ -365,7 +365,7 @@ def _narrowed(
             b = block_with(b, init=None, reads=update_reads(b))
         doms = [
             IterVar(iv.var, Range(start, count), iv.kind)
-            if v is f.var and same(iv.dom.min, f.min) and same(iv.dom.extent, f.extent)
+            if v is f.var and as_long(iv.dom.min, f.min) and as_long(iv.dom.extent, f.extent)
             else iv
             for iv, v in zip(b.iter_vars, b.iter_values, strict=True)
         ]

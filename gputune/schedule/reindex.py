@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.affine import all_same, same
+from ..ir.affine import all_same
 from ..ir.arith import bounds
 from ..ir.build import const_int, is_literal
 from ..ir.iter_map import detect_iter_map
@@ -24,6 +24,7 @@ from ..ir.nodes import (
 )
 from ..ir.walk import all_exprs, free_vars, map_expr, map_stmt, substitute, walk_stmt
 from .analysis import (
+    as_long,
     blocks_below,
     domain_uses_loops,
     fills_domain,
@@ -298,7 +299,7 @@ def _check_bounds(s: State, b: Block, old: Buffer, indices: Sequence[Expr]) -> N
         if n is not None:
             dom[iv.var] = (0, n - 1)
     for i, size in zip(indices, old.shape, strict=True):
-        if i in doms and same(doms[i].extent, size):
+        if i in doms and as_long(doms[i].extent, size):
             continue
         lo, hi = bounds(i, dom)
         top = const_int(size)

@@ -115,7 +115,8 @@ def _cache_at(
     s: State, link: Link, what: str, region: BufferRegion, scope: str, index_map: IndexMapLike
 ) -> BlockRV:
     b, old = link.block(), region.buffer
-    m = bound_map(s, read_map(s, index_map, len(b.iter_vars), b))
+    m = read_map(s, index_map, len(b.iter_vars), b)
+    m = bound_map(s, m, [iv.dom.extent for iv in b.iter_vars])
     indices = single_access(s, link, old, what)
     at = _new_indices(b, m)
     _check_same_iters(s, b, old, indices, at)

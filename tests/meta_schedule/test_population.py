@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search_spaces import MACHINE, many_tiles, matmul, sketches, suite_kernel, two_tiles
 
 from gputune.errors import ScheduleError
-from gputune.ir.nodes import For, IRModule
+from gputune.ir.nodes import For, IRModule, PrimFunc
 from gputune.ir.walk import walk_stmt
 from gputune.lower.layout_preproc import split_layout_preproc
 from gputune.meta_schedule.decisions import Decisions, row_numbers
@@ -402,3 +402,136 @@ def test_rows_that_answer_alike_share_a_class(which: int) -> None:
     sketch.evaluate(sketch.decisions.sample(600, np.random.default_rng(0)))
     answers = [(bytes(c.care), bytes(c.value)) for g in sketch._groups.values() for c in g.classes]
     assert len(set(answers)) == len(answers) <= 40
+
+
+# ----------------------------------------------------------------------------- structures
+def of_decisions(func: PrimFunc, do: Any) -> Sketch:
+    sch = Schedule(func, seed=1)
+    do(sch)
+    return Sketch(IRModule.from_expr(func), sch.trace, (), MACHINE)
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_map_that_divides_by_a_sampled_one(first: int) -> None:
+    """Named for a bug: `k % 1` is no digit of the reduction, so there is nothing to factor; rows
+    with another value, in the class of which it is one, were taken for it."""
+
+    def do(s: Schedule) -> None:
+        v = s.sample_categorical([2, 1, 8], [0.4, 0.3, 0.3], decision=0)
+        s.transform_block_layout("C", lambda i, j, k: (i, j, k // v, k % v))
+        s.rfactor(s.get_loops("C")[-1], 0)
+
+    sketch = of_decisions(matmul(8), do)
+    rows = np.array([[k % 3] for k in (first, first + 1, first + 2)])
+    assert agree(sketch, rows) == 2
+    assert not sketch.fallbacks
+
+
+def test_a_loop_split_by_all_of_it_is_as_long_as_the_domain() -> None:
+    """Named for a bug: a trace that had been recorded was refused as a sketch, because a sampled 8
+    was not taken for as long as 8."""
+
+    def do(s: Schedule) -> None:
+        i = s.get_loops("C")[0]
+        s.split(i, s.sample_perfect_tile(i, 1))
+        s.transform_block_layout("C", lambda i, j, k: (j, k, i // 2, i % 2))
+
+    sketch = of_decisions(matmul(8), do)
+    assert agree(sketch, np.array([[8]])) == 1
+    assert not sketch.fallbacks
+
+
+def test_a_class_is_checked_on_rows_with_different_decisions() -> None:
+    """Named for a bug: in a layout that 3 divides, and in one that 2 divides, elements lie
+    differently; the class was compared with replay where it happened to be right."""
+
+    @T.prim_func
+    def f(X: T.Buffer((4, 6), "int32"), Y: T.Buffer((6, 4), "int32")):
+        S = T.alloc_buffer((6, 4), "int32")
+        for i, j in T.grid(6, 4):
+            with T.block("S"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                S[vi, vj] = X[vj, vi] * 3
+        for i, j in T.grid(6, 4):
+            with T.block("Y"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                Y[vi, vj] = S[vi, vj] + 1
+
+    def do(s: Schedule) -> None:
+        s.transform_block_layout("S", lambda i, j: (i % 2, j, i // 2))
+        v = s.sample_categorical([3, 2], [0.5, 0.5], decision=0)
+        s.transform_layout("Y", ("read", 0), lambda i, j: (i // v, i % v, j))
+
+    for rows in ([[0], [1], [0]], [[1], [0], [1]], [[0], [1]]):
+        assert agree(of_decisions(f, do), np.array(rows)) == len(rows)
+
+
+def test_what_only_plain_numbers_simplify_is_no_sketch() -> None:
+    """Named for a bug: such a trace raised a ScheduleError where a search asked for its sketch."""
+
+    def do(s: Schedule) -> None:
+        v = s.sample_categorical([1, 2], [0.5, 0.5], decision=0)
+        a = s.cache_read("C", 0, "global")
+        s.transform_layout(a, ("write", 0), lambda i, k: (i // v, k, i % v))
+        s.pad_einsum("C", [2, 2, 2])
+        loop = s.get_loops("C")[0]
+        s.split(loop, s.sample_perfect_tile(loop, 2))
+
+    with pytest.raises(Unsupported, match="replay with Dims is refused: pad_einsum"):
+        of_decisions(matmul(7), do)
+
+
+def test_the_arithmetic_of_indices_is_no_work() -> None:
+    """Named for a bug: in a condition, `k_0 * 1 + k_1` was one operation more than `k_0 + k_1`."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, k in T.grid(6, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                T.where(k < 6)
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    def do(s: Schedule) -> None:
+        k = s.get_loops("Y")[1]
+        s.rfactor(s.split(k, s.sample_perfect_tile(k, 2))[1], 1)
+
+    sketch = of_decisions(f, do)
+    assert agree(sketch, np.array([[2, 4], [8, 1], [4, 2], [1, 8], [2, 4]])) == 5
+    assert not sketch.fallbacks
+
+
+def test_iterators_dropped_because_they_take_one_value_only() -> None:
+    """Named for a bug: blockize that keeps no unit iterators kept those of sampled extents."""
+
+    def do(s: Schedule) -> None:
+        k = s.get_loops("C")[2]
+        inner = s.split(k, s.sample_perfect_tile(k, 3))[1]
+        s.blockize(inner, preserve_unit_iters=False)
+
+    sketch = of_decisions(matmul(8), do)
+    rows = np.array([[2, 2, 2], [1, 2, 4], [1, 8, 1], [8, 1, 1], [4, 2, 1]])
+    assert agree(sketch, rows) == len(rows)
+    assert not sketch.fallbacks
+
+
+def test_a_class_is_checked_where_a_factor_is_one() -> None:
+    """Named for a bug: a loop that was fused with one of extent 1 is followed by plain replay."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, k in T.grid(6, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    def do(s: Schedule) -> None:
+        i, k = s.get_loops("Y")
+        s.fuse(i, s.split(k, s.sample_perfect_tile(k, 2))[0])
+
+    for rows in ([[2, 4], [1, 8], [4, 2]], [[1, 8], [4, 2]], [[4, 2], [1, 8], [2, 4], [8, 1]]):
+        assert agree(of_decisions(f, do), np.array(rows)) == len(rows)

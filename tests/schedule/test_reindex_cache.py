@@ -226,7 +226,8 @@ def test_maps_of_sampled_values_agree_with_replay() -> None:
             ],
         )
     samples = [k for k, inst in enumerate(trace.insts) if inst.kind.samples]
-    rows = [([3, 2], [2, 4]), ([2, 3], [4, 2]), ([6, 1], [8, 1]), ([1, 6], [1, 8])]
+    rows = [([3, 2], [2, 4]), ([2, 3], [4, 2])]
+    ends = [([6, 1], [8, 1]), ([1, 6], [1, 8])]  # where `// 1` and `% 8` are no divisions
     table = {
         f"{k}.{n}": np.array([row[at][n] for row in rows])
         for at, k in enumerate(samples)
@@ -234,6 +235,8 @@ def test_maps_of_sampled_values_agree_with_replay() -> None:
     }
     agrees = Evaluator(table).holds(guards, np.ones(len(rows), bool))
     assert agrees.all(), "what is asked of sampled values has the same answer for every tiling"
+    one = {f"{k}.{n}": np.array([ends[0][at][n]]) for at, k in enumerate(samples) for n in (0, 1)}
+    assert not Evaluator(one).holds(guards, np.ones(1, bool)).any(), "a digit with one value"
     for at, row in enumerate(rows):
         decisions = dict(zip(samples, row, strict=True))
         again = Schedule(func, seed=1)
