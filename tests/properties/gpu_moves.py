@@ -16,7 +16,7 @@ from .moves import MOVES, _blocks, _loop, _storage_align, _tensorize
 
 TARGET = Target("cuda -arch=sm_80")
 _AXES = ("blockIdx.x", "blockIdx.y", "threadIdx.x", "threadIdx.x", "threadIdx.y", "threadIdx.z")
-_NOT_HERE = ("bind", "parallel", "get_producers", "get_consumers", "annotate", "tensorize")
+_NOT_HERE = ("bind", "parallel", "look", "annotate", "unannotate", "enter_postproc", "tensorize")
 _INTRINSICS = ("test.dot2", "test.copy2")  # the others are vector code for CPUs
 _OTHERS = [
     *[m for m in MOVES if m[0] not in _NOT_HERE],

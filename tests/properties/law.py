@@ -4,27 +4,82 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gputune.errors import ScheduleError
+from gputune.default_gpu_schedule import default_gpu_schedule
+from gputune.errors import BuildError, LowerError, ScheduleError
 from gputune.ir.equal import structural_equal
 from gputune.ir.interp import run
 from gputune.ir.nodes import For, IRModule, PrimFunc
 from gputune.ir.walk import walk_stmt
+from gputune.meta_schedule.population import Sketch, Unsupported
 from gputune.runtime.module import build
 from gputune.schedule import Schedule, Trace
+from gputune.schedule.primitive import InstructionKind
 from gputune.script import from_source
+from gputune.target import Target
 
 from .moves import inputs, results, step
+from .on_the_host import REFUSALS, check_on_the_host
 from .programs import PROGRAMS
 
+_INPUTS = 16  # different inputs of a program: their results are kept
+_ROWS = 6  # of a matrix of decisions
+MATRICES: Counter[str] = Counter()
+"""How the matrices were evaluated, for those who run the law by hand."""
+_GPU = Target("cuda -arch=sm_80")
 
-def random_schedule(func: PrimFunc, seed: int) -> Schedule:
-    """A schedule after 3 to 14 tries; the program is checked after each accepted one, and a refused
-    one must leave it as it was and say why in a code."""
+
+class Watched(Schedule):
+    """A schedule of which every primitive that refuses, inside another one or not, must leave no
+    mark; how often each one was accepted and refused is counted."""
+
+    accepted: ClassVar[Counter[str]] = Counter()
+    refused: ClassVar[Counter[str]] = Counter()
+
+    def run(self, kind: InstructionKind, values: dict[str, Any]) -> Any:
+        mod, known, rng = self.mod, dict(self._values), self.rng.getstate()
+        insts, decisions = list(self.trace.insts), dict(self.trace.decisions)
+        refusal: ScheduleError | None = None
+        try:
+            out = super().run(kind, values)
+        except ScheduleError as e:
+            refusal = e
+        counts = self.accepted if refusal is None else self.refused
+        counts[kind.method] += 1
+        if refusal is None:
+            return out
+        assert refusal.code, f"a refusal without a code: {refusal}"
+        assert self.mod is mod
+        assert self.trace.insts == insts
+        assert self.trace.decisions == decisions
+        assert self._values == known
+        assert self.rng.getstate() == rng
+        raise refusal
+
+
+@cache
+def _program(which: int) -> PrimFunc:
+    return PROGRAMS[which]()
+
+
+@cache
+def _results(which: int, seed: int) -> list[np.ndarray]:
+    return results(_program(which), seed)
+
+
+def random_schedule(
+    func: PrimFunc, seed: int, after: Callable[[Schedule], None] = lambda sch: None
+) -> Schedule:
+    """A schedule after 3 to 14 tries; `after` is called with it whenever the program has changed,
+    and what refuses must leave everything as it was and say why in a code."""
     rng = random.Random(seed)
-    sch = Schedule(func, seed=seed % 2**31, debug_mask="all", error_render_level="none")
+    sch = Watched(func, seed=seed % 2**31, debug_mask="all", error_render_level="none")
     for _ in range(rng.randint(3, 14)):
         before = sch.mod
         refusal: ScheduleError | None = None
@@ -35,6 +90,8 @@ def random_schedule(func: PrimFunc, seed: int) -> Schedule:
         if refusal is not None:
             assert refusal.code, f"a refusal without a code: {refusal}"
             assert sch.mod is before or structural_equal(sch.mod, before)
+        elif sch.mod is not before:
+            after(sch)
     return sch
 
 
@@ -55,6 +112,29 @@ def check_round_trips(func: PrimFunc, sch: Schedule) -> None:
     assert structural_equal(parsed, sch.mod)
 
 
+def check_matrix(func: PrimFunc, trace: Trace, seed: int) -> None:
+    """A matrix of decisions says of each row what plain replay says of it, features included."""
+    if not trace.decisions:
+        return
+    try:
+        sketch = Sketch(IRModule.from_expr(func), trace, ())
+    except Unsupported:
+        MATRICES["unsupported"] += 1
+        return
+    by_replay = Sketch(IRModule.from_expr(func), trace, (), by_replay=True)
+    own = sketch.row_of(sketch.trace)
+    assert own is not None
+    rows = np.concatenate([
+        own[None], sketch.decisions.sample(_ROWS, np.random.default_rng(seed))
+    ])  # fmt: skip
+    found, want = sketch.evaluate(rows), by_replay.evaluate(rows)
+    MATRICES["fell back" if sketch.fallbacks else "by classes"] += 1
+    assert want.valid[0], f"the trace's own decisions are refused: {want.refusals}"
+    assert np.array_equal(found.valid, want.valid), f"{rows}: {found.refusals}, {want.refusals}"
+    assert np.array_equal(found.features, want.features), f"features of {rows}"
+    assert np.array_equal(found.score, want.score)
+
+
 def is_for_cpu(mod: IRModule) -> bool:
     """Does no loop bind to GPU threads?"""
     return not any(
@@ -64,23 +144,45 @@ def is_for_cpu(mod: IRModule) -> bool:
     )
 
 
-def check_schedule(which: int, seed: int, llvm: bool = True) -> Schedule:
-    """Draw a schedule and check everything; AssertionError with the trace where the law breaks."""
-    func = PROGRAMS[which % len(PROGRAMS)]()
-    sch = random_schedule(func, seed)
-    where = f"program {PROGRAMS[which % len(PROGRAMS)].__name__}, seed {seed}:\n{sch.trace}"
-    expected = results(func, seed)
-    scheduled = sch.mod[func.name]
-    arrays = inputs(func, seed)
-    run(scheduled, *arrays)
-    for want, got in zip(expected, arrays, strict=True):
-        assert np.array_equal(want, got, equal_nan=True), f"interpreter differs, {where}"
-    check_round_trips(func, sch)
-    if llvm and is_for_cpu(sch.mod):
-        arrays = inputs(func, seed)
-        build(sch.mod, "llvm --num-cores=2")[func.name](*arrays)
+def check_schedule(which: int, seed: int, llvm: bool = True, host: bool = True) -> Schedule:
+    """Draw a schedule and check everything; AssertionError with the trace where the law breaks.
+
+    Args:
+        which: the number of the program.
+        seed: of the schedule.
+        llvm: compile the final program and run it, too.
+        host: run a final program that binds threads as CUDA code on the processor, too.
+    """
+    which %= len(PROGRAMS)
+    func, data = _program(which), seed % _INPUTS
+    expected = _results(which, data)
+
+    def where(sch: Schedule) -> str:
+        return f"program {PROGRAMS[which].__name__}, seed {seed}:\n{sch.trace}"
+
+    def interpret(sch: Schedule) -> None:
+        arrays = inputs(func, data)
+        run(sch.mod[func.name], *arrays)
         for want, got in zip(expected, arrays, strict=True):
-            assert np.allclose(want, got, rtol=1e-5, atol=1e-5, equal_nan=True), (
-                f"LLVM differs, {where}"
-            )
+            assert np.array_equal(want, got, equal_nan=True), f"interpreter differs, {where(sch)}"
+
+    sch = random_schedule(func, seed, interpret)
+    try:
+        check_round_trips(func, sch)
+        check_matrix(func, sch.trace, seed)
+        if is_for_cpu(sch.mod):
+            if llvm:
+                arrays = inputs(func, data)
+                build(sch.mod, "llvm --num-cores=2")[func.name](*arrays)
+                for want, got in zip(expected, arrays, strict=True):
+                    assert np.allclose(want, got, rtol=1e-5, atol=1e-5, equal_nan=True), "LLVM"
+        elif host:
+            try:
+                scheduled = default_gpu_schedule(sch.mod, _GPU).mod[func.name]
+                check_on_the_host(func, scheduled, data)
+            except (LowerError, BuildError) as e:
+                if e.code not in REFUSALS and "has no code on CUDA" not in e.message:
+                    raise  # what has none are the intrinsics for processors
+    except Exception as e:
+        raise AssertionError(f"{type(e).__name__}: {e}, {where(sch)}") from e
     return sch

@@ -11,10 +11,11 @@ import numpy as np
 from gputune.errors import ScheduleError
 from gputune.ir import dtypes
 from gputune.ir.build import const_int
+from gputune.ir.equal import structural_equal
 from gputune.ir.interp import run
 from gputune.ir.nodes import Block, BufferLoad, PrimFunc
 from gputune.ir.walk import all_loads, free_vars, substitute, walk_expr
-from gputune.schedule import BlockRV, LoopRV, Schedule
+from gputune.schedule import BlockRV, LoopRV, Schedule, Trace
 from gputune.schedule.intrin_mapping import tile_with_tensor_intrin
 from gputune.target import Target
 from gputune.target.intrin import intrin
@@ -95,8 +96,54 @@ def _sampled_location(s: Schedule, r: random.Random) -> None:
 
 
 def _annotate(s: Schedule, r: random.Random) -> None:
-    v = s.sample_categorical([0, 16, 64], [0.25, 0.25, 0.5])
-    s.annotate(_loop(s, r), "pragma_auto_unroll_max_step", v)
+    """A note with a meaning to lowering, and notes of any form that have none."""
+    if r.random() < 0.5:
+        v = s.sample_categorical([0, 16, 64], [0.25, 0.25, 0.5])
+        s.annotate(_loop(s, r), "pragma_auto_unroll_max_step", v)
+        return
+    value = r.choice([None, True, -3, 1.5, 'a "note"', [1, [2, "x"]], {"a": [1], "b": None}, {}])
+    if r.random() < 0.3:
+        value = [value, s.sample_categorical([1, 2], [0.5, 0.5])]
+    at = _blocks(s, r) if r.random() < 0.6 else _loop(s, r)
+    s.annotate(at, r.choice(["a note", "another"]), value)
+
+
+def _unannotate(s: Schedule, r: random.Random) -> None:
+    """Of what has notes, if there is any; a note that says what the rest of the program rests on
+    (tensorize leaves one) stays."""
+    noted = [b for b in _all_blocks(s) if any("note" in k for k, _ in b.annotations)]
+    names = [b.name for b in _all_blocks(s)]
+    noted = [b for b in noted if names.count(b.name) == 1]
+    if noted and r.random() < 0.8:
+        at = r.choice(noted)
+        s.unannotate(s.get_block(at.name), r.choice([k for k, _ in at.annotations if "note" in k]))
+        return
+    s.unannotate(_loop(s, r), r.choice(["a note", "pragma_auto_unroll_max_step"]))
+
+
+def _look(s: Schedule, r: random.Random) -> None:
+    """What only looks, and what says where to look."""
+    (name,) = s.mod.functions
+    block = _blocks(s, r)
+    match r.randrange(6):
+        case 0:
+            s.get_producers(block)
+        case 1:
+            s.get_consumers(block)
+        case 2:
+            s.get_child_blocks(block if r.random() < 0.5 else _loop(s, r))
+        case 3:
+            s.get_output_blocks(r.choice(["root", block]))
+        case 4:
+            s.work_on(r.choice([name, name, "no such function"]))
+        case _:
+            loops = s.get_loops(block)
+            if loops:
+                s.can_decompose_padding(block, r.choice(loops))
+
+
+def _unit_loop(s: Schedule, r: random.Random) -> None:
+    s.add_unit_loop(_blocks(s, r) if r.random() < 0.5 else _loop(s, r))
 
 
 def _storage_align(s: Schedule, r: random.Random) -> None:
@@ -401,6 +448,9 @@ def _hide(s: Schedule, r: random.Random) -> None:
     (name,) = s.mod.functions
     for x, y in zip(results(s.mod[name], 1), results(c.mod[name], 1), strict=True):
         assert np.array_equal(x, y, equal_nan=True)
+    again = Schedule(s._original, seed=1, error_render_level="none")
+    Trace.from_python(str(c.trace)).apply_to_schedule(again)
+    assert structural_equal(again.mod, c.mod)
 
 
 def _partition(s: Schedule, r: random.Random) -> None:
@@ -454,7 +504,7 @@ MOVES: list[tuple[str, Any]] = [
     ("vectorize", lambda s, r: s.vectorize(_loop(s, r))),
     ("unroll", lambda s, r: s.unroll(_loop(s, r))),
     ("bind", lambda s, r: s.bind(_loop(s, r), r.choice(["blockIdx.x", "threadIdx.x"]))),
-    ("add_unit_loop", lambda s, r: s.add_unit_loop(_loop(s, r))),
+    ("add_unit_loop", _unit_loop),
     ("set_scope", lambda s, r: s.set_scope(_blocks(s, r), 0, r.choice(SCOPES))),
     ("storage_align", _storage_align),
     ("unsafe_set_dtype", _set_dtype),
@@ -477,8 +527,9 @@ MOVES: list[tuple[str, Any]] = [
     ("pad_einsum", _pad_einsum),
     ("decompose_padding", _decompose_padding),
     ("annotate", _annotate),
-    ("get_producers", lambda s, r: s.get_producers(_blocks(s, r))),
-    ("get_consumers", lambda s, r: s.get_consumers(_blocks(s, r))),
+    ("unannotate", _unannotate),
+    ("look", _look),
+    ("enter_postproc", lambda s, r: s.enter_postproc()),
 ]
 
 

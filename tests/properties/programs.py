@@ -279,6 +279,38 @@ def bytes_matmul() -> PrimFunc:
     return f
 
 
+def where_sum() -> PrimFunc:
+    """A condition ties the spatial and the reduced loop together."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, k in T.grid(6, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                T.where(i * 8 + k < 30)
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    return f
+
+
+def split_conditions() -> PrimFunc:
+    """Some rows are left as they are, and some columns out; the extents do not divide."""
+
+    @T.prim_func
+    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
+        for i, k in T.grid(6, 8):
+            with T.block("Y"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                T.where(i < 4 and k < 6)
+                with T.init():
+                    Y[vi] = 0.0
+                Y[vi] = Y[vi] + X[vi, vk]
+
+    return f
+
+
 PROGRAMS: tuple[Callable[[], PrimFunc], ...] = (
     matmul,
     dense_bias_relu,
@@ -293,4 +325,6 @@ PROGRAMS: tuple[Callable[[], PrimFunc], ...] = (
     reshape_sum,
     strided_conv1d,
     bytes_matmul,
+    where_sum,
+    split_conditions,
 )

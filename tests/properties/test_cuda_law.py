@@ -5,43 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gputune.codegen.cuda.host import host_compile, host_run
-from gputune.codegen.cuda.kernel import generate
 from gputune.errors import BuildError, LowerError
 from gputune.ir.nodes import PrimFunc
 
 from .gpu_moves import random_gpu_schedule, tiled
-from .moves import inputs, results
+from .on_the_host import REFUSALS, check_on_the_host
 from .programs import PROGRAMS, conv2d_padded, matmul, max_pool, reshape_sum, strided_conv1d
 
-REFUSALS = {
-    "axis-twice", "cross-thread", "divergent-barrier", "grid-part", "grid-race", "grid-twice",
-    "host-loop", "launch-size", "not-private", "scope-kernels", "thread-race",
-}  # fmt: skip
 TILED = {matmul: "C", conv2d_padded: "O", max_pool: "Y", reshape_sum: "Y", strided_conv1d: "Y"}
-
-
-def check(original: PrimFunc, scheduled: PrimFunc, seed: int) -> None:
-    """Host execution, in three orders of the threads, has no findings and the right results."""
-    source = generate(scheduled)
-    code = host_compile(source)
-    want = results(original, seed)
-    params = source.host.params
-    arrays = inputs(original, seed)
-    values = {p.name: None if p.written else a for p, a in zip(params, arrays, strict=True)}
-    for order in ("forward", "reverse", "random"):
-        report = host_run(code, values, order=order, seed=seed % 1000)
-        assert report.completed, source.text
-        assert not report.findings, f"{report}\n{source.text}"
-        for p, w in zip(params, want, strict=True):
-            if p.written:
-                got = report.outputs[p.name].reshape(w.shape)
-                assert np.allclose(got, w, 1e-5, 1e-5, equal_nan=True), source.text
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.__name__)
@@ -53,7 +28,7 @@ def test_random_gpu_schedules_keep_the_meaning(program: Callable[[], PrimFunc]) 
     def law(seed: int) -> None:
         func = program()
         try:
-            check(func, random_gpu_schedule(func, seed), seed)
+            check_on_the_host(func, random_gpu_schedule(func, seed), seed)
             counts["run"] += 1
         except (LowerError, BuildError) as e:
             if e.code not in REFUSALS:
@@ -70,6 +45,6 @@ def test_the_usual_tiling_is_never_refused(program: Callable[[], PrimFunc]) -> N
     @given(st.integers(0, 2**31 - 1))
     def law(seed: int) -> None:
         func = program()
-        check(func, tiled(func, TILED[program], seed), seed)
+        check_on_the_host(func, tiled(func, TILED[program], seed), seed)
 
     law()

@@ -25,7 +25,7 @@ from gputune.schedule import LoopRV, Schedule
 from .gpu_moves import spatial
 from .gpu_moves import tiled as tiled_for_gpu
 from .moves import inputs, results
-from .test_cuda_law import check
+from .on_the_host import check_on_the_host
 
 _PLAIN = {"stride": 1, "dilation": 1, "groups": 1, "padding": 1}
 PROGRAMS = {
@@ -121,6 +121,6 @@ def test_on_cuda_host_execution(name: str) -> None:
     @settings(max_examples=6, derandomize=True, deadline=None, database=None)
     @given(st.integers(0, 2**31 - 1))
     def law(seed: int) -> None:
-        check(func, tiled_for_gpu(func, block, seed), seed)
+        check_on_the_host(func, tiled_for_gpu(func, block, seed), seed)
 
     law()

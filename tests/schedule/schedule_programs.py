@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.script import tir as T
+from tests.properties.programs import where_sum
 
 
 def tutorial() -> IRModule:
@@ -517,22 +518,6 @@ def downsample() -> PrimFunc:
             with T.block("Z"):
                 vi, vj = T.axis.remap("SS", [i, j])
                 Z[vi, vj] = B[8 - vj, vi] + vi * vj
-
-    return f
-
-
-def where_sum() -> PrimFunc:
-    """A predicate that ties the spatial and the reduce loop together."""
-
-    @T.prim_func
-    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
-        for i, k in T.grid(6, 8):
-            with T.block("Y"):
-                vi, vk = T.axis.remap("SR", [i, k])
-                T.where(i * 8 + k < 30)
-                with T.init():
-                    Y[vi] = 0.0
-                Y[vi] = Y[vi] + X[vi, vk]
 
     return f
 

@@ -12,6 +12,7 @@ from gputune.ir.nodes import PrimFunc
 from gputune.schedule import Schedule
 from gputune.script import from_source
 from gputune.script import tir as T
+from tests.properties.programs import split_conditions
 
 from . import schedule_programs as programs
 from .schedule_helpers import keeps, loops, prints, refuses, scheduled
@@ -307,22 +308,6 @@ def test_rfactor_refuses_loops_that_others_share() -> None:
     sch.reorder(k1, i, k0)
     f = sch.fuse(i, k0)
     refuses(sch, "rfactor-mixed", lambda: sch.rfactor(k1, 0), names=sch.get(f).var.name)
-
-
-def split_conditions() -> PrimFunc:
-    """Some rows are left as they are, and some columns out; the extents do not divide."""
-
-    @T.prim_func
-    def f(X: T.Buffer((6, 8), "float32"), Y: T.Buffer((6,), "float32")):
-        for i, k in T.grid(6, 8):
-            with T.block("Y"):
-                vi, vk = T.axis.remap("SR", [i, k])
-                T.where(i < 4 and k < 6)
-                with T.init():
-                    Y[vi] = 0.0
-                Y[vi] = Y[vi] + X[vi, vk]
-
-    return f
 
 
 def idle_condition() -> PrimFunc:
