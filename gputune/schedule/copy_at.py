@@ -43,7 +43,7 @@ from .analysis import (
 )
 from .handles import BlockRV, LoopRV
 from .memory import BufferIndex, check_scope, fresh_name, pick_buffer, record_index, with_buffer
-from .place import _children, _holding, _needed_union, is_inside
+from .place import _children, _holding, _needed_union, check_looked_up, is_inside
 from .primitive import primitive
 from .state import State
 from .tree import Link, block_with, with_body
@@ -110,6 +110,7 @@ def read_at(
         if r.buffer is buffer
     ]
     box = intersect_shape(_needed_union(s, regions, buffer, w.at, outer), buffer)
+    check_looked_up(s, readers, w.at, [e for g in box for e in (g.min, g.extent)])
     _check_in_scope(s, w, buffer, box, outer)
     return _put_copy(s, w, buffer, box, readers, first, back=False)
 

@@ -12,6 +12,7 @@ from ..ir.build import const_int, is_literal
 from ..ir.nodes import (
     Block,
     Buffer,
+    BufferLoad,
     BufferRegion,
     Expr,
     For,
@@ -22,7 +23,7 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.regions import solve_iters
-from ..ir.walk import free_vars, substitute, uses_var
+from ..ir.walk import free_vars, substitute, uses_var, walk_expr
 from .analysis import (
     Loops,
     conjuncts,
@@ -345,6 +346,7 @@ def compute_at(
     last = min(_holding(items, at, users))
     place = _insertion_point(s, at, index, first, last, len(items), last)
     names, extents, values, conditions = _new_domain(me, needed, ranges)
+    check_looked_up(s, users, at, values)
     conditions += _wanted(s, b, users, at)
     _move(s, b, at, _nest(me, names, extents, values, conditions, preserve_unit_loops), place)
 
@@ -365,6 +367,24 @@ def _wanted(s: State, b: Link, users: Sequence[Link], at: Link) -> list[Expr]:
         for c in first
         if free_vars(c) <= loops and all(any(same(c, d) for d in other) for other in others)
     ]
+
+
+def check_looked_up(s: State, users: Sequence[Link], at: Link, places: Sequence[Expr]) -> None:
+    """Where data says which places are needed, it must be there in every iteration of the loops:
+    a user that does not run in some of them did not look at it there."""
+    if not any(type(y) is BufferLoad for e in places for y in walk_expr(e)):
+        return
+    for u in users:
+        b = u.block()
+        if not is_literal(b.predicate, 1) or guard_above(u, at.node) is not None:
+            s.fail(
+                f"data says what block {b.name} needs, and the block has the predicate "
+                f"{b.predicate} or stands under a condition: where that does not hold, there may "
+                "be no such data",
+                hint="do this before splitting with factors that do not divide",
+                code="place-region",
+                at=[b, at.node],
+            )
 
 
 def _under(links: Sequence[Link], at: Link) -> list[Link]:

@@ -325,3 +325,32 @@ def test_compute_at_reads_nothing_that_is_not_made_yet() -> None:
     sch = keeps(f, do)
     where = str(sch.get(sch.get_block("C")).predicate)
     assert where.endswith("ax0_ax1_fused_0 * 8 + ax0_ax1_fused_1 < 4")
+
+
+def test_compute_at_looks_up_no_index_where_its_consumer_does_not_run() -> None:
+    """Named for a bug: which row is needed was looked up beyond the end of the table, because the
+    condition on the consumer stayed with the consumer."""
+
+    @T.prim_func
+    def f(
+        X: T.Buffer((4, 3), "float32"),
+        N: T.Buffer((4,), "int32"),
+        Y: T.Buffer((4, 3), "float32"),
+    ):
+        B = T.alloc_buffer((4, 3))
+        for i, j in T.grid(4, 3):
+            with T.block("B"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                B[vi, vj] = X[vi, vj] * 2.0
+        for i, j in T.grid(4, 3):
+            with T.block("Y"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                Y[vi, vj] = B[T.max(T.min(N[vi], 3), 0), vj]
+
+    s = scheduled(f)
+    s.split(loops(s, "Y")[0], [2, 3])
+    inner = loops(s, "Y")[1]
+    names = "data says what block Y needs"
+    refuses(s, "place-region", lambda: s.compute_at("B", inner), names=names)
+    refuses(s, "place-region", lambda: s.read_at(inner, "Y", 0, "local"), names=names)
+    keeps(f, lambda s: s.compute_at("B", loops(s, "Y")[0]))
