@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gputune.default_gpu_schedule import default_gpu_schedule
-from gputune.errors import BuildError, LowerError, ScheduleError
+from gputune.errors import BuildError, LowerError, RunError, ScheduleError
 from gputune.ir.equal import structural_equal
 from gputune.ir.interp import run
 from gputune.ir.nodes import For, IRModule, PrimFunc
@@ -162,7 +162,10 @@ def check_schedule(which: int, seed: int, llvm: bool = True, host: bool = True) 
 
     def interpret(sch: Schedule) -> None:
         arrays = inputs(func, data)
-        run(sch.mod[func.name], *arrays)
+        try:
+            run(sch.mod[func.name], *arrays)
+        except RunError as e:
+            raise AssertionError(f"{e}, {where(sch)}") from e
         for want, got in zip(expected, arrays, strict=True):
             assert np.array_equal(want, got, equal_nan=True), f"interpreter differs, {where(sch)}"
 
