@@ -34,7 +34,7 @@ from gputune.runtime.module import build
 from gputune.schedule import Schedule
 from gputune.schedule.tilings import Covering
 from gputune.target import Target
-from tests.properties.test_cuda_law import check
+from tests.properties.on_the_host import check_on_the_host as check
 from tests.schedule.tensor_programs import u8_matmul
 
 CPU = MultiLevelTiling(

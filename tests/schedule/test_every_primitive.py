@@ -24,7 +24,7 @@ from gputune.ir.nodes import PrimFunc
 from gputune.schedule import KINDS, Schedule
 from gputune.schedule.codes import all_sites
 from gputune.script import tir as T
-from tests.properties.test_cuda_law import check
+from tests.properties.on_the_host import check_on_the_host as check
 
 from . import schedule_programs as programs
 from .everywhere import same_everywhere

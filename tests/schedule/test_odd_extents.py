@@ -14,7 +14,7 @@ from gputune.runtime.module import build
 from gputune.schedule import Schedule
 from gputune.script import tir as T
 from tests.properties.moves import inputs
-from tests.properties.test_cuda_law import check
+from tests.properties.on_the_host import check_on_the_host as check
 
 from .everywhere import same_everywhere
 from .schedule_helpers import keeps, loops
