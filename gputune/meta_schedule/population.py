@@ -259,7 +259,8 @@ class Sketch:
         constant = self.table.constant(number)
         if constant is not None:
             return lambda rows: constant
-        return lambda rows: Values(self.table, rows).of(number)
+        # it comes out below 1 where a step before refuses the row: the rest of a loop too short
+        return lambda rows: np.maximum(Values(self.table, rows).of(number), 1)
 
     def row_of(self, trace: Trace) -> IntArray | None:
         """The decisions of a trace of this sketch (the same instructions) as a row, else None."""

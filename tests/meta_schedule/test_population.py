@@ -535,3 +535,23 @@ def test_a_class_is_checked_where_a_factor_is_one() -> None:
 
     for rows in ([[2, 4], [1, 8], [4, 2]], [[1, 8], [4, 2]], [[4, 2], [1, 8], [2, 4], [8, 1]]):
         assert agree(of_decisions(f, do), np.array(rows)) == len(rows)
+
+
+def test_the_rest_of_a_loop_that_other_decisions_make_too_short() -> None:
+    """Named for a bug: the law met tiles of a rest of less than nothing, and no row was drawn."""
+
+    def space(sch: Schedule) -> None:
+        i = sch.get_loops(sch.get_block("C"))[0]
+        _, inner = sch.split(i, sch.sample_perfect_tile(i, 2, decision=[2, 16]))
+        _, _, rest = sch.loop_partition(inner, [2, 3])
+        block = sch.get_child_blocks(rest)[0]
+        loop = sch.get_loops(block)[-3]
+        sch.split(loop, sch.sample_perfect_tile(loop, 2))
+
+    sketch = sketch_of(space)
+    rows = sketch.decisions.sample(60, np.random.default_rng(1))
+    assert {int(x) for x in rows[:, 1]} >= {1, 2, 4, 8, 16}
+    assert 0 < agree(sketch, rows) < 60  # those with 5 and less are refused, both ways
+    moved = sketch.decisions.mutate(rows, np.random.default_rng(2))
+    agree(sketch, moved)
+    sketch.decisions.neighbours(rows[0])
