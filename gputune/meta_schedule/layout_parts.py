@@ -16,6 +16,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
+from ..ir.ops import VECTOR
 from ..ir.walk import expr_children, stmt_children, walk_expr, walk_stmt
 
 
@@ -74,6 +75,16 @@ def operations(e: Expr) -> tuple[float, float]:
 def choices(e: Expr) -> int:
     """Conditions that a value depends on, each of which may become a branch."""
     return sum(1 for x in walk_expr(e) if type(x) is Call and x.op == "if_then_else")
+
+
+def instructions(b: Block) -> int:
+    """Vector intrinsics that a block calls: what a tensor intrinsic put there."""
+    return sum(
+        type(x) is Call and x.op in VECTOR
+        for s in walk_stmt(b.body)
+        if type(s) is BufferStore
+        for x in walk_expr(s.value)
+    )
 
 
 def work(b: Block) -> tuple[bool, float, int]:

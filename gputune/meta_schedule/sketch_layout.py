@@ -28,12 +28,12 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
+from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_expr, walk_stmt
 from ..lower.layout_preproc import as_measured
 from ..schedule.dim import expr_of
 from .gpu_layout import GpuLayout, describe_gpu, is_gpu_program
-from .index_spans import Span, span_of
-from .layout_parts import choices, drives_reduction, operations, work
+from .index_spans import ALL, POINT, Span, span_of
+from .layout_parts import choices, drives_reduction, instructions, operations, work
 
 KIND_CODES: Mapping[ForKind, int] = {
     "serial": 0,
@@ -276,6 +276,8 @@ class _Walk:
     def block(
         self, b: Block, loops: tuple[LoopFact, ...], env: dict[Var, Span], unroll: int
     ) -> BlockFact:
+        if b.match_buffers and instructions(b):
+            return self.instruction(b, loops, env, unroll)
         inner = dict(env)
         flops = calls = 0.0
         chosen = 0
@@ -299,6 +301,54 @@ class _Walk:
         accesses = tuple([self.access(k[0], k[1], how) for k, how in touched.items()])
         guarded = type(b.predicate) is not IntImm
         return BlockFact(tuple(own), accesses, flops, calls, unroll, guarded, chosen)
+
+    def instruction(
+        self, b: Block, loops: tuple[LoopFact, ...], env: dict[Var, Span], unroll: int
+    ) -> BlockFact:
+        """A block that a tensor intrinsic computes: as a loop over each dimension of the result,
+        the last one a vector. What it reads that the result has no dimension for is read as one
+        wide element."""
+        (store,) = [s for s in walk_stmt(b.body) if type(s) is BufferStore]
+        out = store.buffer
+        loaded = {x.buffer for e in stmt_exprs(store) for x in walk_expr(e) if type(x) is BufferLoad}
+        sizes = [const_int(n) for n in out.shape]
+        own = list(loops)
+        for k, n in enumerate(sizes):
+            kind = KIND_CODES["vectorized" if k == len(sizes) - 1 else "serial"]
+            own.append(LoopFact(self.fact(1 if n is None else n), kind, False))
+        accesses = []
+        for m in b.match_buffers:
+            view, source = m.buffer, m.source
+            left = list(enumerate(sizes))
+            spans, shape = [], []
+            wide = max(1, dtypes.bits(view.dtype) // 8)
+            lead = len(source.region) - len(view.shape)
+            for d, (r, n) in enumerate(zip(source.region, source.buffer.shape, strict=True)):
+                span, extent = span_of(r.min, env, self.fact), const_int(r.extent)
+                known = const_int(n)
+                whole = 1 if known is None else known
+                at = next((j for j, (_, size) in enumerate(left) if size == extent), None)
+                if d < lead or extent is None or extent == 1:
+                    pass
+                elif at is not None:
+                    lane: Span = ("loop", len(loops) + left[at][0])
+                    del left[: at + 1]
+                    span = lane if span is POINT else ("sum", (span, lane))
+                elif d == len(source.region) - 1:
+                    wide *= extent
+                    whole = whole // extent
+                    span = span if span is POINT else ("div", span, self.fact(extent))
+                else:
+                    span = ALL
+                spans.append(span)
+                shape.append(self.fact(whole))
+            how = [view in loaded, view is out]
+            if any(how):
+                found = self.access(source.buffer, tuple(spans), how)
+                accesses.append(replace(found, size=wide, shape=tuple(shape)))
+        flops = 2.0 * instructions(b) + operations(store.value)[0]
+        guarded = type(b.predicate) is not IntImm
+        return BlockFact(tuple(own), tuple(accesses), flops, 0.0, unroll, guarded)
 
     def loads(
         self,

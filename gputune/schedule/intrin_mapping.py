@@ -34,6 +34,7 @@ __all__ = [
     "get_tensorize_loop_mapping",
     "is_output_block",
     "is_trivial_binding",
+    "operands_of",
     "tile_with_tensor_intrin",
 ]
 
@@ -265,6 +266,24 @@ class _Anywhere(Matcher):
         self.windows[b] = (of, ())
         self.indices[b] = (indices, there)
         return True
+
+
+def operands_of(
+    block: Block, desc_func: PrimFunc
+) -> dict[Buffer, tuple[Buffer, tuple[Expr, ...]]] | None:
+    """What stands in a block for the buffers of a description, wherever it lies.
+
+    Returns:
+        Buffer of the description -> buffer of the program and its indices there; None where the
+        block does something else, or is more than one statement.
+    """
+    nest = _nest(desc_func)
+    if nest is None or any(type(s) is Block for s in walk_stmt(block.body)):
+        return None
+    m = _Anywhere()
+    if not m.stmt(nest[1].body, block.body):
+        return None
+    return {b: (of, tuple(m.indices[b][1])) for b, (of, _) in m.windows.items()}
 
 
 def get_auto_tensorize_mapping_info(

@@ -273,6 +273,11 @@ def _lane_places(f: Fn, b: Buffer, plan: _Plan, index: IndexValue) -> list[tuple
 def _load_scattered(f: Fn, b: Buffer, places: list[tuple[V, int]]) -> V:
     """A vector of elements at these places; neighbours in memory are read together."""
     lanes, size = len(places), dtypes.itemsize(b.dtype)
+    for rows in (2, 4, 8):
+        if lanes % rows == 0 and lanes // rows > rows and _in_rows(places, rows):
+            each = lanes // rows
+            read = [_load_at(f, b, p, at, each, size) for p, at in places[:rows]]
+            return _interleaved(f, read)
     run = 8 // size
     while run > 1 and not _in_runs(places, run):
         run //= 2
@@ -285,6 +290,26 @@ def _load_scattered(f: Fn, b: Buffer, places: list[tuple[V, int]]) -> V:
     ]
     together = words[0] if len(words) == 1 else gather_lanes(f, words)
     return from_bits(f, together, b.dtype, lanes)
+
+
+def _in_rows(places: list[tuple[V, int]], rows: int) -> bool:
+    """Do the lanes take turns among `rows` rows, along each of which they are neighbours?"""
+    return all(
+        p.ref == places[k - rows][0].ref and at == places[k - rows][1] + 1
+        for k, (p, at) in enumerate(places)
+        if k >= rows
+    )
+
+
+def _interleaved(f: Fn, rows: list[V]) -> V:
+    """The first elements of some vectors (a power of two of them), then the second ones, ..."""
+    if len(rows) == 1:
+        return rows[0]
+    a, b = _interleaved(f, rows[0::2]), _interleaved(f, rows[1::2])
+    mask = ", ".join(f"i32 {k}, i32 {k + a.lanes}" for k in range(a.lanes))
+    lanes = 2 * a.lanes
+    text = f"shufflevector {type_of(a)} {a.ref}, {type_of(b)} {b.ref}, <{lanes} x i32> <{mask}>"
+    return f.op(text, a.dtype, lanes, max(a.depth, b.depth))
 
 
 def _in_runs(places: list[tuple[V, int]], run: int) -> bool:

@@ -12,6 +12,7 @@ from .auto_inline import AutoInline
 from .cross_thread_reduction import CrossThreadReduction
 from .inline_constant_scalars import InlineConstantScalars
 from .multi_level_tiling import MultiLevelTiling, ReuseType
+from .multi_level_tiling_packed import MultiLevelTilingPacked
 from .multi_level_tiling_tensor_core import MultiLevelTilingTensorCore
 from .multi_level_tiling_wide_vector import MultiLevelTilingWideVector
 from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
@@ -59,7 +60,7 @@ def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
     that the processor does not have does nothing.)"""
     at = next(k for k, rule in enumerate(LLVM) if isinstance(rule, MultiLevelTiling))
     more = [
-        MultiLevelTilingWithIntrin(
+        MultiLevelTilingPacked(
             name,
             structure="SSRSRS",
             max_innermost_factor=64,
@@ -81,7 +82,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
         *LLVM[:3],
         AddRFactor(max_jobs_per_core=8, max_innermost_factor=32),
         *[
-            MultiLevelTilingWithIntrin(
+            MultiLevelTilingPacked(
                 name,
                 structure="SSRSRS",
                 max_innermost_factor=32,
@@ -220,6 +221,7 @@ __all__ = [
     "CrossThreadReduction",
     "InlineConstantScalars",
     "MultiLevelTiling",
+    "MultiLevelTilingPacked",
     "MultiLevelTilingTensorCore",
     "MultiLevelTilingWideVector",
     "MultiLevelTilingWithIntrin",

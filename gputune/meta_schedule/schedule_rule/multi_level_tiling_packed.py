@@ -1,0 +1,216 @@
+"""How is a product tiled around an instruction whose operands do not lie as it takes them?
+MultiLevelTilingPacked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import ScheduleError
+from ...ir.build import const_int
+from ...ir.index_map import IndexMap
+from ...ir.nodes import Block, Buffer, Expr, IterVar, Var
+from ...ir.walk import uses_var
+from ...schedule.intrin_mapping import operands_of, tile_with_tensor_intrin
+from ...target.intrin import intrin
+from ..analysis import AUTO_TENSORIZE
+from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
+
+if TYPE_CHECKING:
+    from ...schedule import BlockRV, Schedule
+
+_MOST_PADDING = 2.0
+"""Times as much work as there is that an instruction may do, and yet be worth trying."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What of a block goes through the instruction `C[i] += sum over k of A[k] * B[i, k]`.
+
+    Attributes:
+        lane, depth: positions of the iterators that become i and k.
+        lanes, steps: how many of each the instruction takes.
+        a, b: the operands.
+        where_a, where_b: in which dimension of them, (i or None, k).
+        last_of_c: is i the last dimension of the result?
+    """
+
+    lane: int
+    depth: int
+    lanes: int
+    steps: int
+    a: Buffer
+    b: Buffer
+    depth_of_a: int
+    lane_of_b: int
+    depth_of_b: int
+    lane_of_c: int
+    padding: tuple[int, ...]
+    waste: float
+
+
+class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
+    """MultiLevelTilingWithIntrin for dot products, with operands packed as the instruction reads.
+
+    The instruction multiplies a few neighbours of one operand with as many of each lane of the
+    other: `C[i] += sum over k of A[k] * B[i, k]`. One spatial iterator of the block becomes i, one
+    that is summed over k: those of several that need the least padding, and the last ones of those.
+    Before the block
+
+    * extents that are no multiples are padded (`pad_einsum`);
+    * B is copied so that what one instruction takes lies together, and what the next one along the
+      sum takes behind it: `[.., i // lanes, .., k // steps, .., i % lanes, k % steps]`;
+    * A is copied with `k % steps` last, unless it lies so;
+    * the result is kept with i last, and copied where it belongs, unless it is so.
+
+    What lies as the instruction takes it is tiled as it is. The schedule without the instruction
+    stays a candidate. Where a primitive refuses on the way, there is no other.
+
+    Args:
+        intrin_name, structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read,
+            reuse_write, filter_fn: see MultiLevelTilingWithIntrin.
+    """
+
+    def apply(self, sch: Schedule, block: BlockRV) -> list[Schedule]:
+        """The schedule as it is, and its tilings with the instruction."""
+        if not self.is_there or not self._is_wanted(sch, block):
+            return [sch]
+        plan = _best_plan(sch.block(block).block(), self.intrin_name)
+        if plan is None:
+            return super().apply(sch, block)
+        new = sch.copy()
+        try:
+            _pack(new, block, plan)
+        except ScheduleError:  # such as padding where a convolution's window moves
+            return [sch]
+        loop = tile_with_tensor_intrin(new, block, self.intrin_name)
+        if loop is None:
+            return [sch]
+        outer = new.blockize(loop)
+        new.annotate(outer, AUTO_TENSORIZE, self.intrin_name)
+        return [sch, *self._tilings(new, outer)]
+
+
+# ----------------------------------------------------------------------------- what
+def _best_plan(b: Block, name: str) -> _Plan | None:
+    """How the block is packed for an intrinsic; None where it is not such a product, or lies as the
+    intrinsic takes it."""
+    plans = list(_plans(b, name))
+    if not plans:
+        return None
+    best = min(plans, key=lambda p: (p.waste, p.depth_of_a != len(p.a.shape) - 1, -p.lane, -p.depth))
+    shape = [const_int(n) for n in best.b.shape[-2:]]
+    if shape == [best.lanes, best.steps] or best.waste > _MOST_PADDING:
+        return None
+    return best
+
+
+def _plans(b: Block, name: str) -> Iterator[_Plan]:
+    desc = intrin(name).desc
+    found = operands_of(b, desc)
+    if found is None or len(desc.buffers) != 3:
+        return
+    left, right, out = desc.buffers
+    if len(left.shape) != 1 or len(right.shape) != 2:
+        return
+    lanes, steps = (int(const_int(n) or 0) for n in right.shape)
+    pairs = [(found[left], found[right])]
+    if left.dtype == right.dtype:
+        pairs.append((found[right], found[left]))
+    _, at_c = found[out]
+    for (a, at_a), (other, at_b) in pairs:
+        for lane, i in enumerate(b.iter_vars):
+            i_of_b, i_of_c = _dimension(at_b, i), _dimension(at_c, i)
+            if i.kind != "spatial" or None in (i_of_b, i_of_c) or _uses(at_a, i):
+                continue
+            for depth, k in enumerate(b.iter_vars):
+                k_of_a, k_of_b = _dimension(at_a, k), _dimension(at_b, k)
+                if k.kind != "reduce" or k_of_a is None or k_of_b is None:
+                    continue
+                padding = [1] * len(b.iter_vars)
+                padding[lane], padding[depth] = lanes, steps
+                waste = _rounding(i, lanes) * _rounding(k, steps)
+                assert i_of_b is not None and i_of_c is not None
+                yield _Plan(
+                    lane, depth, lanes, steps, a, other, k_of_a, i_of_b, k_of_b, i_of_c,
+                    tuple(padding), waste,
+                )  # fmt: skip
+
+
+def _dimension(indices: Sequence[Expr], iv: IterVar) -> int | None:
+    """The dimension whose index is the iterator, if no other index has anything to do with it."""
+    at = [k for k, e in enumerate(indices) if uses_var(e, iv.var)]
+    return at[0] if len(at) == 1 and indices[at[0]] is iv.var else None
+
+
+def _uses(indices: Sequence[Expr], iv: IterVar) -> bool:
+    return any(uses_var(e, iv.var) for e in indices)
+
+
+def _rounding(iv: IterVar, to: int) -> float:
+    """How much longer it is when it is a multiple of `to`."""
+    n = const_int(iv.dom.extent)
+    assert n is not None  # the rule wants constant extents
+    return -(-n // to) * to / n
+
+
+# ----------------------------------------------------------------------------- how
+def _pack(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
+    """Arrange the operands of the block."""
+    reads = [r.buffer for r in sch.get(block).reads]
+    at_a, at_b = reads.index(plan.a), reads.index(plan.b)
+    if plan.waste > 1.0:
+        sch.pad_einsum(block, list(plan.padding))
+    copy = sch.cache_read(block, at_b, "global")
+    sch.transform_layout(block, ("read", at_b), _layout_of_b(plan))
+    _write_together(sch, copy, plan)
+    if plan.depth_of_a != len(plan.a.shape) - 1:
+        sch.cache_read(block, at_a, "global")
+        sch.transform_layout(block, ("read", at_a), _layout_of_a(plan))
+    out = sch.get(block).writes[0].buffer
+    if plan.lane_of_c != len(out.shape) - 1:
+        sch.cache_write(block, 0, "global")
+        sch.transform_layout(block, ("write", 0), _layout_of_c(plan, len(out.shape)))
+
+
+def _write_together(sch: Schedule, copy: BlockRV, plan: _Plan) -> None:
+    """Loops of the copy of B in the order of its new layout, one vector for each instruction."""
+    loops = sch.get_loops(copy)
+    i, k = loops[plan.lane_of_b], loops[plan.depth_of_b]
+    rest = [x for x in loops if x is not i]
+    i, lanes = sch.split(i, [None, plan.lanes])
+    at = rest.index(k)
+    rest[at], steps = sch.split(k, [None, plan.steps])
+    sch.reorder(i, *rest, lanes, steps)
+    sch.vectorize(sch.fuse(lanes, steps))
+
+
+def _layout_of_b(plan: _Plan) -> IndexMap:
+    def layout(*x: Expr) -> list[Expr]:
+        i, k = x[plan.lane_of_b], x[plan.depth_of_b]
+        rest = [
+            e // plan.steps if d == plan.depth_of_b else e
+            for d, e in enumerate(x)
+            if d != plan.lane_of_b
+        ]
+        return [i // plan.lanes, *rest, i % plan.lanes, k % plan.steps]
+
+    return IndexMap.from_func(layout, len(plan.b.shape))
+
+
+def _layout_of_a(plan: _Plan) -> IndexMap:
+    def layout(*x: Expr) -> list[Expr]:
+        k = x[plan.depth_of_a]
+        rest = [e // plan.steps if d == plan.depth_of_a else e for d, e in enumerate(x)]
+        return [*rest, k % plan.steps]
+
+    return IndexMap.from_func(layout, len(plan.a.shape))
+
+
+def _layout_of_c(plan: _Plan, dimensions: int) -> IndexMap:
+    def layout(*x: Expr) -> list[Expr]:
+        rest = [e for d, e in enumerate(x) if d != plan.lane_of_c]
+        return [*rest, x[plan.lane_of_c]]
+
+    return IndexMap.from_func(layout, dimensions)
