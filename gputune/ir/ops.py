@@ -148,6 +148,10 @@ VECTOR: dict[str, VectorOp] = {
         "int32x8", ("int32x8", "uint8x32", "int8x32"), lambda acc, a, b: acc + _quads(a, b),
         "llvm.x86.avx512.vpdpbusd.256", ("avxvnni",),
     ),
+    "x86.vpdpbssd.256": VectorOp(
+        "int32x8", ("int32x8", "int8x32", "int8x32"), lambda acc, a, b: acc + _quads(a, b),
+        "llvm.x86.avx2.vpdpbssd.256", ("avxvnniint8",),
+    ),
     "x86.pmaddwd": VectorOp(
         "int32x16", ("int16x32", "int16x32"), _pairs,
         "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",),

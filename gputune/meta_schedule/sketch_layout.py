@@ -310,7 +310,9 @@ class _Walk:
         wide element."""
         (store,) = [s for s in walk_stmt(b.body) if type(s) is BufferStore]
         out = store.buffer
-        loaded = {x.buffer for e in stmt_exprs(store) for x in walk_expr(e) if type(x) is BufferLoad}
+        loaded = {
+            x.buffer for e in stmt_exprs(store) for x in walk_expr(e) if type(x) is BufferLoad
+        }
         sizes = [const_int(n) for n in out.shape]
         own = list(loops)
         for k, n in enumerate(sizes):
@@ -323,11 +325,11 @@ class _Walk:
             spans, shape = [], []
             wide = max(1, dtypes.bits(view.dtype) // 8)
             lead = len(source.region) - len(view.shape)
-            for d, (r, n) in enumerate(zip(source.region, source.buffer.shape, strict=True)):
+            for d, (r, size) in enumerate(zip(source.region, source.buffer.shape, strict=True)):
                 span, extent = span_of(r.min, env, self.fact), const_int(r.extent)
-                known = const_int(n)
+                known = const_int(size)
                 whole = 1 if known is None else known
-                at = next((j for j, (_, size) in enumerate(left) if size == extent), None)
+                at = next((j for j, (_, e) in enumerate(left) if e == extent), None)
                 if d < lead or extent is None or extent == 1:
                     pass
                 elif at is not None:

@@ -88,6 +88,82 @@ def dot_8x4_avxvnni(
     )  # fmt: skip
 
 
+def _signed(lanes: int) -> Callable[..., Any]:
+    """So many sums over four products of signed bytes."""
+
+    def desc(a: T.handle, b: T.handle, c: T.handle):
+        A = T.match_buffer(a, (4,), "int8")
+        B = T.match_buffer(b, (lanes, 4), "int8")
+        C = T.match_buffer(c, (lanes,), "int32")
+        for i, k in T.grid(lanes, 4):
+            with T.block("update"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                C[vi] = C[vi] + T.Cast("int32", A[vk]) * T.Cast("int32", B[vi, vk])
+
+    return desc
+
+
+def _signed_by_offset(lanes: int, op: str) -> Callable[..., Any]:
+    """For processors that multiply unsigned by signed bytes only: (a + 128) * b, less 128 * b. The
+    latter is one instruction for all uses of the same B."""
+    bytes_, sums = f"uint8x{4 * lanes}", f"int32x{lanes}"
+
+    def impl(a: T.handle, b: T.handle, c: T.handle):
+        A = T.match_buffer(a, (4,), "int8")
+        B = T.match_buffer(b, (lanes, 4), "int8")
+        C = T.match_buffer(c, (lanes,), "int32")
+        C[0:lanes] = T.call_intrin(
+            sums, op, C[0:lanes],
+            T.reinterpret(
+                bytes_,
+                T.Broadcast(T.reinterpret("int32", A[0:4]), lanes)
+                ^ T.Broadcast(T.int32(-0x7F7F7F80), lanes),
+            ),
+            B[T.Ramp(0, 1, 4 * lanes) // 4, T.Ramp(0, 1, 4 * lanes) % 4],
+        ) - T.call_intrin(
+            sums, op, T.Broadcast(T.int32(0), lanes),
+            T.reinterpret(bytes_, T.Broadcast(T.int32(-0x7F7F7F80), lanes)),
+            B[T.Ramp(0, 1, 4 * lanes) // 4, T.Ramp(0, 1, 4 * lanes) % 4],
+        )  # fmt: skip
+
+    return impl
+
+
+def dot_16x4_i8i8_avx512(
+    A: T.Buffer((4,), "int8"),
+    B: T.Buffer((16, 4), "int8"),
+    C: T.Buffer((16,), "int32"),
+):
+    """As `dot_16x4_avx512`, both operands signed."""
+    a = T.reinterpret("int16x32", T.Broadcast(T.reinterpret("int32", A[0:4]), 16))
+    b = T.reinterpret("int16x32", B[T.Ramp(0, 1, 64) // 4, T.Ramp(0, 1, 64) % 4])
+    C[0:16] = (
+        C[0:16]
+        + T.call_intrin(
+            "int32x16", "x86.pmaddwd",
+            (a << T.Broadcast(T.int16(8), 32)) >> T.Broadcast(T.int16(8), 32),
+            (b << T.Broadcast(T.int16(8), 32)) >> T.Broadcast(T.int16(8), 32),
+        )
+        + T.call_intrin(
+            "int32x16", "x86.pmaddwd",
+            a >> T.Broadcast(T.int16(8), 32), b >> T.Broadcast(T.int16(8), 32),
+        )
+    )  # fmt: skip
+
+
+def dot_8x4_avxvnniint8(
+    A: T.Buffer((4,), "int8"),
+    B: T.Buffer((8, 4), "int8"),
+    C: T.Buffer((8,), "int32"),
+):
+    """One vpdpbssd of 256 bits, which takes signed bytes as they are."""
+    C[0:8] = T.call_intrin(
+        "int32x8", "x86.vpdpbssd.256", C[0:8],
+        T.reinterpret("int8x32", T.Broadcast(T.reinterpret("int32", A[0:4]), 8)),
+        B[T.Ramp(0, 1, 32) // 4, T.Ramp(0, 1, 32) % 4],
+    )  # fmt: skip
+
+
 def dot_16x2_bf16bf16f32(
     A: T.Buffer((2,), "bfloat16"),
     B: T.Buffer((16, 2), "bfloat16"),
@@ -121,5 +197,9 @@ INTRINSICS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "dot_16x4_vnni": (dot_16x4_u8i8i32, dot_16x4_vnni),
     "dot_16x4_avx512": (dot_16x4_u8i8i32, dot_16x4_avx512),
     "dot_8x4_avxvnni": (dot_8x4_u8i8i32, dot_8x4_avxvnni),
+    "dot_16x4_i8i8_vnni": (_signed(16), _signed_by_offset(16, "x86.vpdpbusd")),
+    "dot_16x4_i8i8_avx512": (_signed(16), dot_16x4_i8i8_avx512),
+    "dot_8x4_i8i8_avxvnni": (_signed(8), _signed_by_offset(8, "x86.vpdpbusd.256")),
+    "dot_8x4_avxvnniint8": (_signed(8), dot_8x4_avxvnniint8),
     "dot_16x2_avx512bf16": (dot_16x2_bf16bf16f32, dot_16x2_avx512bf16),
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
+from ...ir import build
 from ...ir.build import const_int
 from ...ir.index_map import IndexMap
 from ...ir.nodes import Block, Buffer, Expr, IterVar, Var
@@ -32,8 +33,10 @@ class _Plan:
         lane, depth: positions of the iterators that become i and k.
         lanes, steps: how many of each the instruction takes.
         a, b: the operands.
-        where_a, where_b: in which dimension of them, (i or None, k).
-        last_of_c: is i the last dimension of the result?
+        depth_of_a, lane_of_b, depth_of_b, lane_of_c: the dimensions of operands and result in which
+            i and k are the index.
+        padding: for `pad_einsum`.
+        waste: how many times the work that there is will be done.
     """
 
     lane: int
@@ -58,7 +61,9 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
     that is summed over k: those of several that need the least padding, and the last ones of those.
     Before the block
 
-    * extents that are no multiples are padded (`pad_einsum`);
+    * extents that are no multiples are padded (`pad_einsum`); where they cannot be, because a
+      window moves along an operand, the iterators of the sum are joined to one first, and the
+      operands copied to lie along it;
     * B is copied so that what one instruction takes lies together, and what the next one along the
       sum takes behind it: `[.., i // lanes, .., k // steps, .., i % lanes, k % steps]`;
     * A is copied with `k % steps` last, unless it lies so;
@@ -79,10 +84,8 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
         plan = _best_plan(sch.block(block).block(), self.intrin_name)
         if plan is None:
             return super().apply(sch, block)
-        new = sch.copy()
-        try:
-            _pack(new, block, plan)
-        except ScheduleError:  # such as padding where a convolution's window moves
+        new = self._packed(sch, block, plan) or self._joined(sch, block, plan)
+        if new is None:
             return [sch]
         loop = tile_with_tensor_intrin(new, block, self.intrin_name)
         if loop is None:
@@ -90,6 +93,30 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
         outer = new.blockize(loop)
         new.annotate(outer, AUTO_TENSORIZE, self.intrin_name)
         return [sch, *self._tilings(new, outer)]
+
+    def _packed(self, sch: Schedule, block: BlockRV, plan: _Plan) -> Schedule | None:
+        """A copy of the schedule with the operands packed; None where a primitive refuses, or most
+        of the work would be on padding."""
+        if plan.waste > _MOST_PADDING:
+            return None
+        new = sch.copy()
+        try:
+            _pack(new, block, plan)
+        except ScheduleError:  # such as padding where a convolution's window moves
+            return None
+        return new
+
+    def _joined(self, sch: Schedule, block: BlockRV, plan: _Plan) -> Schedule | None:
+        """The same, with the iterators of the sum joined to one before; None where there is but
+        one."""
+        new = sch.copy()
+        try:
+            if not _join_sums(new, block, plan):
+                return None
+        except ScheduleError:
+            return None
+        again = _best_plan(new.block(block).block(), self.intrin_name)
+        return None if again is None else self._packed(new, block, again)
 
 
 # ----------------------------------------------------------------------------- what
@@ -99,11 +126,11 @@ def _best_plan(b: Block, name: str) -> _Plan | None:
     plans = list(_plans(b, name))
     if not plans:
         return None
-    best = min(plans, key=lambda p: (p.waste, p.depth_of_a != len(p.a.shape) - 1, -p.lane, -p.depth))
+    best = min(
+        plans, key=lambda p: (p.waste, p.depth_of_a != len(p.a.shape) - 1, -p.lane, -p.depth)
+    )
     shape = [const_int(n) for n in best.b.shape[-2:]]
-    if shape == [best.lanes, best.steps] or best.waste > _MOST_PADDING:
-        return None
-    return best
+    return None if shape == [best.lanes, best.steps] else best
 
 
 def _plans(b: Block, name: str) -> Iterator[_Plan]:
@@ -131,7 +158,8 @@ def _plans(b: Block, name: str) -> Iterator[_Plan]:
                 padding = [1] * len(b.iter_vars)
                 padding[lane], padding[depth] = lanes, steps
                 waste = _rounding(i, lanes) * _rounding(k, steps)
-                assert i_of_b is not None and i_of_c is not None
+                assert i_of_b is not None
+                assert i_of_c is not None
                 yield _Plan(
                     lane, depth, lanes, steps, a, other, k_of_a, i_of_b, k_of_b, i_of_c,
                     tuple(padding), waste,
@@ -172,6 +200,44 @@ def _pack(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
     if plan.lane_of_c != len(out.shape) - 1:
         sch.cache_write(block, 0, "global")
         sch.transform_layout(block, ("write", 0), _layout_of_c(plan, len(out.shape)))
+
+
+def _join_sums(sch: Schedule, block: BlockRV, plan: _Plan) -> bool:
+    """Make one of the iterators that both operands are summed over, and let the operands lie along
+    it; False, and nothing is done, where there is one."""
+    b = sch.get(block)
+    reads = {r.buffer: r for r in b.reads}
+    iters = [iv.var for iv in b.iter_vars]
+    used = {
+        x: [v for v in iters if any(uses_var(g.min, v) for g in reads[x].region)]
+        for x in (plan.a, plan.b)
+    }
+    joined = [
+        iv
+        for iv in b.iter_vars
+        if iv.kind == "reduce" and iv.var in used[plan.a] and iv.var in used[plan.b]
+    ]
+    if len(joined) < 2:
+        return False
+    order = [r.buffer for r in b.reads]
+    for x in (plan.a, plan.b):
+        at = order.index(x)
+        sch.reindex(block, ("read", at))
+        sch.transform_layout(block, ("read", at), _joining(used[x], joined))
+    sch.transform_block_layout(block, _joining(iters, joined))
+    return True
+
+
+def _joining(given: Sequence[Var], joined: Sequence[IterVar]) -> IndexMap:
+    """From some iterators to those that are not joined, and the joined ones as one number."""
+    fresh = {v: Var(v.name, v.dtype) for v in given}
+    last: Expr = fresh[joined[0].var]
+    for iv in joined[1:]:
+        last = build.add(build.mul(last, iv.dom.extent), fresh[iv.var])
+    inside = {iv.var for iv in joined}
+    return IndexMap(
+        tuple(fresh.values()), (*[x for v, x in fresh.items() if v not in inside], last)
+    )
 
 
 def _write_together(sch: Schedule, copy: BlockRV, plan: _Plan) -> None:
