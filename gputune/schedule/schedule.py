@@ -21,6 +21,7 @@ from . import (
     memory,
     merge,
     note,
+    offset,
     padding,
     padding_parts,
     partition,
@@ -100,6 +101,7 @@ class Schedule(State):
     transform_layout = layout.transform_layout
     transform_block_layout = block_layout.transform_block_layout
     reorder_block_iter_var = block_layout.reorder_block_iter_var
+    offset_operand = offset.offset_operand
     pad_einsum = padding.pad_einsum
     decompose_padding = padding_parts.decompose_padding
     can_decompose_padding = padding_parts.can_decompose_padding

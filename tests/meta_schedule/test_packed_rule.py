@@ -30,7 +30,7 @@ SERVER = Target("llvm -mcpu=cooperlake --num-cores=1")
 KINDS = {
     "u8s8": ("uint8", "int8", "int32", "dot_16x4_vnni"),
     "s8u8": ("int8", "uint8", "int32", "dot_16x4_vnni"),
-    "s8s8": ("int8", "int8", "int32", "dot_16x4_i8i8_vnni"),
+    "s8s8": ("int8", "int8", "int32", "dot_16x4_vnni"),
     "bf16": ("bfloat16", "bfloat16", "float32", "dot_16x2_avx512bf16"),
 }
 

@@ -298,6 +298,14 @@ def _cache_inplace(s: Schedule, r: random.Random) -> None:
     s.cache_inplace(block, r.choice([0, 0, 1]), r.choice(SCOPES))
 
 
+def _offset_operand(s: Schedule, r: random.Random) -> None:
+    block = _blocks(s, r)
+    reads = s.get(block).reads
+    if reads:
+        offset, dtype = r.choice([(128, "uint8"), (-128, "int8"), (7, "int32"), (-3, "int64")])
+        s.offset_operand(block, r.randrange(len(reads)), offset, dtype)
+
+
 def _pad_einsum(s: Schedule, r: random.Random) -> None:
     block = _blocks(s, r)
     s.pad_einsum(block, [r.choice([1, 1, 2, 3, 4]) for _ in s.get(block).iter_vars])
@@ -525,6 +533,7 @@ MOVES: list[tuple[str, Any]] = [
     ("annotate_buffer_access", _annotate_access),
     ("unsafe_hide_buffer_access", _hide),
     ("pad_einsum", _pad_einsum),
+    ("offset_operand", _offset_operand),
     ("decompose_padding", _decompose_padding),
     ("annotate", _annotate),
     ("unannotate", _unannotate),

@@ -276,8 +276,8 @@ def _load_scattered(f: Fn, b: Buffer, places: list[tuple[V, int]]) -> V:
     for rows in (2, 4, 8):
         if lanes % rows == 0 and lanes // rows > rows and _in_rows(places, rows):
             each = lanes // rows
-            read = [_load_at(f, b, p, at, each, size) for p, at in places[:rows]]
-            return _interleaved(f, read)
+            read = [as_bits(f, _load_at(f, b, p, at, each, size)) for p, at in places[:rows]]
+            return from_bits(f, _interleaved(f, read), b.dtype, lanes)
     run = 8 // size
     while run > 1 and not _in_runs(places, run):
         run //= 2

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ScheduleError
-from ...ir.nodes import Block
+from ...ir.nodes import Block, BufferStore
+from ...ir.walk import blocks, loads, walk_stmt
+from ...target.intrin import TensorIntrin
 from ..analysis import AUTO_TENSORIZE, AUTO_TENSORIZE_INIT, annotation, loop_links
 from .postproc import Postproc
 
@@ -38,13 +40,30 @@ class RewriteTensorize(Postproc):
             if init_name is not None:
                 sch.unannotate(rv, AUTO_TENSORIZE_INIT)
             sch.unannotate(rv, AUTO_TENSORIZE)
-            if block.reads:
+            if not _initialises(block, name):
                 sch.tensorize(rv, name)
             elif init_name is not None:
                 sch.tensorize(rv, init_name)
             elif self.vectorize_init_loop:
                 _vectorize(sch, rv)
         return True
+
+
+def _initialises(block: Block, name: str) -> bool:
+    """Does the block set what another one with the same annotation adds to? It reads nothing; or
+    not what it writes, of which the intrinsic takes the sum so far, and sums nothing itself."""
+    if not block.reads:
+        return True
+    written = {w.buffer for w in block.writes}
+    if any(r.buffer in written for r in block.reads):
+        return False
+    if any(b.init or any(iv.kind == "reduce" for iv in b.iter_vars) for b in blocks(block)):
+        return False
+    found = TensorIntrin.get(name, allow_missing=True)
+    return found is not None and any(
+        type(s) is BufferStore and any(x.buffer is s.buffer for x in loads(s.value))
+        for s in walk_stmt(found.desc.body)
+    )
 
 
 def _found(sch: Schedule) -> list[tuple[str, Block, str, str | None]]:

@@ -71,8 +71,8 @@ def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
     return (*LLVM[:at], *more, *LLVM[at:])
 
 
-VNNI = _with_intrinsics("dot_16x4_vnni", "dot_16x4_i8i8_vnni", "dot_16x2_avx512bf16")
-AVXVNNI = _with_intrinsics("dot_8x4_avxvnni", "dot_8x4_i8i8_avxvnni", "dot_8x4_avxvnniint8")
+VNNI = _with_intrinsics("dot_16x4_vnni", "dot_16x2_avx512bf16")
+AVXVNNI = _with_intrinsics("dot_8x4_avxvnni", "dot_8x4_avxvnniint8")
 AVX512 = _with_intrinsics("dot_16x4_avx512", "dot_16x4_i8i8_avx512", "dot_16x2_avx512bf16")
 
 

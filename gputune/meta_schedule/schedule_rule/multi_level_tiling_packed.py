@@ -52,6 +52,11 @@ class _Plan:
     padding: tuple[int, ...]
     waste: float
 
+    @property
+    def order(self) -> tuple[object, ...]:
+        """The best plan has the least."""
+        return self.waste, self.depth_of_a != len(self.a.shape) - 1, -self.lane, -self.depth
+
 
 class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
     """MultiLevelTilingWithIntrin for dot products, with operands packed as the instruction reads.
@@ -61,6 +66,8 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
     that is summed over k: those of several that need the least padding, and the last ones of those.
     Before the block
 
+    * of two signed factors, where the instruction takes an unsigned one, 128 is added to one
+      (`offset_operand`);
     * extents that are no multiples are padded (`pad_einsum`); where they cannot be, because a
       window moves along an operand, the iterators of the sum are joined to one first, and the
       operands copied to lie along it;
@@ -81,10 +88,13 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
         """The schedule as it is, and its tilings with the instruction."""
         if not self.is_there or not self._is_wanted(sch, block):
             return [sch]
-        plan = _best_plan(sch.block(block).block(), self.intrin_name)
+        base, plan = sch, _best_plan(sch.block(block).block(), self.intrin_name)
         if plan is None:
-            return super().apply(sch, block)
-        new = self._packed(sch, block, plan) or self._joined(sch, block, plan)
+            found = _with_offset(sch, block, self.intrin_name)
+            if found is None:
+                return super().apply(sch, block)
+            base, plan = found
+        new = self._packed(base, block, plan) or self._joined(base, block, plan)
         if new is None:
             return [sch]
         loop = tile_with_tensor_intrin(new, block, self.intrin_name)
@@ -181,6 +191,25 @@ def _rounding(iv: IterVar, to: int) -> float:
     n = const_int(iv.dom.extent)
     assert n is not None  # the rule wants constant extents
     return -(-n // to) * to / n
+
+
+def _with_offset(sch: Schedule, block: BlockRV, name: str) -> tuple[Schedule, _Plan] | None:
+    """Where the instruction takes unsigned bytes and both factors are signed: a schedule in which
+    128 is added to one of them, and its plan."""
+    found: list[tuple[Schedule, _Plan]] = []
+    left, *_ = intrin(name).desc.buffers
+    for k, r in enumerate(sch.get(block).reads):
+        if (left.dtype, r.buffer.dtype) != ("uint8", "int8"):
+            continue
+        new = sch.copy()
+        try:
+            new.offset_operand(block, k, 128, left.dtype)
+        except ScheduleError:  # such as another sum
+            continue
+        plan = _best_plan(new.block(block).block(), name)
+        if plan is not None:
+            found.append((new, plan))
+    return min(found, key=lambda x: x[1].order) if found else None
 
 
 # ----------------------------------------------------------------------------- how
