@@ -21,6 +21,8 @@ from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
 if TYPE_CHECKING:
     from ...schedule import BlockRV, Schedule
 
+_NEIGHBOURS = 4
+"""Vectors of the packed operand that are copied in turn."""
 _MOST_PADDING = 2.0
 """Times as much work as there is that an instruction may do, and yet be worth trying."""
 
@@ -270,13 +272,18 @@ def _joining(given: Sequence[Var], joined: Sequence[IterVar]) -> IndexMap:
 
 
 def _write_together(sch: Schedule, copy: BlockRV, plan: _Plan) -> None:
-    """Loops of the copy of B in the order of its new layout, one vector for each instruction."""
+    """Loops of the copy of B in the order of its new layout, one vector for each instruction; a few
+    neighbours of i together, so that whole cache lines are read where i is the last dimension."""
     loops = sch.get_loops(copy)
     i, k = loops[plan.lane_of_b], loops[plan.depth_of_b]
     rest = [x for x in loops if x is not i]
     i, lanes = sch.split(i, [None, plan.lanes])
     at = rest.index(k)
     rest[at], steps = sch.split(k, [None, plan.steps])
+    count = const_int(sch.get(i).extent)
+    if count is not None and count % _NEIGHBOURS == 0:
+        i, together = sch.split(i, [None, _NEIGHBOURS])
+        rest.append(together)
     sch.reorder(i, *rest, lanes, steps)
     sch.vectorize(sch.fuse(lanes, steps))
 
