@@ -63,7 +63,7 @@ def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
         MultiLevelTilingPacked(
             name,
             structure="SSRSRS",
-            max_innermost_factor=64,
+            max_innermost_factor=256,  # steps of the sum, each of a few products
             reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
         )
         for name in names
