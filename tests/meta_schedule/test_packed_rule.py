@@ -176,6 +176,14 @@ def test_packing_is_vectors() -> None:
     assert "B_global = T.alloc_buffer((2, 2, 16, 4)" in text
 
 
+def test_sums_of_the_offset_are_taken_where_it_lay() -> None:
+    """Named for a bug: they were taken of the packed copy, byte by byte."""
+    func = product(MATMUL, {"i": 4, "j": 64, "k": 8}, "s8s8")
+    sch = tiled(func, "s8s8")[0]
+    read = sch.get(sch.get_block("B_sum")).reads[0].buffer
+    assert read is func.buffers[1]
+
+
 # ----------------------------------------------------------------------------- what it leaves alone
 @pytest.mark.parametrize(
     ("where", "extents"),

@@ -221,11 +221,11 @@ def _pack(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
     at_a, at_b = reads.index(plan.a), reads.index(plan.b)
     if plan.waste > 1.0:
         sch.pad_einsum(block, list(plan.padding))
-    copy = sch.cache_read(block, at_b, "global")
+    copy = sch.cache_read(block, at_b, "global", [block])  # sums of B go along its rows
     sch.transform_layout(block, ("read", at_b), _layout_of_b(plan))
     _write_together(sch, copy, plan)
     if plan.depth_of_a != len(plan.a.shape) - 1:
-        sch.cache_read(block, at_a, "global")
+        sch.cache_read(block, at_a, "global", [block])
         sch.transform_layout(block, ("read", at_a), _layout_of_a(plan))
     out = sch.get(block).writes[0].buffer
     if plan.lane_of_c != len(out.shape) - 1:
