@@ -145,6 +145,7 @@ SCENES: dict[str, tuple[Callable[[], PrimFunc], Do]] = {
     "CacheIndex": (resize, lambda s: s.cache_index("B", "local")),
     "SetScope": (P.halo, lambda s: s.set_scope("B", 0, "local")),
     "StorageAlign": (P.chain, lambda s: s.storage_align("B", 0, 0, 8, 3)),
+    "OffsetOperand": (u8_matmul, lambda s: s.offset_operand("C", 0, -128, "int8")),
     "UnsafeSetDType": (P.chain, lambda s: s.unsafe_set_dtype("B", 0, "float64")),
     "ReIndex": (P.padded_conv, lambda s: s.reindex("O", ("read", 0))),
     "ReindexCacheRead": (P.copy2d, lambda s: s.reindex_cache_read(
@@ -220,6 +221,7 @@ GOLDEN = {
         "test_sampling:test_sample_partitioned_tile_cuts_a_loop_into_an_outer_and_an_inner_part",
     "SampleCategorical": "test_every_primitive:test_sampled_values_print",
     "SampleComputeLocation": "test_every_primitive:test_sampled_values_print",
+    "OffsetOperand": "test_offset_operand:test_the_program_that_it_makes",
     "Split": "test_loops:test_split_prints_a_nest_with_a_predicate",
     "LoopPartition": "test_partition:test_partition_prints",
     "Fuse": "test_loops:test_fuse_prints_one_loop",

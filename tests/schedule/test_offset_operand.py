@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - golden programs are printed as they are
 """A factor of a sum of products in another range: the same result, to the bit; or refused."""
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from gputune.runtime.module import build
 from gputune.schedule import Schedule
 from gputune.script import from_source
 from tests.properties.law import check_round_trips
+from tests.schedule.schedule_helpers import prints, scheduled
 from tests.schedule.tensor_programs import bf16_matmul, i8_matmul, u8_conv, u8_matmul
 
 
@@ -83,6 +85,40 @@ def test_any_offset_and_start(init: str, value: str, offset: int, index: int, sp
     agrees(func, sch, abs(offset))
 
 
+def test_the_program_that_it_makes() -> None:
+    sch = scheduled(product())
+    sch.offset_operand("C", 0, 128, "uint8")
+    prints(
+        sch,
+        """
+        A_offset = T.alloc_buffer((5, 9), "uint8")
+        B_sum = T.alloc_buffer((7,), "int32")
+        for ax0, ax1 in T.grid(5, 9):
+            with T.block("A_offset"):
+                v0, v1 = T.axis.remap("SS", [ax0, ax1])
+                T.reads(A[v0, v1])
+                T.writes(A_offset[v0, v1])
+                A_offset[v0, v1] = T.Cast("uint8", T.Cast("int32", A[v0, v1]) + 128)
+        for ax0, ax1 in T.grid(7, 9):
+            with T.block("B_sum"):
+                vj, vk = T.axis.remap("SR", [ax0, ax1])
+                T.reads(B[vk, vj])
+                T.writes(B_sum[vj])
+                with T.init():
+                    B_sum[vj] = 0
+                B_sum[vj] = B_sum[vj] + T.Cast("int32", B[vk, vj])
+        for i, j, k in T.grid(5, 7, 9):
+            with T.block("C"):
+                vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                T.reads(A_offset[vi, vk], B[vk, vj], B_sum[vj])
+                T.writes(C[vi, vj])
+                with T.init():
+                    C[vi, vj] = B_sum[vj] * -128
+                C[vi, vj] = C[vi, vj] + T.Cast("int32", A_offset[vi, vk]) * T.Cast("int32", B[vk, vj])
+        """,
+    )
+
+
 def test_what_is_read_is_declared() -> None:
     sch = Schedule(product(), seed=1)
     block = sch.get_block("C")
@@ -119,6 +155,34 @@ def test_only_products_of_integers() -> None:
 
 def test_the_operand_must_be_one() -> None:
     assert refused(product(), 5, 128, "uint8").code == "buffer-index"
+
+
+def test_a_factor_that_two_blocks_write_is_refused() -> None:
+    func = from_source(
+        """
+@T.prim_func
+def f(X: T.Buffer((4, 8), "int8"), B: T.Buffer((8, 6), "int8"), C: T.Buffer((4, 6), "int32")):
+    A = T.alloc_buffer((4, 8), "int8")
+    for i, k in T.grid(4, 4):
+        with T.block("left"):
+            vi, vk = T.axis.remap("SS", [i, k])
+            A[vi, vk] = X[vi, vk]
+    for i, k in T.grid(4, 4):
+        with T.block("right"):
+            vi, vk = T.axis.remap("SS", [i, k])
+            A[vi, vk + 4] = X[vi, vk + 4]
+    for i, j, k in T.grid(4, 6, 8):
+        with T.block("C"):
+            vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+            with T.init():
+                C[vi, vj] = 0
+            C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], "int32") * T.cast(B[vk, vj], "int32")
+"""
+    )
+    assert isinstance(func, PrimFunc)
+    e = refused(func, 0, 128, "uint8")
+    assert e.code == "cache-writers"
+    assert "buffer A has 2 writers" in e.message
 
 
 def test_not_after_decomposition() -> None:
