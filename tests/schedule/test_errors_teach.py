@@ -170,6 +170,8 @@ def refusals() -> list[Refusal]:
 
 def attempt(func: PrimFunc, seed: int) -> list[Refusal]:
     rng = random.Random(seed)
+    # as text gives it, whose names are its own: a parameter I is I_ there, for I is the language
+    func = from_source(func.script())
     sch = Recording(func, seed=seed)
     for _ in range(10):
         try:
