@@ -31,6 +31,9 @@ _WITHIN = 1.2  # times the best: what is slower than that does not win
 _LONGEST_S = 0.5  # a kernel that takes longer is not measured again
 _TWICE_S = 0.02  # one that takes no longer is measured twice in each process
 _RESERVE_S, _RESERVE = 2.5, 0.1  # of a time limit: at most so much, and such a share
+_START_S = 1.0  # to build the finalists again and to start the processes
+_CALLS = 8  # of a kernel, at most, in one measurement that does not lengthen it
+_ONCE_S = 0.02  # and what else one measurement takes
 
 
 @dataclass(slots=True)
@@ -44,8 +47,9 @@ class _Finalist:
 
 
 def reserve(seconds: float) -> float:
-    """How much of a time limit is kept for the finalists."""
-    return min(_RESERVE_S, _RESERVE * seconds)
+    """How much of a time limit is kept for the finalists; nothing where that would not do."""
+    share = min(_RESERVE_S, _RESERVE * seconds)
+    return share if share >= _START_S else 0.0
 
 
 def measure_again(
@@ -70,7 +74,8 @@ def measure_again(
     if not database.takes_amendments or runner.fresh() is None:
         return
     found = [x for task in tasks for x in _finalists(task, database)]
-    if not found:
+    expected = sum(2 * (_ONCE_S + _CALLS * x.record.seconds) for x in found)
+    if not found or time.monotonic() + _START_S + expected > ends:
         return
     processes = [x for x in (runner.fresh() for _ in range(PROCESSES)) if x is not None]
     try:
@@ -82,9 +87,10 @@ def measure_again(
             process.wait()  # none starts up while another measures
         for process in processes:
             begun = time.monotonic()
-            _one_process(found, process)
-            if time.monotonic() + (time.monotonic() - begun) > ends:
+            if begun + expected > ends:
                 break
+            _one_process(found, process)
+            expected = time.monotonic() - begun
     except GputuneError as e:
         console().warning("The finalists cannot be measured again: %s", e.message)
     except KeyboardInterrupt:

@@ -233,9 +233,16 @@ def test_records_of_earlier_runs_are_left_alone(tmp_path: Path) -> None:
     assert runner.ready == 0
 
 
-def test_the_time_limit_holds_for_the_finalists_too() -> None:
+def test_the_time_limit_holds_for_the_finalists_too(tmp_path: Path) -> None:
+    """Named for a bug: a limit of three seconds was kept for the search, and then exceeded."""
+    assert finalists.reserve(3) == 0  # too little to start a process
     assert finalists.reserve(10) == pytest.approx(1)
     assert finalists.reserve(1000) == pytest.approx(2.5)
+    runner = Runner(first, lambda process, build: pytest.fail("measured again"))
+    tune(tmp_path, runner, seconds=1)
+    slow = Runner(lambda i: 0.4, lambda process, build: pytest.fail("measured again"))
+    tune(tmp_path / "slow", slow, seconds=4)  # each process would take longer than is left
+    assert runner.ready == slow.ready == 0
 
 
 def test_the_local_runner_measures_in_new_processes(tmp_path: Path) -> None:
