@@ -167,11 +167,6 @@ class Num:
         dtype = "float32" if self.v.dtype == "int32" else "float64"
         return Num(self.f, ops.bitcast(self.f, self.v, dtype))
 
-    def as_float(self) -> Num:
-        """A signed integer as the float of its size."""
-        dtype = "float32" if self.v.dtype == "int32" else "float64"
-        return Num(self.f, ops.convert(self.f, "sitofp", self.v, dtype))
-
     def to(self, dtype: str) -> Num:
         """As float32 or float64."""
         opcode = "fpext" if dtype == "float64" else "fptrunc"
