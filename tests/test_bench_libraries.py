@@ -218,13 +218,6 @@ def test_the_stream_loads_and_stores_it_all(read: int, written: int) -> None:
     assert target.size <= max(written, 512)
 
 
-def test_the_stream_grows_with_its_bytes() -> None:
-    def seconds(n: int) -> float:
-        return min(measure(floor.stream(n, n), TimerConfig(number=20, repeat=7)).results)
-
-    assert seconds(1 << 17) > 2 * seconds(1 << 14)
-
-
 # ----------------------------------------------------------------------------- in turns
 def test_timers_of_one_s_own_take_turns() -> None:
     order: list[str] = []

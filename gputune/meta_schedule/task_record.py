@@ -243,7 +243,7 @@ class Budget:
     trials: int
     per_task: int
     seconds: float | None = None
-    start: float = field(default_factory=time.monotonic)
+    start: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def elapsed_s(self) -> float:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from gputune.ir.nodes import IRModule
+from gputune.meta_schedule import task_record, task_scheduler
 from gputune.meta_schedule.arg_info import ArgInfo
 from gputune.meta_schedule.builder import Builder, BuilderInput, BuilderResult
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
@@ -51,6 +56,20 @@ def record_of(
     return TuningRecord(
         sch.trace, workload, seconds, TARGET, ArgInfo.from_entry_func(workload.mod), extras
     )
+
+
+class Clock:
+    """The time of task schedulers, which passes only where a test says so: what a budget of seconds
+    leaves does not depend on the machine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        told = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
+        for module in (task_scheduler, task_record):
+            monkeypatch.setattr(module, "time", told)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
 
 class ListStrategy:

@@ -7,8 +7,8 @@ import os
 import resource
 import subprocess
 import sys
-import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -596,7 +596,9 @@ def test_a_file_that_was_removed_is_noticed(tmp_path: Path, mod: IRModule) -> No
         db.commit_tuning_record(record_of(db.commit_workload(mod), [1.0]))
 
 
-def test_loading_many_records_is_quick(tmp_path: Path) -> None:
+def test_loading_many_records_takes_few_steps_each(
+    tmp_path: Path, calls_of: Callable[..., int]
+) -> None:
     filled(tmp_path, 1.0)
     path = tmp_path / "database_tuning_record.json"
     index, body = json.loads(path.read_text())
@@ -606,9 +608,9 @@ def test_loading_many_records_is_quick(tmp_path: Path) -> None:
             extras = {x: v for x, v in body[4].items() if x != "crc"}
             body[4] = {**extras, "crc": checksum([*body[:4], extras])}
             f.write(json.dumps([index, body]) + "\n")
-    start = time.process_time()
-    db = JSONDatabase(work_dir=tmp_path)
-    seconds = time.process_time() - start
+    opened: list[JSONDatabase] = []
+    calls = calls_of(lambda: opened.append(JSONDatabase(work_dir=tmp_path)))
+    (db,) = opened
     assert len(db) == 5000
     assert db.query_tuning_record(matmul(), TARGET).seconds == 1.0  # type: ignore[union-attr]  # found
-    assert seconds < 1.5  # 20,000 take under six seconds
+    assert calls < 5000 * 150

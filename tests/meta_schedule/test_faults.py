@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,9 +139,7 @@ def test_a_postproc_that_always_refuses_ends_the_search(
         "called": lambda: ms.ScheduleFn(looks, **never),
         "rules": lambda: ms.PostOrderApply(sch_rules="llvm", **never),
     }
-    start = time.monotonic()
     result = tune(tmp_path, 10, strategy=strategy, space=spaces[space]())
-    assert time.monotonic() - start < 20
     assert len(result) == 0
     with pytest.raises(UserError, match="no schedule"):
         _ = result.schedule

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ms_fakes import TARGET, FakeBuilder, FakeRunner, ListStrategy, NoSpace, matmul
+from ms_fakes import TARGET, Clock, FakeBuilder, FakeRunner, ListStrategy, NoSpace, matmul
 from test_task_scheduler import context, run, schedules
 
 import gputune as gt
@@ -56,22 +55,24 @@ def test_trials_never_exceed_any_cap(
     assert all(size <= per_iter for size in builder.sizes)
 
 
-def test_seconds_are_kept_within_a_candidate() -> None:
+def test_seconds_are_kept_within_a_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
     def slow(i: int) -> float:
-        time.sleep(0.02)
+        clock.sleep(0.02)
         return 1e-3
 
-    start = time.monotonic()
-    scheduler, _, _ = run([context(400)], seconds_of=slow, seconds=0.3, num_trials_per_iter=64)
-    assert 0.25 <= time.monotonic() - start < 0.6
-    assert 8 <= scheduler.tasks[0].trials <= 16
+    scheduler, _, _ = run([context(400)], seconds_of=slow, seconds=0.31, num_trials_per_iter=64)
+    assert clock.now == pytest.approx(1000.32)
+    assert scheduler.tasks[0].trials == 16
 
 
-def test_tasks_share_a_time_limit() -> None:
+def test_tasks_share_a_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten tasks, time for a fraction of their trials: each has its turn all the same."""
+    clock = Clock(monkeypatch)
 
     def slow(i: int) -> float:
-        time.sleep(0.002)
+        clock.sleep(0.002)
         return 1e-3 / (1 + i % 5)
 
     tasks = [context(200, f"t{k}") for k in range(10)]

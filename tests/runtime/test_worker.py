@@ -188,10 +188,8 @@ def test_requests_that_cannot_be_sent(worker):
 def test_a_kernel_that_never_ends_is_killed():
     with Worker() as w:
         pid = w.request("ping").data["pid"]
-        start = time.monotonic()
         with pytest.raises(TimeoutExpired, match=r"run took longer than its limit of 0.3 s") as e:
             w.request("run", run_args("forever", []), (assemble(FOREVER),), timeout_s=0.3)
-        assert time.monotonic() - start < 5
         assert (e.value.code, e.value.details["kind"]) == ("run-timeout", "timeout")
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -474,15 +472,18 @@ def test_map_keeps_the_order_and_survives_failures():
     assert "pid" in replies[4].data
 
 
-def test_map_runs_at_the_same_time():
+def test_map_runs_at_the_same_time(tmp_path):
+    """Each worker answers when all three have been asked: one after the other none would."""
     body = HELLO + (
-        "while True: n = ask(); say(id=n, began=True); time.sleep(0.5); say(id=n, data={})"
+        f"here = {str(tmp_path)!r}\n"
+        "while True:\n"
+        "    n = ask(); say(id=n, began=True); open(f'{here}/{os.getpid()}', 'w').close()\n"
+        "    while len(os.listdir(here)) < 3: time.sleep(0.01)\n"
+        "    say(id=n, data={})\n"
     )
     with WorkerPool(3, scripted(body)) as pool:
-        pool.map([Request("ping")] * 3)
-        start = time.monotonic()
-        pool.map([Request("run")] * 3)
-        assert time.monotonic() - start < 1.2
+        replies = pool.map([Request("run", timeout_s=60)] * 3)
+    assert [type(r) for r in replies] == [Reply] * 3
 
 
 def test_an_interrupted_map_leaves_no_workers():
