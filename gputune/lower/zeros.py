@@ -39,13 +39,13 @@ from .limits import CpuLimits
 from .prepare import as_block
 from .simplify import simplify
 
-_GROUP = 8  # iterations at most that are written out for one loop
-_GROWTH = 16  # times that code may grow: most of it folds again
-_Known = Mapping[Buffer, "_Spread"]
+GROUP = 8  # iterations at most that are written out for one loop
+GROWTH = 16  # times that code may grow: most of it folds again
+_Known = Mapping[Buffer, "Spread"]
 
 
 @dataclass(frozen=True, slots=True)
-class _Spread:
+class Spread:
     """Of a temporary: conditions on `places`, its indices, without which an element is zero."""
 
     places: tuple[Var, ...]
@@ -83,7 +83,7 @@ def _skip(s: Stmt, written_out: frozenset[Var]) -> Stmt:
     if type(s) is For and s.kind == "unrolled":
         written_out = written_out | {s.var}
     if type(s) is BufferStore:
-        conds = [c for c in _zero_unless(s, {}) if walk.free_vars(c) <= written_out]
+        conds = [c for c in zero_unless(s, {}) if walk.free_vars(c) <= written_out]
         return IfThenElse(build.logical_and(*conds), s) if conds else s
     out = walk.map_stmt(s, lambda e: e, lambda x: _skip(x, written_out))
     assert out is not None  # nothing is deleted
@@ -119,7 +119,7 @@ def _is_remainder(e: Expr) -> bool:
     return type(e) is BinOp and e.op == "%" and type(e.b) is IntImm and e.b.value > 1
 
 
-def _parts(c: Expr) -> tuple[Expr, int]:
+def remainder(c: Expr) -> tuple[Expr, int]:
     """Of which sum, with which modulus, a condition asks for the remainder."""
     assert type(c) is BinOp  # is modular
     remainder = c.a if _is_remainder(c.a) else c.b
@@ -128,7 +128,7 @@ def _parts(c: Expr) -> tuple[Expr, int]:
     return remainder.a, int(remainder.b.value)
 
 
-def _zero_unless(s: BufferStore, known: _Known) -> list[Expr]:
+def zero_unless(s: BufferStore, known: _Known) -> list[Expr]:
     """Conditions on remainders: where one does not hold, the statement adds zero to what it stores
     to."""
     value = s.value
@@ -140,7 +140,7 @@ def _zero_unless(s: BufferStore, known: _Known) -> list[Expr]:
             and old.buffer is s.buffer
             and (value.op == "+" or old is value.a)
         ):
-            conds = _conditions(more, known)
+            conds = zero_conditions(more, known)
             return conds if conds and _same(old.indices, s.indices) else []
     return []
 
@@ -149,13 +149,13 @@ def _same(a: tuple[Expr, ...], b: tuple[Expr, ...]) -> bool:
     return [lin.key(x) for x in a] == [lin.key(x) for x in b]
 
 
-def _conditions(e: Expr, known: _Known) -> list[Expr]:
+def zero_conditions(e: Expr, known: _Known) -> list[Expr]:
     """Conditions on remainders: where one does not hold, `e` is zero."""
     match e:
         case Broadcast() | Cast():
-            return _conditions(e.value, known)
+            return zero_conditions(e.value, known)
         case BinOp(op="*"):
-            return _conditions(e.a, known) + _conditions(e.b, known)
+            return zero_conditions(e.a, known) + zero_conditions(e.b, known)
         case Call(op="if_then_else") if _is_zero(e.args[2]):
             return [c for c in lin.conjuncts(e.args[0]) if _is_modular(c)]
         case BufferLoad() if e.buffer in known:
@@ -170,7 +170,17 @@ def _is_zero(e: Expr) -> bool:
     return (type(e) is FloatImm or type(e) is IntImm) and e.value == 0
 
 
-def _spread(s: Alloc) -> _Spread | None:
+def of_store(s: BufferStore) -> Spread | None:
+    """What is known of a temporary that only this statement sets, indexed by variables."""
+    conds = zero_conditions(s.value, {})
+    places = [i for i in s.indices if type(i) is Var]
+    if not conds or len(set(places)) < len(s.indices):
+        return None
+    own = tuple([c for c in conds if not walk.free_vars(c) - set(places)])
+    return Spread(tuple(places), own) if own else None
+
+
+def _spread(s: Alloc) -> Spread | None:
     """What is known of a temporary all elements of which are set under conditions on remainders."""
     places = tuple([Var(f"i{k}", "int32") for k in range(len(s.buffer.shape))])
     common: dict[object, Expr] | None = None
@@ -183,14 +193,14 @@ def _spread(s: Alloc) -> _Spread | None:
         for place, i in zip(places, x.indices):
             if type(i) is Var and i in inside and i.dtype == place.dtype:
                 table[i] = place
-        for c in _conditions(x.value, {}):
+        for c in zero_conditions(x.value, {}):
             moved = walk.substitute(c, table)
             if not _among(moved, inside):
                 here[lin.key(moved)] = moved
         common = here if common is None else {k: c for k, c in common.items() if k in here}
         if not common:
             return None
-    return _Spread(places, tuple(common.values())) if common else None
+    return Spread(places, tuple(common.values())) if common else None
 
 
 # ----------------------------------------------------------------------------- which loops
@@ -204,10 +214,10 @@ def _groups(s: Stmt, loops: Mapping[Var, For], known: _Known, out: dict[Var, int
         spread = _spread(s)
         known = known if spread is None else {**known, s.buffer: spread}
     elif type(s) is BufferStore:
-        for c in _zero_unless(s, known):
+        for c in zero_unless(s, known):
             found = True
             more = _wanted(c, loops, out)
-            if more is not None and _growth({**out, **more}, loops) <= _GROWTH:
+            if more is not None and _growth({**out, **more}, loops) <= GROWTH:
                 out.update(more)
     for x in walk.stmt_children(s):
         found = _groups(x, loops, known, out) or found
@@ -216,7 +226,7 @@ def _groups(s: Stmt, loops: Mapping[Var, For], known: _Known, out: dict[Var, int
 
 def _wanted(c: Expr, loops: Mapping[Var, For], out: Mapping[Var, int]) -> dict[Var, int] | None:
     """Groups of iterations that decide the condition; None where loops have none."""
-    sum_, modulus = _parts(c)
+    sum_, modulus = remainder(c)
     more: dict[Var, int] = {}
     for atom, k in lin.linear(sum_, {}).terms.values():
         if k % modulus == 0:
@@ -231,7 +241,7 @@ def _wanted(c: Expr, loops: Mapping[Var, For], out: Mapping[Var, int]) -> dict[V
                 return None
             if n % group:
                 group = n
-            if group > _GROUP:
+            if group > GROUP:
                 return None
             more[loop.var] = group
     return more
@@ -263,7 +273,7 @@ def _go(s: Stmt, groups: Mapping[Var, int], known: _Known, fixed: frozenset[Var]
             inner = known if spread is None else {**known, s.buffer: spread}
             body = _go(s.body, groups, inner, fixed)
             return s if body is s.body else Alloc(s.buffer, body)
-        case BufferStore() if known and _zero_unless(s, known):
+        case BufferStore() if known and zero_unless(s, known):
             value = _said(s.value, known, fixed)
             return s if value is s.value else BufferStore(s.buffer, value, s.indices, s.predicate)
         case _:
@@ -285,7 +295,7 @@ def _said(e: Expr, known: _Known, fixed: frozenset[Var]) -> Expr:
 
 def _settled(c: Expr, fixed: frozenset[Var]) -> bool:
     """Will the condition be known once loops are written out?"""
-    sum_, modulus = _parts(c)
+    sum_, modulus = remainder(c)
     terms = lin.linear(sum_, {}).terms.values()
     return all(k % modulus == 0 or (type(a) is Var and a in fixed) for a, k in terms)
 

@@ -72,6 +72,35 @@ def operations(e: Expr) -> tuple[float, float]:
     return flops, calls
 
 
+_VECTOR_OPERATIONS = {
+    "exp": 13.0, "exp2": 12.0, "exp10": 13.0, "log": 20.0, "log2": 20.0, "log10": 20.0,
+    "log1p": 22.0, "sigmoid": 25.0, "tanh": 30.0, "erf": 30.0, "pow": 90.0, "sqrt": 16.0,
+    "rsqrt": 24.0, "sin": 25.0, "cos": 25.0, "tan": 40.0, "abs": 1.0, "floor": 1.0, "ceil": 1.0,
+    "round": 3.0, "trunc": 1.0, "nearbyint": 1.0, "copysign": 2.0, "isnan": 1.0, "isinf": 2.0,
+    "isfinite": 2.0,
+}  # fmt: skip
+"""What functions of `codegen.llvm` take of a core that begins two operations a cycle."""
+_DIVISION, _FUNCTION = 16.0, 30.0
+
+
+def vector_operations(e: Expr) -> float:
+    """What divisions and functions in a value cost a CPU: operations on vectors that it could do
+    instead (more for a 64-bit result)."""
+    out = 0.0
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        each = 0.0
+        if type(x) is BinOp and x.op == "/":
+            each = _DIVISION
+        elif type(x) is Call and x.op not in _FREE_CALLS:
+            each = _VECTOR_OPERATIONS.get(x.op, _FUNCTION)
+        out += each * (1.0 if dtypes.bits(x.dtype) <= 32 else 1.7)
+        if type(x) is not BufferLoad:
+            stack.extend(expr_children(x))
+    return out
+
+
 def choices(e: Expr) -> int:
     """Conditions that a value depends on, each of which may become a branch."""
     return sum(1 for x in walk_expr(e) if type(x) is Call and x.op == "if_then_else")

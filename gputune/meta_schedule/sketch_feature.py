@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ..lower.zeros import GROWTH
 from .gpu_layout import GpuLayout
 from .gpu_machine import GpuMachine
 from .gpu_model import GPU_COLUMNS, columns_used, gpu_features
@@ -230,12 +231,15 @@ class _Nest:
         self.extent = np.ones((max(n, 1), self.count))
         for k, f in enumerate(loops):
             self.extent[k] = facts[f.extent]
+        self._spans: dict[Span, Floats] = {}
+        self.whole = self.extent
+        if block.residues:
+            self.extent = self._without_zeros()
         self.inside = np.ones((n + 1, self.count))  # trips of the loops from d inward
         for d in range(n - 1, -1, -1):
             np.multiply(self.inside[d + 1], self.extent[d], out=self.inside[d])
         self.trips = self.inside[0]
         self.flops = self.trips * (block.flops + 8.0 * block.calls)
-        self._spans: dict[Span, Floats] = {}
         self._stepped: dict[int, tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]] = {}
         self.memory = [self._footprint(a) for a in block.accesses]
         one = np.zeros((n + 1, self.count))
@@ -248,6 +252,42 @@ class _Nest:
         self._caches()
         self._cycles()
 
+    def _without_zeros(self) -> Floats:
+        """How many iterations of the loops add more than zero: where a remainder decides, and the
+        loops that it depends on are written out in groups, the innermost of them has fewer."""
+        out = self.extent.copy()
+        growth = np.ones(self.count)
+        for span, modulus in self.block.residues:
+            apart: dict[int, Floats] = {}  # of iterations of loops that have the same remainder
+            known = np.ones(self.count, bool)
+            for part, step in self._terms(span).items():
+                takes = self.extent[part[1]] if part[0] == "loop" else self._span(part)[0]
+                goes_on = np.where(takes > 1, modulus / np.gcd(step.astype(np.int64), modulus), 1.0)
+                if part[0] == "loop" and self.block.loops[part[1]].kind < 2:
+                    apart[part[1]] = goes_on
+                else:  # such as the lanes of a vector, or a tile of a fused loop: any
+                    known &= goes_on == 1
+                growth = growth * goes_on
+            known &= growth <= GROWTH
+            for d in sorted(apart, reverse=True):
+                out[d] /= np.where(known, np.minimum(apart[d], out[d]), 1.0)
+                known &= apart[d] == 1
+        return out
+
+    def _terms(self, s: Span) -> dict[Span, Floats]:
+        """By how much each loop, or what else is not a sum, changes an index."""
+        if s[0] == "point":
+            return {}
+        if s[0] == "scale":
+            return {x: c * self.facts[s[2]] for x, c in self._terms(s[1]).items()}
+        if s[0] != "sum":
+            return {s: np.ones(self.count)}
+        out: dict[Span, Floats] = {}
+        for part in s[1]:
+            for x, c in self._terms(part).items():
+                out[x] = out.get(x, np.zeros(self.count)) + c
+        return out
+
     # ------------------------------------------------------------------ what is touched
     def _span(self, s: Span) -> Floats:
         """How many values an index takes while the loops from d inward run."""
@@ -259,7 +299,7 @@ class _Nest:
     def _new_span(self, s: Span) -> Floats:
         out: Floats = np.ones((self.depth + 1, self.count))
         if s[0] == "loop":
-            out[: s[1] + 1] = self.extent[s[1]]
+            out[: s[1] + 1] = self.whole[s[1]]
         elif s[0] == "sum":
             for x in s[1]:
                 out += self._span(x)
@@ -461,7 +501,7 @@ class _Nest:
         self._bodies()
         passes = self.trips / self.tile
         instances = self.trips * self.per_lane
-        work = max(0.5 * block.flops, 0.5) + 4.0 * block.calls
+        work = max(0.5 * block.flops, 0.5) + block.costs
         arithmetic = instances * work
         loads = np.zeros(self.count)
         stores = np.zeros(self.count)
@@ -546,7 +586,7 @@ class _Nest:
             return found
         a = self.block.accesses[k]
         d = self.place[0]
-        extent = self._at(self.inside, d)
+        extent = self._at(self.whole, d)
         along = np.zeros(self.count, bool)
         across = np.zeros(self.count, bool)
         step = np.ones(self.count)

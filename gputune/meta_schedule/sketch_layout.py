@@ -29,11 +29,19 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_expr, walk_stmt
+from ..lower import zeros
 from ..lower.layout_preproc import as_measured
 from ..schedule.dim import expr_of
 from .gpu_layout import GpuLayout, describe_gpu, is_gpu_program
 from .index_spans import ALL, POINT, Span, span_of
-from .layout_parts import choices, drives_reduction, instructions, operations, work
+from .layout_parts import (
+    choices,
+    drives_reduction,
+    instructions,
+    operations,
+    vector_operations,
+    work,
+)
 
 KIND_CODES: Mapping[ForKind, int] = {
     "serial": 0,
@@ -89,20 +97,25 @@ class BlockFact:
     Attributes:
         flops: arithmetic operations of one instance.
         calls: transcendental functions of one instance.
+        costs: of those, and of divisions, in vector operations.
         unroll: fact: the limit up to which loops are unrolled; -1 for none.
         guarded: does it run under a predicate?
         choices: conditions that the stored values depend on.
         shared: how many of the loops go on around another block, too.
+        residues: sums, with a modulus each: unless the remainder of a sum has one value, an
+            instance adds zero, and lowering leaves it out (see `lower.zeros`).
     """
 
     loops: tuple[LoopFact, ...]
     accesses: tuple[AccessFact, ...]
     flops: float
     calls: float
+    costs: float
     unroll: int
     guarded: bool
     choices: int = 0
     shared: int = 0
+    residues: tuple[tuple[Span, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +163,12 @@ def own_facts(block: BlockFact) -> tuple[BlockFact, tuple[int, ...]]:
         ]),
         block.flops,
         block.calls,
+        block.costs,
         -1 if block.unroll < 0 else number(block.unroll),
         block.guarded,
         block.choices,
         block.shared,
+        tuple([(span(s), m) for s, m in block.residues]),
     )  # fmt: skip
     return out, tuple(places)
 
@@ -209,6 +224,8 @@ class _Walk:
         self.around: list[For] = []  # the loops of the statement that is looked at
         self.paths: list[list[For]] = []  # the loops around each block that was found
         self.homes: dict[int, list[For]] = {}  # of a temporary: the loops that all its uses share
+        self.stored: set[Buffer] = set(params)  # by the blocks so far, or by the caller
+        self.spread: dict[Buffer, zeros.Spread] = {}
 
     def fact(self, x: int) -> int:
         """The place of an integer; equal expressions have one, so equal indices stay equal."""
@@ -279,10 +296,11 @@ class _Walk:
         if b.match_buffers and instructions(b):
             return self.instruction(b, loops, env, unroll)
         inner = dict(env)
-        flops = calls = 0.0
+        flops = calls = costs = 0.0
         chosen = 0
         own = list(loops)
         touched: dict[tuple[Buffer, tuple[Span, ...]], list[bool]] = {}
+        residues: dict[tuple[Span, int], None] = {}
         stack: list[Stmt] = [b.body]
         while stack:
             s = stack.pop()
@@ -294,13 +312,36 @@ class _Walk:
                 self.touch(touched, s.buffer, s.indices, inner, 1)
                 f, c = operations(s.value)
                 flops, calls = flops + f, calls + c
+                costs += vector_operations(s.value)
                 chosen += choices(s.value)
+                residues |= self.residues(s, inner)
             for e in stmt_exprs(s):
                 self.loads(e, inner, touched)
             stack.extend(reversed(stmt_children(s)))
         accesses = tuple([self.access(k[0], k[1], how) for k, how in touched.items()])
         guarded = type(b.predicate) is not IntImm
-        return BlockFact(tuple(own), accesses, flops, calls, unroll, guarded, chosen)
+        return BlockFact(
+            tuple(own),
+            accesses,
+            flops,
+            calls,
+            costs,
+            unroll,
+            guarded,
+            chosen,
+            residues=tuple(residues),
+        )
+
+    def residues(self, s: BufferStore, env: dict[Var, Span]) -> dict[tuple[Span, int], None]:
+        """Which remainders decide whether a statement adds zero. Notes what is said of a temporary
+        that one statement sets: its zeros are those of who reads it."""
+        if s.buffer in self.stored:
+            self.spread.pop(s.buffer, None)
+        elif spread := zeros.of_store(s):
+            self.spread[s.buffer] = spread
+        self.stored.add(s.buffer)
+        asked = [zeros.remainder(c) for c in zeros.zero_unless(s, self.spread)]
+        return dict.fromkeys([(span_of(e, env, self.fact), m) for e, m in asked])
 
     def instruction(
         self, b: Block, loops: tuple[LoopFact, ...], env: dict[Var, Span], unroll: int
@@ -350,7 +391,7 @@ class _Walk:
                 accesses.append(replace(found, size=wide, shape=tuple(shape)))
         flops = 2.0 * instructions(b) + operations(store.value)[0]
         guarded = type(b.predicate) is not IntImm
-        return BlockFact(tuple(own), tuple(accesses), flops, 0.0, unroll, guarded)
+        return BlockFact(tuple(own), tuple(accesses), flops, 0.0, 0.0, unroll, guarded)
 
     def loads(
         self,

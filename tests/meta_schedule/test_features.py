@@ -8,7 +8,9 @@ from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, tw
 
 from gputune.errors import UserError
 from gputune.ir.nodes import PrimFunc
+from gputune.ir.ops import MATH
 from gputune.meta_schedule.feature_extractor import FeatureExtractor, SketchFeature
+from gputune.meta_schedule.layout_parts import _VECTOR_OPERATIONS
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
 from gputune.meta_schedule.sketch_feature import (
     FEATURE_COUNT,
@@ -189,3 +191,80 @@ def test_lines_that_share_a_place_of_the_first_cache() -> None:
     assert taken[0] == 128 / 4 * 4096
     (nest,) = nests(Schedule(column_of_rows(128, 784)))  # 49 lines apart: at all places
     assert nest.memory[1][3][0] == 128 / 64 * 4096
+
+
+# ----------------------------------------------------------------------------- what lowering does
+def spread(order: str, split: int = 4) -> Schedule:
+    """A transposed convolution by stride 2; the order of its loops: y in tiles, c, the taps r."""
+    text = """
+@T.prim_func
+def main(X: T.Buffer((16, 16), "float32"), W: T.Buffer((4, 16), "float32"),
+         Y: T.Buffer((32, 16), "float32")):
+    P = T.alloc_buffer((35, 16))
+    for y, c in T.grid(35, 16):
+        with T.block("P"):
+            vy, vc = T.axis.remap("SS", [y, c])
+            P[vy, vc] = T.if_then_else(1 <= vy and vy < 32 and (vy - 1) % 2 == 0,
+                                       X[(vy - 1) // 2, vc], T.float32(0))
+    for y, c, r in T.grid(32, 16, 4):
+        with T.block("Y"):
+            vy, vc, vr = T.axis.remap("SSR", [y, c, r])
+            with T.init():
+                Y[vy, vc] = T.float32(0)
+            Y[vy, vc] = Y[vy, vc] + P[vy + vr, vc] * W[3 - vr, vc]
+"""
+    sch = Schedule(from_source(text))
+    y, c, r = sch.get_loops(sch.get_block("Y"))
+    y0, y1 = sch.split(y, [None, split])
+    loops = {"y": y0, "t": y1, "c": c, "r": r}
+    sch.reorder(*[loops[k] for k in order])
+    return sch
+
+
+def products(sch: Schedule) -> float:
+    """How many products a core computes, as the features have it."""
+    return float(nests(sch)[0].trips[0])
+
+
+def test_zeros_that_spread_data_are_no_work() -> None:
+    assert products(spread("yrtc")) == products(spread("ytcr")) == 32 * 16 * 4 / 2
+    # tiles of three end at either remainder: all of them are one group
+    assert products(spread("yrtc", 3)) < 33 * 16 * 4
+    whole = spread("ryct", 1)  # tiles of one: the loop outside of them decides
+    assert products(whole) == 32 * 16 * 4 / 2
+    # the lanes of a vector are of both kinds; iterations of a parallel loop are not written out
+    lanes = spread("yrct")
+    lanes.vectorize(lanes.get_loops(lanes.get_block("Y"))[-1])
+    assert products(lanes) == 32 * 16 * 4
+    apart = spread("ryct", 1)
+    apart.parallel(apart.get_loops(apart.get_block("Y"))[1])
+    assert products(apart) == 32 * 16 * 4
+
+
+def test_data_that_is_not_spread_is_all_work() -> None:
+    sch = spread("yrtc")
+    sch.compute_inline(sch.get_block("P"))
+    assert products(sch) == 32 * 16 * 4 / 2  # the condition is asked in the sum itself
+    plain = Schedule(suite_kernel("C1D"))
+    assert nests(plain)[0].trips[0] == nests(plain)[0].whole.prod(axis=0)[0]
+
+
+def test_functions_and_divisions_have_their_price() -> None:
+    def cycles(value: str) -> float:
+        sch = Schedule(
+            from_source(f"""
+@T.prim_func
+def main(A: T.Buffer((512,), "float32"), B: T.Buffer((512,), "float32")):
+    for i in range(512):
+        with T.block("B"):
+            v = T.axis.spatial(512, i)
+            B[v] = {value}
+""")
+        )
+        sch.vectorize(sch.split(sch.get_loops(sch.get_block("B"))[0], [None, 16])[1])
+        return float(nests(sch)[0].ports[0][0])
+
+    dear = [cycles(f"{x}") for x in ("A[v] * A[v]", "T.floor(A[v])", "A[v] / A[v]", "T.tanh(A[v])")]
+    assert dear == sorted(dear)
+    assert dear[2] > 10 * dear[0]
+    assert set(_VECTOR_OPERATIONS) <= set(MATH)
