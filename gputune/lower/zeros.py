@@ -52,6 +52,7 @@ class Spread:
     conds: tuple[Expr, ...]
 
     def at(self, indices: tuple[Expr, ...]) -> list[Expr]:
+        """Those conditions of an element that are one for all lanes."""
         table = {v: i for v, i in zip(self.places, indices) if dtypes.lanes(i.dtype) == 1}
         scalar = [c for c in self.conds if not _among(c, self.places) - set(table)]
         return [walk.substitute(c, table) for c in scalar]
