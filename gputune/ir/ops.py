@@ -92,8 +92,9 @@ class VectorOp:
             LLVM's own types (bfloat, half).
         features: what the processor needs for it, as LLVM names its features; of a GPU, the first
             architecture that has it, such as "sm_70".
-        cuda: the function of the device prelude that computes it, "" if there is none. The 32
-            threads of a warp call it together: they hold what is in a scope `wmma.*` in parts.
+        cuda: the device function that computes it, "" if there is none. If it has
+            tiles, the 32 threads of a warp call it together: they hold what is in a scope `wmma.*`
+            in parts.
         tiles: for instructions on tiles of 16 rows, how the result and each argument lie: a scope
             `wmma.*`, with ":row" or ":col" where the registers depend on it, or `amx.tmm`;
             "memory"; or "" for a number.
@@ -184,6 +185,31 @@ VECTOR: dict[str, VectorOp] = {
     ),
 }  # fmt: skip
 
+
+def _dp4a(a: type, b: type) -> Callable[..., Any]:
+    """A sum and four products of the bytes of two numbers, seen as of types `a` and `b`."""
+
+    def run(acc: Any, x: Any, y: Any) -> Any:
+        left, right = (v.view(k).astype(np.int32) for v, k in ((x, a), (y, b)))
+        return acc + (left * right).sum(dtype=np.int32).astype(acc.dtype)
+
+    return run
+
+
+def _byte_ops() -> dict[str, VectorOp]:
+    """What one thread of a GPU does with four bytes at a time."""
+    out = {}
+    for a, b, sums in (("s8", "s8", "int32"), ("u8", "s8", "int32"), ("s8", "u8", "int32"),
+                       ("u8", "u8", "uint32")):  # fmt: skip
+        kinds = [np.int8 if x == "s8" else np.uint8 for x in (a, b)]
+        out[f"cuda.dp4a.{a}{b}"] = VectorOp(
+            sums, (sums, sums, sums), _dp4a(*kinds), features=("sm_61",), cuda=f"gt_dp4a_{a}{b}"
+        )
+    return out
+
+
+VECTOR.update(_byte_ops())
+
 _FIRST = {"float16": "sm_70", "float32": "sm_70", "int8": "sm_72", "int32": "sm_72"}
 
 TILE = 16
@@ -191,12 +217,14 @@ TILE = 16
 another."""
 
 
-def _multiply(wide: Any, transposed: bool) -> Callable[..., Any]:
-    """acc + a @ b, or acc + a @ b.T, of tiles; summed in `wide`, rounded once."""
+def _multiply(wide: Any, of_a: str, of_b: str) -> Callable[..., Any]:
+    """acc + a @ b of tiles, those that lie by columns ("col") transposed; summed in `wide`, rounded
+    once."""
 
     def run(acc: Any, a: Any, b: Any) -> Any:
         x, y = (v.reshape(TILE, TILE).astype(wide) for v in (a, b))
-        return acc.astype(wide) + (x @ (y.T if transposed else y)).ravel()
+        product = (x.T if of_a == "col" else x) @ (y.T if of_b == "col" else y)
+        return acc.astype(wide) + product.ravel()
 
     return run
 
@@ -206,7 +234,9 @@ def _warp_ops() -> dict[str, VectorOp]:
     lanes, out = TILE * TILE, {}
     for short, dtype in (("f16", "float16"), ("s8", "int8")):
         tile = f"{dtype}x{lanes}"
-        for operand, layout in (("a", "row"), ("b", "row"), ("b_trans", "col")):
+        for operand, layout in (
+            ("a", "row"), ("a_trans", "col"), ("b", "row"), ("b_trans", "col")
+        ):  # fmt: skip
             held = f"wmma.matrix_{operand[0]}:{layout}"
             out[f"wmma.load_{operand}.{short}"] = VectorOp(
                 tile, (tile,), lambda x: x, features=(_FIRST[dtype],),
@@ -227,11 +257,14 @@ def _warp_ops() -> dict[str, VectorOp]:
         ("f16f16f16", "float16", "float16", np.float32),
         ("s8s8s32", "int8", "int32", np.int32),
     ):
-        for name, layout in (("mma", "row"), ("mma_trans", "col")):
+        for name, of_a, of_b in (
+            ("mma", "row", "row"), ("mma_trans", "row", "col"), ("mma_trans_a", "col", "row"),
+            ("mma_trans_a_trans_b", "col", "col"),
+        ):  # fmt: skip
             out[f"wmma.{name}.{short}"] = VectorOp(
                 f"{c}x{lanes}", (f"{c}x{lanes}", f"{ab}x{lanes}", f"{ab}x{lanes}"),
-                _multiply(wide, layout == "col"), features=(_FIRST[ab],), cuda=f"gt_wmma_{name}",
-                tiles=(acc, acc, "wmma.matrix_a:row", f"wmma.matrix_b:{layout}"),
+                _multiply(wide, of_a, of_b), features=(_FIRST[ab],), cuda=f"gt_wmma_{name}",
+                tiles=(acc, acc, f"wmma.matrix_a:{of_a}", f"wmma.matrix_b:{of_b}"),
             )  # fmt: skip
     return out
 

@@ -10,6 +10,7 @@ Written as plain Python functions, they are parsed when they are first used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,8 +26,20 @@ from . import host
 if TYPE_CHECKING:
     from .target import Target
 
-FAMILIES = ("intrin_x86", "intrin_amx", "intrin_aarch64", "intrin_wmma")
+FAMILIES = ("intrin_x86", "intrin_amx", "intrin_aarch64", "intrin_wmma", "intrin_dp4a")
 """Modules of this room with a table `INTRINSICS`: name -> (description, implementation)."""
+
+ABSENT = {
+    r"wmma_\w+_8x8x32_": "its operands are int4, of which there are no buffers here",
+    r"mma_": "products on tensor cores are those of WMMA here: wmma_load_*, wmma_fill_*,"
+    " wmma_sync_*, wmma_store_*",
+    r"(?i)rocm_|sdot4": "there is no code for ROCm here",
+    r"simdgroup_": "there is no code for Metal here",
+    r"sme_": "there is no code for SME here; NEON's dot products are dot_4x4_*",
+    r"rvv_": "there is no code for RISC-V here",
+    r"dot_32x\d_|dma_read|sync_dma": "there is no code for Hexagon here",
+}
+"""Intrinsics that TVM has, by how their names begin, and why they are not here."""
 
 Script = PrimFunc | Callable[..., Any]
 
@@ -117,7 +130,8 @@ class TensorIntrin:
         first = max([_number(arch) for arch in self.features])
         if _number(target.arch) >= first:
             return ""
-        return f"{target.arch} has no tensor cores for {self.name}, sm_{first} was the first"
+        what = "tensor cores" if any(op.tiles for op in self._ops) else "instruction"
+        return f"{target.arch} has no {what} for {self.name}, sm_{first} was the first"
 
     @staticmethod
     def register(name: str, desc: Script, impl: Script, override: bool = False) -> None:
@@ -162,9 +176,10 @@ class TensorIntrin:
 
             known = TensorIntrin.names()
             near = get_close_matches(name, known, 3) or list(known)
+            why = next((f"{x}; " for p, x in ABSENT.items() if re.match(p, name)), "")
             raise UserError(
                 f"there is no tensor intrinsic {name!r}",
-                hint=f"known are: {', '.join(near)}",
+                hint=f"{why}known are: {', '.join(near)}",
                 code="intrin-unknown",
             )
         return found

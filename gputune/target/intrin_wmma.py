@@ -4,12 +4,14 @@ The 32 threads of a warp compute them together. Tiles of operands lie in the sco
 `wmma.matrix_b` and `wmma.accumulator`: in registers, each thread holding a part. To a program and
 to the interpreter a tile is a plain array of 16 x 16. The names are MetaSchedule's:
 
-    wmma_load_16x16x16_{f16,s8}_{a,b,b_trans}_{shared,shared_dyn}
+    wmma_load_16x16x16_{f16,s8}_{a,b}{,_trans}_{shared,shared_dyn}
     wmma_fill_16x16x16_{f32,f16,s32}
     wmma_sync_16x16x16_{f16f16f32,f16f16f16,s8s8s32}{,_trans}       C += A @ B, or A @ B.T
     wmma_store_16x16x16_{f32,f16,s32}_{shared,shared_dyn,global}
 
-`_trans` is for a B that lies in memory as B[n, k]; its loads and products go together.
+`_trans` is for a B that lies in memory as B[n, k]; its loads and products go together. So do those
+of an A that lies as A[k, m]: `wmma_load_..._a_trans_...` with `wmma_sync_..._trans_a` and
+`wmma_sync_..._trans_a_trans_b`, which TVM has not got (there no product takes what these load).
 """
 # mypy: disable-error-code="no-untyped-def, valid-type, index, operator, misc, assignment"
 # The functions are scripts: parsed when first used, never run.
@@ -67,8 +69,9 @@ def _fill(dtype: str, op: str) -> Pair:
     return desc, impl
 
 
-def _sync(ab: str, sums: str, transposed: bool, op: str) -> Pair:
-    """C += A @ B, or A @ B.T: operands of dtype `ab`, sums of dtype `sums`."""
+def _sync(ab: str, sums: str, transposed: str, op: str) -> Pair:
+    """C += A @ B: operands of dtype `ab`, sums of dtype `sums`. What `transposed` names ("", "a",
+    "b", "ab") lies by columns."""
 
     def desc(a: T.handle, b: T.handle, c: T.handle):
         A = T.match_buffer(a, (16, 16), ab, scope="wmma.matrix_a")
@@ -79,7 +82,7 @@ def _sync(ab: str, sums: str, transposed: bool, op: str) -> Pair:
                 vi, vj, vk = T.axis.remap("SSR", [i, j, k])
                 C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], sums) * T.cast(B[vk, vj], sums)
 
-    def desc_trans(a: T.handle, b: T.handle, c: T.handle):
+    def desc_b(a: T.handle, b: T.handle, c: T.handle):
         A = T.match_buffer(a, (16, 16), ab, scope="wmma.matrix_a")
         B = T.match_buffer(b, (16, 16), ab, scope="wmma.matrix_b")
         C = T.match_buffer(c, (16, 16), sums, scope="wmma.accumulator")
@@ -87,6 +90,24 @@ def _sync(ab: str, sums: str, transposed: bool, op: str) -> Pair:
             with T.block("update"):
                 vi, vj, vk = T.axis.remap("SSR", [i, j, k])
                 C[vi, vj] = C[vi, vj] + T.cast(A[vi, vk], sums) * T.cast(B[vj, vk], sums)
+
+    def desc_a(a: T.handle, b: T.handle, c: T.handle):
+        A = T.match_buffer(a, (16, 16), ab, scope="wmma.matrix_a")
+        B = T.match_buffer(b, (16, 16), ab, scope="wmma.matrix_b")
+        C = T.match_buffer(c, (16, 16), sums, scope="wmma.accumulator")
+        for i, j, k in T.grid(16, 16, 16):
+            with T.block("update"):
+                vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                C[vi, vj] = C[vi, vj] + T.cast(A[vk, vi], sums) * T.cast(B[vk, vj], sums)
+
+    def desc_ab(a: T.handle, b: T.handle, c: T.handle):
+        A = T.match_buffer(a, (16, 16), ab, scope="wmma.matrix_a")
+        B = T.match_buffer(b, (16, 16), ab, scope="wmma.matrix_b")
+        C = T.match_buffer(c, (16, 16), sums, scope="wmma.accumulator")
+        for i, j, k in T.grid(16, 16, 16):
+            with T.block("update"):
+                vi, vj, vk = T.axis.remap("SSR", [i, j, k])
+                C[vi, vj] = C[vi, vj] + T.cast(A[vk, vi], sums) * T.cast(B[vj, vk], sums)
 
     def impl(a: T.handle, b: T.handle, c: T.handle):
         A = T.match_buffer(a, (16, 16), ab, scope="wmma.matrix_a")
@@ -99,7 +120,7 @@ def _sync(ab: str, sums: str, transposed: bool, op: str) -> Pair:
             B[T.Ramp(0, 1, 256) // 16, T.Ramp(0, 1, 256) % 16],
         )  # fmt: skip
 
-    return (desc_trans if transposed else desc), impl
+    return {"": desc, "a": desc_a, "b": desc_b, "ab": desc_ab}[transposed], impl
 
 
 def _all() -> dict[str, Pair]:
@@ -107,7 +128,7 @@ def _all() -> dict[str, Pair]:
     head = "16x16x16"
     for dtype in ("float16", "int8"):
         short = _SHORT[dtype]
-        for operand in ("a", "b", "b_trans"):
+        for operand in ("a", "a_trans", "b", "b_trans"):
             held, op = f"wmma.matrix_{operand[0]}", f"wmma.load_{operand}.{short}"
             for scope in ("shared", "shared.dyn"):
                 name = f"wmma_load_{head}_{short}_{operand}_{scope.replace('.', '_')}"
@@ -120,8 +141,12 @@ def _all() -> dict[str, Pair]:
             out[name] = _copy(dtype, "wmma.accumulator", scope, f"wmma.store.{short}")
     for ab, c in (("float16", "float32"), ("float16", "float16"), ("int8", "int32")):
         kind = f"{_SHORT[ab]}{_SHORT[ab]}{_SHORT[c]}"
-        out[f"wmma_sync_{head}_{kind}"] = _sync(ab, c, False, f"wmma.mma.{kind}")
-        out[f"wmma_sync_{head}_{kind}_trans"] = _sync(ab, c, True, f"wmma.mma_trans.{kind}")
+        for suffix, turned in (
+            ("", ""), ("_trans", "b"), ("_trans_a", "a"), ("_trans_a_trans_b", "ab")
+        ):  # fmt: skip
+            out[f"wmma_sync_{head}_{kind}{suffix}"] = _sync(
+                ab, c, turned, f"wmma.mma{suffix}.{kind}"
+            )
     return out
 
 

@@ -408,7 +408,7 @@ def test_more_than_eight_tiles_are_refused() -> None:
     tiled_product(sch, dot, (3, 3))
     with pytest.raises(BuildError, match="needs one more AMX tile, and all 8 are in use") as caught:
         compiled(sch)
-    assert "C_amx_tmm" in caught.value.message
+    assert "C_amx.tmm" in caught.value.message
     assert "2 x 2" in caught.value.hint
 
 

@@ -15,6 +15,7 @@ from gputune.codegen.cuda.compile import compile_cuda
 from gputune.codegen.cuda.host import HostReport, host_compile, host_run
 from gputune.codegen.cuda.kernel import generate
 from gputune.codegen.cuda.program import CudaSource
+from gputune.errors import LowerError
 from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc
 from gputune.lower.gpu import lower_gpu
@@ -53,6 +54,32 @@ def test_every_architecture_gets_its_tensor_cores(ab: str, c: str, trans: bool, 
     facts = compile_cuda(generate(Product(ab, c, trans).tensorized()), arch).facts["main_kernel"]
     assert facts.mix["IMMA" if ab == "int8" else "HMMA"] >= 16
     assert facts.stack_bytes == 0  # tiles are in registers
+
+
+@pytest.mark.parametrize(("ab", "c", "trans"), KINDS)
+def test_rows_that_lie_as_columns(ab: str, c: str, trans: bool) -> None:
+    """Named for a bug: the loads of an A that lies as A[k, m] were not there."""
+    p = Product(ab, c, trans, trans_a=True)
+    func = p.tensorized()
+    a, b, want = p.values()
+    out = np.zeros(want.shape, want.dtype)
+    run(func, a, b, out)
+    np.testing.assert_array_equal(out, want)
+    source = generate(func)
+    assert "gt_wmma_load_a_trans_shared(" in source.text
+    report, right = on_host(p, source)
+    assert (right, report.findings) == (True, ()), str(report)
+    if nvrtc.load() is not None:
+        for arch in ARCHS:
+            facts = compile_cuda(source, arch).facts["main_kernel"]
+            assert facts.mix["IMMA" if ab == "int8" else "HMMA"] >= 16
+
+
+def test_a_product_takes_what_its_loads_laid_out() -> None:
+    p = Product(trans_a=True)
+    func = p.tensorized(load_a="wmma_load_16x16x16_f16_a_shared_dyn")
+    with pytest.raises(LowerError, match=r"by (rows|columns)"):
+        generate(func)
 
 
 def test_text_reads_well() -> None:

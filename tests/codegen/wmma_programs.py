@@ -19,9 +19,9 @@ KINDS = [
 """Dtypes of operands and sums, and whether B lies transposed."""
 
 
-def matmul(ab: str, c: str, trans: bool, n: int = 64) -> PrimFunc:
-    """C = A @ B, or A @ B.T, of n x n."""
-    a, b = "A[vi, vk]", "B[vj, vk]" if trans else "B[vk, vj]"
+def matmul(ab: str, c: str, trans: bool, n: int = 64, trans_a: bool = False) -> PrimFunc:
+    """C = A @ B of n x n; with `trans`, B.T instead of B, with `trans_a`, A.T instead of A."""
+    a, b = "A[vk, vi]" if trans_a else "A[vi, vk]", "B[vj, vk]" if trans else "B[vk, vj]"
     if ab != c:
         a, b = f'T.Cast("{c}", {a})', f'T.Cast("{c}", {b})'
     out = from_source(f"""
@@ -52,10 +52,11 @@ class Product:
     def __init__(
         self, ab: str = "float16", c: str = "float32", trans: bool = False,
         scope: str = "shared.dyn", lanes: int = 32, through_shared: bool = True,
+        trans_a: bool = False,
     ) -> None:  # fmt: skip
-        self.ab, self.c, self.trans, self.scope = ab, c, trans, scope
+        self.ab, self.c, self.trans, self.scope, self.trans_a = ab, c, trans, scope, trans_a
         self.through_shared = through_shared
-        sch = self.sch = Schedule(matmul(ab, c, trans))
+        sch = self.sch = Schedule(matmul(ab, c, trans, trans_a=trans_a))
         block = sch.get_block("C")
         i, j, k = sch.get_loops(block)
         (i, i_in), (j, j_in), (k, k_in) = (sch.split(x, [None, 16]) for x in (i, j, k))
@@ -115,12 +116,13 @@ class Product:
         """The intrinsic for each of the blocks."""
         ab, c, scope = SHORT[self.ab], SHORT[self.c], self.scope.replace(".", "_")
         trans = "_trans" * self.trans
+        both = {(0, 0): "", (1, 0): "_trans", (0, 1): "_trans_a", (1, 1): "_trans_a_trans_b"}
         target = scope if self.through_shared else "global"
         return {
-            "load_a": f"wmma_load_16x16x16_{ab}_a_{scope}",
+            "load_a": f"wmma_load_16x16x16_{ab}_a{'_trans' * self.trans_a}_{scope}",
             "load_b": f"wmma_load_16x16x16_{ab}_b{trans}_{scope}",
             "fill": f"wmma_fill_16x16x16_{c}",
-            "sync": f"wmma_sync_16x16x16_{ab}{ab}{c}{trans}",
+            "sync": f"wmma_sync_16x16x16_{ab}{ab}{c}{both[self.trans, self.trans_a]}",
             "store": f"wmma_store_16x16x16_{c}_{target}",
         }
 
@@ -137,7 +139,8 @@ class Product:
         """A, B, and what C shall be: whole numbers, so that sums are exact in every order."""
         rng = np.random.default_rng(3)
         a, b = (rng.integers(-3, 4, (64, 64)).astype(self.ab) for _ in range(2))
-        wide = a.astype(np.int64) @ (b.T if self.trans else b).astype(np.int64)
+        x, y = a.T if self.trans_a else a, b.T if self.trans else b
+        wide = x.astype(np.int64) @ y.astype(np.int64)
         return a, b, wide.astype(self.c)
 
 

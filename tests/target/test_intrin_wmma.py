@@ -20,14 +20,14 @@ NAMES = {
     *[
         f"wmma_load_16x16x16_{dtype}_{operand}_{scope}"
         for dtype in ("f16", "s8")
-        for operand in ("a", "b", "b_trans")
+        for operand in ("a", "a_trans", "b", "b_trans")
         for scope in ("shared", "shared_dyn")
     ],
     *[f"wmma_fill_16x16x16_{dtype}" for dtype in ("f32", "f16", "s32")],
     *[
         f"wmma_sync_16x16x16_{kind}{trans}"
         for kind in ("f16f16f32", "f16f16f16", "s8s8s32")
-        for trans in ("", "_trans")
+        for trans in ("", "_trans", "_trans_a", "_trans_a_trans_b")
     ],
     *[
         f"wmma_store_16x16x16_{dtype}_{scope}"
@@ -63,7 +63,9 @@ def test_implementation_does_what_the_description_says(name: str) -> None:
 def test_products_are_numpys(name: str) -> None:
     func = intrin(name).impl
     a, b, c = numbers(func)
-    want = c + a.astype(c.dtype) @ (b.T if name.endswith("_trans") else b).astype(c.dtype)
+    x = a.T if "_trans_a" in name else a
+    y = b.T if name.endswith(("32_trans", "16_trans", "_trans_b")) else b
+    want = c + x.astype(c.dtype) @ y.astype(c.dtype)
     run(func, a, b, c)
     np.testing.assert_array_equal(c, want)
 

@@ -146,13 +146,17 @@ def _compilers() -> Iterator[Compiler]:
 @functools.cache
 def prelude() -> str:
     """The device prelude: the text that stands before every generated program."""
-    return resources.files(__package__).joinpath("prelude.cuh").read_text(encoding="utf-8")
+    return _device_file("prelude.cuh")
+
+
+_MORE = {"gt_wmma_": "wmma.cuh", "gt_dp4a_": "dp4a.cuh"}
+"""How functions begin that are in files of their own, which follow the prelude where a program uses
+them: products on tensor cores, and of bytes."""
 
 
 @functools.cache
-def wmma() -> str:
-    """What follows the prelude where a program computes with tensor cores."""
-    return resources.files(__package__).joinpath("wmma.cuh").read_text(encoding="utf-8")
+def _device_file(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 # ----------------------------------------------------------------------------- text and options
@@ -160,8 +164,7 @@ def _whole_text(source: CudaSource, file_name: str) -> str:
     if not source.prelude:
         return f"{source.text}\n"
     parts = [("prelude.cuh", prelude())]
-    if "gt_wmma_" in source.text:
-        parts.append(("wmma.cuh", wmma()))
+    parts += [(name, _device_file(name)) for word, name in _MORE.items() if word in source.text]
     parts.append((file_name, source.text))
     return "".join([f'#line 1 "{name}"\n{text}\n' for name, text in parts])
 

@@ -28,9 +28,9 @@ from ...ir.nodes import (
     Select,
     Var,
 )
-from ...ir.ops import MATH
+from ...ir.ops import MATH, VECTOR
 from ...lower import linear as lin
-from ...lower.flat import steps_of
+from ...lower.flat import LANE, by_lane, place, steps_of
 from .names import NARROW, Names, compute_type, stored_type
 
 _LEVEL = {
@@ -57,6 +57,10 @@ HELPERS = {
         "template <typename T> static __device__ __forceinline__ T gt_max(T a, T b) {\n"
         "  return a > b || a != a ? a : b;\n}\n"
     ),
+    "gt_word": (
+        "static __device__ __forceinline__ int gt_word(int a, int b, int c, int d) {\n"
+        "  return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (int)((unsigned)d << 24);\n}\n"
+    ),
     "gt_vec": (
         "template <typename T, int N> struct __align__(sizeof(T) * N) gt_vec { T v[N]; };\n"
     ),
@@ -70,7 +74,8 @@ class Scope:
 
     names: of variables and buffers; dom: ranges of loop variables and axes; helpers: those used so
     far; fetched: elements that a vector access has brought, by buffer and address; pending:
-    declarations that have to stand before the statement.
+    declarations that have to stand before the statement; aligned: the alignment in bytes that
+    accesses need of a buffer.
     """
 
     names: Names
@@ -78,6 +83,11 @@ class Scope:
     helpers: set[str] = field(default_factory=set)
     fetched: dict[tuple[Buffer, object], str] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
+    aligned: dict[Buffer, int] = field(default_factory=dict)
+
+    def needs(self, b: Buffer, align: int) -> None:
+        """Let a buffer begin at a multiple of so many bytes."""
+        self.aligned[b] = max(self.aligned.get(b, 1), align)
 
     def use(self, helper: str) -> str:
         """The name of a helper, which the text then defines."""
@@ -347,6 +357,8 @@ def _call(e: Call, s: Scope) -> tuple[str, int]:
             if e.dtype in NARROW:
                 return f"gt_to_float({NARROW[e.dtype]}({out}))", _ATOM
             return out, _ATOM
+        case op if op in VECTOR and VECTOR[op].cuda and not VECTOR[op].tiles:
+            return f"{VECTOR[op].cuda}({', '.join([text(x, s) for x in e.args])})", _ATOM
         case _:
             raise BuildError(
                 f"T.{e.op} has no code on CUDA", hint=f"known are: {', '.join(sorted(MATH))}"
@@ -388,6 +400,8 @@ _BITS = {
 
 def _reinterpret(e: Call, s: Scope) -> tuple[str, int]:
     src, dst = e.args[0].dtype, e.dtype
+    if src in ("int8x4", "uint8x4") and dst in ("int32", "uint32"):
+        return _word(e.args[0], dst, s)
     if dtypes.bits(src) != dtypes.bits(dst):
         raise BuildError(f"reinterpret of {src} as {dst}: the sizes differ")
     name = _BITS.get((src, dst))
@@ -401,3 +415,21 @@ def _reinterpret(e: Call, s: Scope) -> tuple[str, int]:
     if dtypes.is_int(src) and dtypes.is_int(dst):
         return f"({compute_type(dst)}){_tight(e.args[0], s, _UNARY)}", _UNARY
     raise BuildError(f"reinterpret of {src} as {dst} has no code on CUDA")
+
+
+def _word(e: Expr, dtype: str, s: Scope) -> tuple[str, int]:
+    """Four bytes in memory as one number: one access where they begin at a multiple of four."""
+    found = place(e.buffer, e.indices, s.dom) if type(e) is BufferLoad else None
+    if type(e) is not BufferLoad or found is None or e.predicate is not None:
+        raise BuildError(f"four bytes of {e} as a number have no code on CUDA")
+    single = [by_lane(i) for i in e.indices]
+    bytes_ = [
+        element(e.buffer, tuple([walk.substitute(i, {LANE: IntImm(k)}) for i in single]), s)
+        for k in range(4)
+    ]
+    steps = [found.form.const, *[c for _, c in found.form.terms.values()]]
+    kind = compute_type(dtype)
+    if found.step == 1 and all(c % 4 == 0 for c in steps):
+        s.needs(e.buffer, 4)
+        return f"*(const {kind}*)&{bytes_[0]}", _UNARY
+    return f"({kind}){s.use('gt_word')}({', '.join(bytes_)})", _UNARY

@@ -158,7 +158,7 @@ class _Kernel:
         ])  # fmt: skip
         self.helpers = scope.helpers
         self.aligned = {
-            host_names[b]: out.aligned[b] for _, b in kernel.func.buffer_map if b in out.aligned
+            host_names[b]: scope.aligned[b] for _, b in kernel.func.buffer_map if b in scope.aligned
         }
         self.launch = Launch(
             kernel.name,

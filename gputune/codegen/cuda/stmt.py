@@ -51,17 +51,13 @@ class Shared:
 
 @dataclass(slots=True)
 class Body:
-    """Lines of a kernel as they come.
-
-    aligned: the alignment in bytes that vector accesses need of a buffer.
-    """
+    """Lines of a kernel as they come."""
 
     scope: Scope
     shared: Shared = field(default_factory=Shared)
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     unroll: int = 0
-    aligned: dict[Buffer, int] = field(default_factory=dict)
 
     def line(self, s: str) -> None:
         """One line at the present depth; declarations that it waits for come first."""
@@ -83,7 +79,7 @@ class Body:
             case BufferStore() if (op := tile_op(s)) is not None:
                 for tile in operands(s, op):
                     if tile.layout == "memory":
-                        self._needs(tile.buffer, VECTOR_BYTES)
+                        self.scope.needs(tile.buffer, VECTOR_BYTES)
                 self.line(tiles.call(s, op, self.scope))
             case BufferStore():
                 if s.predicate is not None:
@@ -248,7 +244,7 @@ class Body:
             place = element(e.buffer, base, scope)
             self.line(f"const {kind} {name} = *(const {kind}*)&{place};")
             scope.fetched[key] = f"{name}.v[{lane_name}]"
-            self._needs(e.buffer, width * dtypes.itemsize(e.buffer.dtype))
+            self.scope.needs(e.buffer, width * dtypes.itemsize(e.buffer.dtype))
         kind = f"{helper}<{stored_type(store.buffer.dtype)}, {width}>"
         name = scope.names.fresh(f"{store.buffer.name}_v")
         base = tuple([walk.substitute(i, first) for i in store.indices])
@@ -260,11 +256,8 @@ class Body:
         self.depth -= 1
         self.line("}")
         self.line(f"*({kind}*)&{element(store.buffer, base, scope)} = {name};")
-        self._needs(store.buffer, width * dtypes.itemsize(store.buffer.dtype))
+        self.scope.needs(store.buffer, width * dtypes.itemsize(store.buffer.dtype))
         scope.fetched = fetched
-
-    def _needs(self, b: Buffer, align: int) -> None:
-        self.aligned[b] = max(self.aligned.get(b, 1), align)
 
     def _width(self, s: For, store: BufferStore, n: int) -> int:
         """The most neighbouring elements that one access of the store may take; 1: no more."""

@@ -33,6 +33,7 @@ template <> struct gt_wmma_acc<int> { int x[8]; };
   GT_LOAD(name, kind, signed char, what, ".global", "s8", "%0,%1", GT_2, "2", "3", GT_GLOBAL)       \
   GT_LOAD(name##_shared, kind, signed char, what, ".shared", "s8", "%0,%1", GT_2, "2", "3", GT_SHARED)
 GT_LOADS(gt_wmma_load_a, gt_wmma_a, "a.sync.aligned.row")
+GT_LOADS(gt_wmma_load_a_trans, gt_wmma_a, "a.sync.aligned.col")
 GT_LOADS(gt_wmma_load_b, gt_wmma_b, "b.sync.aligned.row")
 GT_LOADS(gt_wmma_load_b_trans, gt_wmma_b, "b.sync.aligned.col")
 
@@ -54,7 +55,7 @@ GT_DEVICE void gt_wmma_fill(gt_wmma_acc<gt_half>& d, gt_half value) {
 #define GT_MMA(name, layout, ab, acc, type, c, d_regs, a_regs, b_regs, c_regs, n_ab, n_acc)         \
   GT_DEVICE void name(gt_wmma_acc<acc>& d, const gt_wmma_acc<acc>& e, const gt_wmma_a<ab>& a,       \
                       const gt_wmma_b<ab>& b) {                                                     \
-    asm volatile("wmma.mma.sync.aligned.row." layout ".m16n16k16." type " {" d_regs "}, {" a_regs   \
+    asm volatile("wmma.mma.sync.aligned." layout ".m16n16k16." type " {" d_regs "}, {" a_regs       \
                  "}, {" b_regs "}, {" c_regs "};"                                                   \
                  : n_acc("=" c, d.x) : n_ab("r", a.x), n_ab("r", b.x), n_acc(c, e.x));              \
   }
@@ -66,8 +67,10 @@ GT_DEVICE void gt_wmma_fill(gt_wmma_acc<gt_half>& d, gt_half value) {
          "%4,%5,%6,%7,%8,%9,%10,%11", "%12,%13,%14,%15,%16,%17,%18,%19", "%20,%21,%22,%23", GT_8, GT_4) \
   GT_MMA(name, layout, signed char, int, "s32.s8.s8.s32", "r", "%0,%1,%2,%3,%4,%5,%6,%7", "%8,%9",  \
          "%10,%11", "%12,%13,%14,%15,%16,%17,%18,%19", GT_2, GT_8)
-GT_MMAS(gt_wmma_mma, "row")
-GT_MMAS(gt_wmma_mma_trans, "col")
+GT_MMAS(gt_wmma_mma, "row.row")
+GT_MMAS(gt_wmma_mma_trans, "row.col")
+GT_MMAS(gt_wmma_mma_trans_a, "col.row")
+GT_MMAS(gt_wmma_mma_trans_a_trans_b, "col.col")
 
 // ---------------------------------------------------------------------------- store
 #define GT_STORE(name, T, space, type, registers, inputs, c, address)                               \

@@ -255,6 +255,18 @@ static inline unsigned __dp4a(unsigned a, unsigned b, unsigned c) {
   for (int i = 0; i < 4; ++i) c += (a >> (8 * i) & 0xffu) * (b >> (8 * i) & 0xffu);
   return c;
 }
+// By the names of the device's `dp4a.cuh`: sums wrap around.
+#define GT_DP4A(name, T, A, B)                                                                     \
+  GT_INLINE T name(T c, T a, T b) {                                                                \
+    unsigned sum = (unsigned)c;                                                                    \
+    for (int i = 0; i < 4; ++i) sum += unsigned(int((A)(a >> (8 * i))) * int((B)(b >> (8 * i))));  \
+    return (T)sum;                                                                                 \
+  }
+GT_DP4A(gt_dp4a_s8s8, int, signed char, signed char)
+GT_DP4A(gt_dp4a_u8s8, int, unsigned char, signed char)
+GT_DP4A(gt_dp4a_s8u8, int, signed char, unsigned char)
+GT_DP4A(gt_dp4a_u8u8, unsigned, unsigned char, unsigned char)
+#undef GT_DP4A
 
 // ---- loads and stores with a cache hint
 #define GT_LOAD(name)                                                                              \

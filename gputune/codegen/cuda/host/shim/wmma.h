@@ -91,8 +91,8 @@ __attribute__((no_sanitize("thread"))) static void gather(gt_exchange* e, int wh
   }
 }
 
-// b[n][k] holds what b lays out by columns: its lanes hold half a column.
-template <class T, class C, class W, bool COLUMNS>
+// a[k][m] and b[n][k] hold what a and b lay out by columns: their lanes hold half a column.
+template <class T, class C, class W, bool OF_A, bool OF_B>
 __attribute__((no_sanitize("thread"))) static void multiply(gt_exchange* e) {
   if (!is_one_call(e)) return;
   W a[16][16], b[16][16], c[16][16];
@@ -101,7 +101,7 @@ __attribute__((no_sanitize("thread"))) static void multiply(gt_exchange* e) {
   gather<OfSum, C>(e, 2, c);
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 16; ++j)
-      for (int k = 0; k < 16; ++k) c[i][j] += a[i][k] * (COLUMNS ? b[j][k] : b[k][j]);
+      for (int k = 0; k < 16; ++k) c[i][j] += (OF_A ? a[k][i] : a[i][k]) * (OF_B ? b[j][k] : b[k][j]);
   for (int l = 0; l < 32; ++l) {
     Part<C>* p = (Part<C>*)((const TileCall*)e->given[l])->result;
     for (int k = 0; k < 8; ++k) narrow(c[OfSum::row(l, k)][OfSum::col(l, k)], p->x[k]);
@@ -131,10 +131,10 @@ GT_INLINE void store(const char* name, int line, T* p, const Part<T>& d, int str
   }
 }
 
-template <class T, class C, class W, bool COLUMNS>
+template <class T, class C, class W, bool OF_A, bool OF_B>
 GT_INLINE void mma(const char* name, int line, Part<C>& d, const Part<C>& c, const Part<T>& a, const Part<T>& b) {
   TileCall call{name, line, nullptr, 0, &d, {&a, &b, &c}};
-  gt_collective(~0u, name, &call, nullptr, 0, 32, multiply<T, C, W, COLUMNS>);
+  gt_collective(~0u, name, &call, nullptr, 0, 32, multiply<T, C, W, OF_A, OF_B>);
 }
 
 template <class T>
@@ -161,6 +161,8 @@ struct gt_wmma_acc : gt::Part<T> {};
   }
 GT_LOADS(gt_wmma_load_a, gt_wmma_a)
 GT_LOADS(gt_wmma_load_a_shared, gt_wmma_a)
+GT_LOADS(gt_wmma_load_a_trans, gt_wmma_a)
+GT_LOADS(gt_wmma_load_a_trans_shared, gt_wmma_a)
 GT_LOADS(gt_wmma_load_b, gt_wmma_b)
 GT_LOADS(gt_wmma_load_b_shared, gt_wmma_b)
 GT_LOADS(gt_wmma_load_b_trans, gt_wmma_b)
@@ -181,15 +183,18 @@ GT_INLINE void gt_wmma_fill(gt_wmma_acc<T>& d, T value, int line = __builtin_LIN
   gt::fill<T>("gt_wmma_fill", line, d, value);
 }
 
-#define GT_MMA(name, T, C, W, COLUMNS)                                                             \
+#define GT_MMA(name, T, C, W, OF_A, OF_B)                                                          \
   GT_INLINE void name(gt_wmma_acc<C>& d, const gt_wmma_acc<C>& c, const gt_wmma_a<T>& a,           \
                       const gt_wmma_b<T>& b, int line = __builtin_LINE()) {                        \
-    gt::mma<T, C, W, COLUMNS>(#name, line, d, c, a, b);                                            \
+    gt::mma<T, C, W, OF_A, OF_B>(#name, line, d, c, a, b);                                         \
   }
-GT_MMA(gt_wmma_mma, gt_half, float, float, false)
-GT_MMA(gt_wmma_mma, gt_half, gt_half, float, false)
-GT_MMA(gt_wmma_mma, signed char, int, int, false)
-GT_MMA(gt_wmma_mma_trans, gt_half, float, float, true)
-GT_MMA(gt_wmma_mma_trans, gt_half, gt_half, float, true)
-GT_MMA(gt_wmma_mma_trans, signed char, int, int, true)
+#define GT_MMAS(name, OF_A, OF_B)                                                                  \
+  GT_MMA(name, gt_half, float, float, OF_A, OF_B)                                                  \
+  GT_MMA(name, gt_half, gt_half, float, OF_A, OF_B)                                                \
+  GT_MMA(name, signed char, int, int, OF_A, OF_B)
+GT_MMAS(gt_wmma_mma, false, false)
+GT_MMAS(gt_wmma_mma_trans, false, true)
+GT_MMAS(gt_wmma_mma_trans_a, true, false)
+GT_MMAS(gt_wmma_mma_trans_a_trans_b, true, true)
+#undef GT_MMAS
 #undef GT_MMA
