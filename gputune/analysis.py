@@ -4,8 +4,8 @@
 
 Counting: `estimate_tir_flops`, `calculate_allocated_bytes`, `count_gpu_resources`,
 `verify_gpu_code`, `gpu_code_faults`. Accesses: `get_sblock_access_region`, `find_out_of_bounds`,
-`check_in_bounds`. Blocks: `find_anchor_sblock`, `is_output_block`, `is_trivial_binding`,
-`has_if_then_else`. Layouts and tensor intrinsics: `suggest_index_map`,
+`OOBChecker`, `check_in_bounds`. Blocks: `find_anchor_sblock`, `is_output_block`,
+`is_trivial_binding`, `has_if_then_else`. Layouts and tensor intrinsics: `suggest_index_map`,
 `get_tensorize_loop_mapping`, `get_auto_tensorize_mapping_info`.
 
 Nothing is changed by asking. Names and arguments are those of TVM where it has them; what is only
@@ -60,6 +60,7 @@ __all__ = [
     "CONSTRAINTS",
     "AutoTensorizeMappingInfo",
     "GpuResources",
+    "OOBChecker",
     "StrayAccess",
     "TensorizeInfo",
     "calculate_allocated_bytes",
@@ -115,6 +116,29 @@ def get_sblock_access_region(
         )
     reads, writes = access_regions(block)
     return reads, writes, ()
+
+
+class OOBChecker:
+    """A pass that refuses a program in which an access surely leaves its buffer.
+
+    It is `find_out_of_bounds` for those who want TVM's name: what cannot be decided before the
+    program runs passes.
+
+    Example:
+        `OOBChecker()(mod)` gives `mod`; of `B[vi] = A[vi + 1]` over all 8 elements it raises
+        "block B of main reads A[vi + 1]: index 0 is 8 at i = 7; A has 8 elements along it".
+    """
+
+    def __call__(self, mod: IRModule | PrimFunc) -> IRModule | PrimFunc:
+        """The program, as it is; CheckError with every such access, and a picture of the first."""
+        found = [x for x in find_out_of_bounds(mod) if x.verdict == "outside"]
+        if found:
+            raise CheckError(
+                "; ".join(x.message for x in found),
+                draw=found[0].draw,
+                code="out-of-bounds",
+            )
+        return mod
 
 
 def has_if_then_else(stmt: Stmt) -> bool:

@@ -374,6 +374,11 @@ def test_the_interpreter_agrees() -> None:
         run(shifted, np.zeros(8, "float32"), np.zeros(8, "float32"))
     with pytest.raises(UserError, match="index 0 is 8 at i = 7"):
         analysis.check_in_bounds(shifted)
+    with pytest.raises(CheckError, match="index 0 is 8 at i = 7") as caught:
+        analysis.OOBChecker()(gt.IRModule({"main": shifted}))
+    assert caught.value.code == "out-of-bounds"
+    assert "> " in str(caught.value)  # drawn
+    assert analysis.OOBChecker()(MATMUL) is MATMUL
 
 
 # ----------------------------------------------------------------------------- operations
@@ -719,6 +724,12 @@ def test_loops_for_an_intrinsic() -> None:
     assert sizes == {"i": 16, "j": 16, "q": 4}
     assert sorted(info.desc_loop_indexer.values()) == [0, 1, 2]
     assert info.block_iter_paddings is None
+    for rv, f in zip(sch.get_loops(block), info.loop_map.values()):
+        loop = sch.get(rv)
+        for key in (loop, loop.var, sch.get_sref(rv)):  # the last as TVM has it
+            assert info.loop_map[key] is f
+        assert info.desc_loop_indexer[f] == info.desc_loop_indexer[f.var]
+    assert sch.get_sref(block) not in info.loop_map
     odd = Schedule(tensor_programs.u8_matmul(30, 48, 6), seed=1)
     assert analysis.get_tensorize_loop_mapping(odd, odd.get_block("C"), product) is None
     padded = analysis.get_tensorize_loop_mapping(odd, odd.get_block("C"), product, True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
+from typing import TypeVar
 
 from ..errors import ScheduleError
 from ..ir import build
@@ -25,9 +26,13 @@ from .blockize import fold
 from .handles import BlockRV, LoopRV
 from .matching import Matcher, body_of, placed
 from .schedule import Schedule
+from .views import StmtSRef
+
+_V = TypeVar("_V")
 
 __all__ = [
     "AutoTensorizeMappingInfo",
+    "ByLoop",
     "TensorizeInfo",
     "find_anchor_block",
     "get_auto_tensorize_mapping_info",
@@ -64,20 +69,46 @@ def is_trivial_binding(sch: Schedule, block: BlockRV) -> bool:
 
 
 # ----------------------------------------------------------------------------- one loop for each
+class ByLoop(Mapping[Var, _V]):
+    """Something for each of some loops, which may be given by their variables, as loops, or as
+    references; going through it gives the variables."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[Var, _V]) -> None:
+        self._items = items
+
+    def __getitem__(self, loop: Var | For | StmtSRef) -> _V:
+        v = loop.loop_var if isinstance(loop, StmtSRef) else loop
+        v = v.var if isinstance(v, For) else v
+        if v is None:
+            raise KeyError(loop)
+        return self._items[v]
+
+    def __iter__(self) -> Iterator[Var]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return f"ByLoop({dict(self._items)})"
+
+
 @dataclass(frozen=True, slots=True)
 class TensorizeInfo:
     """How the loops of a block are tiled for an intrinsic.
 
     Attributes:
-        loop_map: loop variable of the program -> the loop of the description whose extent is the
-            size of its tile.
-        desc_loop_indexer: variable of a loop of the description -> its depth.
+        loop_map: loop of the program -> the loop of the description whose extent is the size of its
+            tile. A loop is given by its variable, or itself, or as a reference (`sch.get_sref`).
+        desc_loop_indexer: loop of the description, or its variable -> its depth.
         block_iter_paddings: to a multiple of what each iterator of the block is to be padded first;
             None where nothing is.
     """
 
-    loop_map: Mapping[Var, For]
-    desc_loop_indexer: Mapping[Var, int]
+    loop_map: ByLoop[For]
+    desc_loop_indexer: ByLoop[int]
     block_iter_paddings: tuple[int, ...] | None = None
 
 
@@ -125,8 +156,8 @@ def get_tensorize_loop_mapping(
             if None not in sizes and _agrees(b, desc_func, inner, chosen):
                 padded = any(n != 1 for n in paddings)
                 return TensorizeInfo(
-                    found,
-                    {f.var: k for k, f in enumerate(desc_loops)},
+                    ByLoop(found),
+                    ByLoop({f.var: k for k, f in enumerate(desc_loops)}),
                     tuple(paddings) if padded else None,
                 )
     return None
@@ -234,6 +265,7 @@ class AutoTensorizeMappingInfo:
         mappings: from the iterators of the block to (what indexes all operands..., one index for
             each iterator of the description); the best first.
         lhs_buffer_map: buffer of the program -> that of the description.
+        rhs_buffer_indices: buffer of the description -> its indices there, in terms of rhs_iters.
         lhs_iters: the iterators of the block.
         rhs_iters: those of the description, in the order of the mapping's last indices.
         groups: for each of these, which iterators of the block it is, slowest first.
@@ -242,6 +274,7 @@ class AutoTensorizeMappingInfo:
 
     mappings: tuple[IndexMap, ...]
     lhs_buffer_map: Mapping[Buffer, Buffer]
+    rhs_buffer_indices: Mapping[Buffer, tuple[Expr, ...]]
     lhs_iters: tuple[IterVar, ...]
     rhs_iters: tuple[IterVar, ...]
     groups: tuple[tuple[IterVar, ...], ...]
@@ -339,6 +372,7 @@ def get_auto_tensorize_mapping_info(
     return AutoTensorizeMappingInfo(
         (index_map,),
         {of: d for d, (of, _) in m.windows.items()},
+        {d: tuple(m.indices[d][0]) for d in m.windows},
         b.iter_vars,
         inner.iter_vars,
         tuple([tuple(groups[d.var]) for d in inner.iter_vars]),

@@ -59,6 +59,11 @@ class StmtSRef:
         return node
 
     @property
+    def loop_var(self) -> Var | None:
+        """The variable of the loop, also after it is gone; None of a block."""
+        return self._key if isinstance(self._key, Var) else None
+
+    @property
     def parent(self) -> StmtSRef | None:
         """The nearest loop or block above; None for a root block."""
         for x in self._link().above():
