@@ -27,6 +27,7 @@ from . import build
 from .arith import Domain, bounds, simplify
 from .boxes import Ranges, relax, relax_exact
 from .build import const_int
+from .dtypes import SCALARS
 from .iter_map import IterSum, detect_iter_map, inverse_affine
 from .nodes import EXPR_CLASSES, BinOp, Expr, FloatImm, IntImm, Range, Var
 from .walk import substitute
@@ -520,6 +521,12 @@ def _read(node: ast.expr, scope: Mapping[str, Any]) -> Any:
             keywords=[],
         ):
             return float(text)
+        case ast.Call(  # as TVM prints a constant
+            func=ast.Attribute(value=ast.Name(id="T"), attr=dtype), args=[x], keywords=[]
+        ) if dtype in SCALARS:
+            v = _read(x, scope)
+            if type(v) is int or type(v) is float:
+                return v
     _refuse(f"{ast.unparse(node)[:60]!r} is no index arithmetic")
 
 

@@ -45,7 +45,7 @@ from ..ir.walk import all_exprs, expr_children, substitute, walk_expr
 from .handles import BlockRV
 from .memory import BufferIndex, pick_buffer, record_index
 from .nests import bound_map
-from .primitive import IndexMapLike, primitive
+from .primitive import AccessWord, RangesLike, primitive
 from .state import State
 from .tree import block_with
 
@@ -60,8 +60,8 @@ def annotate_buffer_access(
     s: State,
     block: BlockRV | str,
     buffer_index: BufferIndex,
-    buf_type: str,
-    gen_new_ranges: IndexMapLike,
+    buf_type: AccessWord,
+    gen_new_ranges: RangesLike,
 ) -> None:
     """State what a block reads or writes of a buffer, where that cannot be found from its body.
 
@@ -185,7 +185,7 @@ def _with_regions(
     return block_with(b, writes=regions, annotations=notes)
 
 
-def _read_ranges(s: State, given: IndexMapLike, b: Block, buffer: Buffer) -> IndexMap:
+def _read_ranges(s: State, given: RangesLike, b: Block, buffer: Buffer) -> IndexMap:
     """The argument as a map to begin, end, begin, end, ...; recorded as such."""
     ndim = len(buffer.shape)
 

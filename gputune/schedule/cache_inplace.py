@@ -16,6 +16,7 @@ from .handles import BlockRV
 from .memory import (
     BufferIndex,
     Part,
+    cache_name,
     check_scope,
     copy_nest,
     fresh_name,
@@ -87,7 +88,7 @@ def cache_inplace(
     touched = union(read, written, dom, buffer.shape)
     scope = link.scope()
     fault = s.pipeline_fault(scope)
-    name = f"{buffer.name}_{storage_scope.replace('.', '_')}"
+    name = cache_name(buffer, storage_scope)
     cache = Buffer(name, buffer.shape, buffer.dtype, storage_scope)
     func = s.func_of(b.key)
     first = fresh_name(s, func, name)

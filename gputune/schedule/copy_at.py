@@ -42,7 +42,15 @@ from .analysis import (
     runs_whole_domain,
 )
 from .handles import BlockRV, LoopRV
-from .memory import BufferIndex, check_scope, fresh_name, pick_buffer, record_index, with_buffer
+from .memory import (
+    BufferIndex,
+    cache_name,
+    check_scope,
+    fresh_name,
+    pick_buffer,
+    record_index,
+    with_buffer,
+)
 from .place import _children, _holding, _needed_union, check_looked_up, is_inside
 from .primitive import primitive
 from .state import State
@@ -357,7 +365,7 @@ def _put_copy(
     """Let blocks use a new buffer, and put the copy at a place under the loop."""
     scope = w.link.scope().block()
     func = s.func_of(scope.key)
-    name = f"{buffer.name}_{w.scope.replace('.', '_')}"
+    name = cache_name(buffer, w.scope)
     cache = Buffer(name, buffer.shape, buffer.dtype, w.scope)
     source, dest = (cache, buffer) if back else (buffer, cache)
     copy = _copy_block(s, w, fresh_name(s, func, name), source, dest, box)

@@ -107,6 +107,12 @@ def declared(thing: object) -> bool:
     return isinstance(getattr(thing, "kind", None), InstructionKind)
 
 
+ABSENT: Mapping[str, str] = {
+    "set_axis_separator": "memory has one dimension here (TVM has it for textures, and no longer)",
+}
+"""Methods that TVM's schedules have or had, and why there are none here."""
+
+
 def missing_method(schedule: object, name: str) -> Any:
     """The method of a schedule that an extension brings; AttributeError if none does."""
     failures = ""
@@ -115,6 +121,8 @@ def missing_method(schedule: object, name: str) -> Any:
         if hasattr(type(schedule), name):
             return getattr(schedule, name)
     message = f"{type(schedule).__name__!r} object has no attribute {name!r}"
+    if name in ABSENT:
+        message = f"{message}: {ABSENT[name]}"
     raise AttributeError(
         f"{message} ({failures})" if failures else message, name=name, obj=schedule
     )

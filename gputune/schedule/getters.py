@@ -8,7 +8,7 @@ from ..ir.nodes import Block
 from .analysis import blocks_below, consumers, producers
 from .handles import BlockRV, LoopRV
 from .primitive import primitive
-from .state import State
+from .state import State, is_spelled
 from .tree import Link
 
 
@@ -17,7 +17,8 @@ def get_block(s: State, name: str, func_name: str | None = None) -> BlockRV:
     """The block with a name; the outermost one of a function is "root".
 
     Args:
-        name: the block's name, which must be unique in the function.
+        name: the block's name, which must be unique in the function. Where no block is named just
+            so, "_" stands for a dot: "A_shared_dyn" is the block "A_shared.dyn".
         func_name: the function; None: the one worked on, the only one, or "main".
 
     Raises:
@@ -32,15 +33,10 @@ def get_block(s: State, name: str, func_name: str | None = None) -> BlockRV:
     root = s.mod.functions[func].body
     if name == root.name:
         return s.mint_block(root.key)
-    found: list[Block] = []
-    names: list[str] = []
-    for link in s.tree(func).links.values():
-        node = link.node
-        if type(node) is Block:
-            names.append(node.name)
-            if node.name == name:
-                found.append(node)
+    every = [x.node for x in s.tree(func).links.values() if type(x.node) is Block]
+    found = [b for b in every if b.name == name] or [b for b in every if is_spelled(b.name, name)]
     if not found:
+        names = [b.name for b in every]
         near = get_close_matches(name, names, 3)
         s.fail(
             f"no block named {name!r} in function {func!r}",

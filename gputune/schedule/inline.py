@@ -219,7 +219,11 @@ def reverse_compute_inline(s: State, block: BlockRV | str) -> None:
         >>> sch.reverse_compute_inline(c); len(sch.get_child_blocks(sch.get_block("root")))
         1
     """
-    link = s.block(block)
+    reverse_inline_block(s, s.block(block))
+
+
+def reverse_inline_block(s: State, link: Link) -> None:
+    """Put a consumer into its producer; refuses what cannot be."""
     b = link.block()
     if link.up is None:
         s.fail(

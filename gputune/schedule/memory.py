@@ -32,7 +32,9 @@ from .analysis import (
     fills_domain,
     guard_above,
     has_point_each,
+    kind_of,
     loop_ranges,
+    loose_fault,
     may_leave_out,
     region_under,
     runs_whole_domain,
@@ -41,7 +43,7 @@ from .analysis import (
 from .handles import BlockRV
 from .place import is_inside
 from .primitive import primitive
-from .state import State, buffer_at
+from .state import State, buffer_at, is_spelled
 from .tree import Link, block_with, graft_below
 
 BufferIndex: TypeAlias = int | str | Buffer
@@ -74,6 +76,10 @@ def pick_buffer(
     for k, r in enumerate(regions):
         if r.buffer is index or r.buffer.name == index:
             return k
+    if isinstance(index, str):  # as the program is printed
+        for k, r in enumerate(regions):
+            if is_spelled(r.buffer.name, index):
+                return k
     names = ", ".join(r.buffer.name for r in regions) or "none"
     name = index if isinstance(index, str) else index.name
     s.fail(
@@ -234,6 +240,12 @@ def put_copy(s: State, scope: Link, child: Link, new: Stmt, cache: Buffer) -> No
     s.replace(scope, block_with(b, body=body, alloc_buffers=(*b.alloc_buffers, cache)))
 
 
+def cache_name(buffer: Buffer, scope: str) -> str:
+    """What a copy of a buffer in a memory scope is called, and the block that makes it. The dot of
+    "shared.dyn" stays, as in TVM; a printed program has "_" for it in names of buffers."""
+    return f"{buffer.name}_{scope}"
+
+
 def fresh_name(s: State, func: str, name: str, others: Iterable[str] = ()) -> str:
     """A block name that the function does not have yet, and that is none of some others."""
     taken = s.tree(func).names.union(others)
@@ -245,13 +257,30 @@ def fresh_name(s: State, func: str, name: str, others: Iterable[str] = ()) -> st
 def _require_pipeline(s: State, scope: Link, at: Block) -> None:
     fault = s.pipeline_fault(scope) if s.enable_check else ""
     if fault:
-        s.fail(
-            f"the scope is not a stage pipeline: {fault}",
-            hint="each block of the scope must write its buffers alone and whole, in"
-            " front of those that read them",
-            code="not-pipeline",
-            at=at,
-        )
+        _refuse_scope(s, fault, at)
+
+
+def _refuse_scope(s: State, fault: str, at: Block) -> NoReturn:
+    s.fail(
+        f"the scope is not a stage pipeline: {fault}",
+        hint="each block of the scope must write its buffers alone and whole, in"
+        " front of those that read them",
+        code="not-pipeline",
+        at=at,
+    )
+
+
+def _require_order(s: State, scope: Link, child: Link, at: Block) -> None:
+    """A copy beside a statement of the scope's body takes whole buffers, when all that was written
+    is there: only statements outside any block might come in between. One inside loops takes what
+    one iteration writes, and that must be all that is read."""
+    assert child.up is not None
+    fault = s.pipeline_fault(scope) if s.enable_check else ""
+    if fault and _is_body(child.up, scope):
+        written = {w.buffer for x in blocks_below(scope) for w in x.block().writes}
+        fault = loose_fault(scope.node, written)
+    if fault:
+        _refuse_scope(s, fault, at)
 
 
 def _redirect(s: State, link: Link, old: Buffer, new: Buffer) -> None:
@@ -295,9 +324,10 @@ def cache_read(
         the writer, inside those, right after what holds the writer alone.
 
     Raises:
-        ScheduleError: the buffer has more than one writer in the scope; the scope is no stage
-            pipeline; no such buffer or memory scope; a consumer does not read the buffer; reader
-            and writer share loops, and what is written inside them is not complete or no one box.
+        ScheduleError: the buffer has more than one writer in the scope; no such buffer or memory
+            scope; a consumer does not read the buffer; a statement of the scope stands outside any
+            block; reader and writer share loops, and what is written inside them is not complete or
+            no one box, or the scope is no stage pipeline.
 
     Example:
         >>> sch = demo_schedule(); b = sch.cache_read(sch.get_block("B"), 0, "local")
@@ -313,7 +343,6 @@ def cache_read(
     buffer = b.reads[index].buffer
     scope = link.scope()
     _no_root(s, link)
-    _require_pipeline(s, scope, b)
     _check_reads_all(s, scope, buffer, b)
     below = blocks_below(scope)
     writers = [x for x in below if any(w.buffer is buffer for w in x.block().writes)]
@@ -346,22 +375,19 @@ def cache_read(
             code="cache-consumer",
             at=b,
         )
-    cache = Buffer(
-        f"{buffer.name}_{storage_scope.replace('.', '_')}",
-        buffer.shape,
-        buffer.dtype,
-        storage_scope,
-    )
+    cache = Buffer(cache_name(buffer, storage_scope), buffer.shape, buffer.dtype, storage_scope)
     name = fresh_name(s, s.func_of(b.key), cache.name)
     keys = [x.block().key for x in readers]
     if writers:
         child = _copied_after(writers[0], readers, scope)
         _check_order(s, below, writers[0], readers, buffer)
+        _require_order(s, scope, child, b)
         part = _part_written(s, writers[0], child, scope, buffer, readers)
         nest, key = copy_nest(name, buffer, cache, part)
         new = build.seq(child.node, nest)
     else:
         child = _copied_after(readers[0], (), scope)
+        _require_order(s, scope, child, b)
         nest, key = copy_nest(name, buffer, cache)
         new = build.seq(nest, child.node)
     put_copy(s, scope, child, new, cache)
@@ -438,9 +464,11 @@ def cache_write(
         writer, inside those, right after what holds the writer alone.
 
     Raises:
-        ScheduleError: the buffer has another writer, or is written in part; the scope is no stage
-            pipeline; no such buffer or memory scope; reader and writer share loops, and what is
-            written inside them is not complete or no one box.
+        ScheduleError: the buffer has another writer, or is written in part; no such buffer or
+            memory scope; a statement of the scope stands outside any block; reader and writer share
+            loops, and what is written inside them is not complete or no one box; the scope is no
+            stage pipeline, and a reader shares loops with the writer, there are consumer_blocks, or
+            the block is neither complete nor a reduction.
 
     Example:
         >>> sch = demo_schedule(); b = sch.cache_write(sch.get_block("B"), 0, "local")
@@ -465,13 +493,9 @@ def cache_write(
             code="cache-writers",
             at=[x.node for x in writers],
         )
-    _require_pipeline(s, scope, b)
-    cache = Buffer(
-        f"{buffer.name}_{storage_scope.replace('.', '_')}",
-        buffer.shape,
-        buffer.dtype,
-        storage_scope,
-    )
+    if s.pipeline_fault(scope) and (consumer_blocks or not kind_of(link, s)):
+        _require_pipeline(s, scope, b)
+    cache = Buffer(cache_name(buffer, storage_scope), buffer.shape, buffer.dtype, storage_scope)
     moved = [s.block(c) for c in consumer_blocks or ()]
     for x in moved:
         if not any(r.buffer is buffer for r in x.block().reads):
@@ -490,6 +514,7 @@ def cache_write(
         and any(r.buffer is buffer for r in x.block().reads)
     ]  # fmt: skip
     child = _copied_after(link, readers, scope)
+    _require_order(s, scope, child, b)
     part = _part_written(s, link, child, scope, buffer, readers)
     if may_leave_out(b, buffer):
         s.fail(

@@ -29,7 +29,7 @@ from ..ir.walk import (
 )
 from .analysis import guard_above, is_plainly_whole
 from .primitive import Access, BufferAccess, IndexMapLike
-from .state import State, buffer_at
+from .state import State, buffer_at, is_spelled
 from .tree import Link, block_with
 
 
@@ -39,6 +39,8 @@ def pick_access(s: State, b: Block, given: BufferAccess) -> Access:
         every = [*(("read", k, r) for k, r in enumerate(b.reads))]
         every += [("write", k, r) for k, r in enumerate(b.writes)]
         found = [x for x in every if x[2].buffer is given or x[2].buffer.name == given]
+        if not found and isinstance(given, str):  # as the program is printed
+            found = [x for x in every if is_spelled(x[2].buffer.name, given)]
         buffers = {x[2].buffer for x in found}
         name = given if isinstance(given, str) else given.name
         if not found:
@@ -83,6 +85,14 @@ def read_map(
             f"{name} takes {len(m.initial_indices)} indices, and there are {ndim}",
             hint=f"let the map take {ndim} indices",
             code="index-map",
+            at=at,
+        )
+    if m.axis_separators:
+        s.fail(
+            f"{name} has an AXIS_SEPARATOR, which gives memory several dimensions of its own (as "
+            "textures have), and memory has one here",
+            hint="leave it out: the indices stay, and the elements lie one after the other",
+            code="axis-separator",
             at=at,
         )
     s.resolved[name] = m

@@ -38,7 +38,7 @@ from .analysis import conjuncts, guard_above, kind_of
 from .handles import BlockRV, LoopRV
 from .memory import fresh_name
 from .primitive import primitive
-from .state import State
+from .state import State, is_spelled
 from .tree import Link, block_with, with_body
 
 
@@ -93,12 +93,14 @@ def can_decompose_padding(s: State, block: BlockRV | str, loop: LoopRV) -> bool:
         False
     """
     if isinstance(block, str):
-        named = [
+        every = [
             x
             for func in s.mod.functions
             for x in s.tree(func).links.values()
-            if type(x.node) is Block and x.node.name == block
+            if type(x.node) is Block
         ]
+        named = [x for x in every if x.block().name == block]
+        named = named or [x for x in every if is_spelled(x.block().name, block)]
         if not named:
             s.fail(
                 f"can_decompose_padding: no block is named {block!r}",

@@ -39,7 +39,7 @@ from .analysis import (
     runs_whole_domain,
 )
 from .handles import BlockRV, LoopRV
-from .inline import inline_block
+from .inline import inline_block, reverse_inline_block
 from .primitive import primitive
 from .sampling import INLINE_MARK, location_mark
 from .state import State
@@ -424,7 +424,9 @@ def reverse_compute_at(
 
     Args:
         block: the consumer; complete or reduction.
-        loop: a loop that all of its producers are under, and that does not drive their reductions.
+        loop: a loop that all of its producers are under, and that does not drive their reductions
+            (or a sampled location: the root mark leaves the block where it is, the inline mark
+            makes it `reverse_compute_inline`).
         preserve_unit_loops: keep new loops of extent 1.
         index: where among the loop's children: -1 the last legal place, -2 the first.
 
@@ -438,6 +440,11 @@ def reverse_compute_at(
         >>> [sch.get(x).extent.value for x in sch.get_loops(c)]
         [8, 8]
     """
+    mark = location_mark(s, loop)
+    if mark is not None:
+        if mark is INLINE_MARK:
+            reverse_inline_block(s, s.block(block))
+        return
     b, at = s.block(block), s.loop(loop)
     _check_movable(s, b, at)
     me = b.block()

@@ -13,12 +13,13 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 from ..errors import ScheduleError, UserError
 from ..ir.index_map import IndexMap
 from ..ir.nodes import Buffer
+from .graph_map import is_graph, text_of_graph
 from .handles import BlockRV, LoopRV, shown
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ R = TypeVar("R")
 
 class Access(NamedTuple):
     """Which buffer of a block: `("read", 0)` is the first one that it reads. In the JSON form of an
-    instruction it stands as two attributes, the index before the word."""
+    instruction it stands as two attributes, the index before 0 for "read" or 1 for "write"."""
 
     kind: str
     position: int
@@ -38,7 +39,11 @@ class Access(NamedTuple):
 
 BufferAccess: TypeAlias = tuple[str, int] | str | Buffer
 """An `Access`, the name of a buffer, or the buffer."""
+AccessWord: TypeAlias = str
+""""read" or "write"; 0 or 1 in the JSON form of an instruction."""
 IndexMapLike: TypeAlias = IndexMap | Callable[..., Any]
+RangesLike: TypeAlias = IndexMap | Callable[..., Any]
+"""A function of indices to indices and pairs (begin, end), or a map to begin, end, begin, end."""
 PadValue: TypeAlias = int | float | IndexMap | Callable[..., Any] | None
 """A number, or a map of one final index: the value in terms of the new indices."""
 
@@ -63,6 +68,7 @@ class InstructionKind:
         samples: does it take a decision?
         forms: the annotations of parameters whose values are checked, the decision among them.
         fn: the implementation; `fn(state, **arguments)`.
+        renamed: earlier names of parameters that calls and printed traces may still use.
     """
 
     name: str
@@ -80,6 +86,7 @@ class InstructionKind:
     samples: bool
     forms: Mapping[str, str]
     fn: Callable[..., Any]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """The arguments with numbers of other kinds (NumPy's, 1 for True) made plain.
@@ -93,7 +100,7 @@ class InstructionKind:
                 continue
             try:
                 values[name] = _FORMS[form][0](value)
-            except (TypeError, ValueError, UserError):
+            except (TypeError, ValueError, KeyError, UserError):
                 found = shown(value)
                 raise ScheduleError(
                     f"{self.method}: {name} must be {_FORMS[form][1]}, got "
@@ -162,6 +169,12 @@ def _access(x: Any) -> Any:
     return Access(str(kind), _int(index))
 
 
+def _access_word(x: Any) -> str:
+    if isinstance(x, str):
+        return x
+    return ACCESS_WORDS[_int(x)]
+
+
 def _map(x: Any) -> Any:
     if not isinstance(x, IndexMap) and not callable(x):
         raise TypeError
@@ -172,7 +185,7 @@ def _pad_value(x: Any) -> Any:
     if x is None or isinstance(x, IndexMap) or callable(x):
         return x
     if isinstance(x, str):  # how a trace holds a map
-        return IndexMap.from_text(x)
+        return IndexMap.from_text(text_of_graph(x) if is_graph(x) else x)
     return _float(x) if not isinstance(x, int) else _int(x)
 
 
@@ -206,7 +219,9 @@ _FORMS: dict[str, tuple[Callable[[Any], Any], str]] = {
         _access,
         'a pair such as ("read", 0), the name of a buffer or the buffer',
     ),
+    "AccessWord": (_access_word, '"read" or "write"'),
     "IndexMapLike": (_map, "an IndexMap or a function of indices"),
+    "RangesLike": (_map, "an IndexMap or a function of indices"),
     "PadValue": (_pad_value, "None, a number, an IndexMap or a function of the new indices"),
     "Sequence[int]": (lambda x: [_int(y) for y in _items(x)], "a list of integers"),
     "Sequence[int] | None": (
@@ -230,6 +245,8 @@ _BLOCK_PARAMS = frozenset({
     "consumer_blocks", "target",
 })  # fmt: skip
 KINDS: dict[str, InstructionKind] = {}
+ACCESS_WORDS: Mapping[int, str] = {0: "read", 1: "write"}
+"""What stands in the JSON form of an instruction for the words."""
 _OLD_NAMES = {"GetBlock": "GetSBlock"}
 
 
@@ -243,6 +260,7 @@ def primitive(
     samples: bool = False,
     flat: str = "",
     method: str = "",
+    renamed: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[Concatenate[State, P], R]], Callable[Concatenate[State, P], R]]:
     """Declare a primitive.
 
@@ -256,6 +274,7 @@ def primitive(
             `state.decision`.
         flat: the (last) input whose items stand in the JSON form one by one.
         method: the method name, where it is not the function's.
+        renamed: earlier names of parameters, each with the one of today.
     """
 
     def declare(
@@ -280,6 +299,7 @@ def primitive(
             samples=samples,
             forms={p.name: form for p in spec if (form := _form(p.annotation)) in _FORMS},
             fn=fn,
+            renamed=dict(renamed or {}),
         )
         names = tuple(p.name for p in spec)
 
@@ -361,11 +381,12 @@ def _bind(
                 f"it is {kind.method}({', '.join(names)})"
             )
         values = dict(zip(names, args, strict=False))
-    for k, v in kwargs.items():
+    for given, v in kwargs.items():
+        k = kind.renamed.get(given, given)
         if k not in names or k in values:
             what = "got two values for" if k in values else "has no argument"
             raise TypeError(
-                f"{kind.method}() {what} {k!r}; it is {kind.method}({', '.join(names)})"
+                f"{kind.method}() {what} {given!r}; it is {kind.method}({', '.join(names)})"
             )
         values[k] = v
     if len(values) == len(names):

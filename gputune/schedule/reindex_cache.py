@@ -12,7 +12,7 @@ from ..ir.build import const_int
 from ..ir.index_map import IndexMap
 from ..ir.nodes import Block, Buffer, BufferRegion, Expr, IntImm, Var
 from .handles import BlockRV
-from .memory import BufferIndex, check_scope, pick_buffer, record_index
+from .memory import BufferIndex, cache_name, check_scope, pick_buffer, record_index
 from .nests import bound_map, const_extents, read_map
 from .primitive import IndexMapLike, primitive
 from .reindex import is_injective, no_root, put_copy_at, single_access, used_iters
@@ -121,7 +121,7 @@ def _cache_at(
     at = _new_indices(b, m)
     _check_same_iters(s, b, old, indices, at)
     _check_distinct(s, b, old, what, indices, at, m)
-    name = f"{old.name}_{scope.replace('.', '_')}"
+    name = cache_name(old, scope)
     new = Buffer(name, _shape(s, b, m), old.dtype, scope)
     return put_copy_at(s, link, what, old, indices, new, at)
 

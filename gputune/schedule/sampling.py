@@ -47,15 +47,15 @@ def sample_perfect_tile(
             and a factor of an extent that is known when the program runs is none. Split such a
             loop by `[None, factor]`.
         n: how many factors.
-        max_innermost_factor: the last factor is at most this.
+        max_innermost_factor: the last factor is at most this; -1: no limit.
         decision: the factors to take instead of drawing.
 
     Returns:
         n sampled values, outermost first.
 
     Raises:
-        ScheduleError: the extent is not constant; n or max_innermost_factor is below 1; the
-            decision is not such a list.
+        ScheduleError: the extent is not constant; n is below 1, or max_innermost_factor is and is
+            not -1; the decision is not such a list.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -85,7 +85,7 @@ def sample_tile(
     Args:
         loop: the loop that will be split. Its extent is constant; see `sample_perfect_tile`.
         n: how many factors.
-        max_innermost_factor: the last factor is at most this.
+        max_innermost_factor: the last factor is at most this; -1: no limit.
         decision: the factors to take instead of drawing, all n of them. Any positive integers that
             cover the extent as above will do, not only those that are drawn. A list that does not
             is refused; nothing is put in its place.
@@ -94,8 +94,8 @@ def sample_tile(
         n sampled values, outermost first.
 
     Raises:
-        ScheduleError: the extent is not constant; n or max_innermost_factor is below 1; the
-            decision is not such a list.
+        ScheduleError: the extent is not constant; n is below 1, or max_innermost_factor is and is
+            not -1; the decision is not such a list.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -163,7 +163,7 @@ def _tiles(s: State, loop: LoopRV, rule: Rule, decision: Sequence[int] | None) -
     if n < 1 or limit < 1:
         s.fail(
             f"n and max_innermost_factor must be at least 1, got {n} and {limit}",
-            hint="such as n=2, max_innermost_factor=16",
+            hint="such as n=2, max_innermost_factor=16; -1 is no limit",
             code="sample-arguments",
             at=f,
         )

@@ -62,6 +62,7 @@ class Schedule(State):
 
     # getters
     get_block = getters.get_block
+    get_sblock = getters.get_block  # as TVM calls it now; traces print get_block
     get_loops = getters.get_loops
     get_child_blocks = getters.get_child_blocks
     get_producers = getters.get_producers

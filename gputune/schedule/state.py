@@ -487,6 +487,11 @@ def _is_arithmetic(x: Expr) -> bool:
     return type(x) is IntImm or type(x) is Var
 
 
+def is_spelled(name: str, given: str) -> bool:
+    """Is a name meant by how it is written in a printed program, with "_" for dots?"""
+    return name == given or name.replace(".", "_") == given.replace(".", "_")
+
+
 def buffer_at(regions: Sequence[Any], index: int, what: str, s: State, at: object) -> Buffer:
     """The buffer of region `index`."""
     if not 0 <= index < len(regions):

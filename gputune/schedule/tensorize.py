@@ -14,11 +14,11 @@ from .primitive import primitive
 from .state import State
 
 
-@primitive("Tensorize", inputs=("block_or_loop",))
+@primitive("Tensorize", inputs=("block_or_loop",), renamed={"intrin_name": "tensor_intrin"})
 def tensorize(
     s: State,
     block_or_loop: BlockRV | LoopRV | str,
-    intrin_name: str,
+    tensor_intrin: str,
     preserve_unit_iters: bool = True,
 ) -> None:
     """Compute a block, or what is under a loop, by a tensor intrinsic.
@@ -30,7 +30,7 @@ def tensorize(
     Args:
         block_or_loop: a block that holds the loops to be replaced (see `blockize`), or the
             outermost one of these loops.
-        intrin_name: see `TensorIntrin.register`.
+        tensor_intrin: see `TensorIntrin.register`.
         preserve_unit_iters: for the block that is made of a loop.
 
     Raises:
@@ -47,7 +47,7 @@ def tensorize(
     """
     link = s.block_or_loop(block_or_loop)
     try:
-        wanted = intrin(intrin_name)
+        wanted = intrin(tensor_intrin)
         desc, impl = wanted.desc, wanted.impl
     except UserError as e:
         s.fail(e.message, hint=e.hint, code=e.code, at=link.node)
@@ -61,7 +61,7 @@ def tensorize(
     match = match_block(b, desc)
     if isinstance(match, list):
         s.fail(
-            f"block {b.name} does not match the tensor intrinsic {intrin_name}: {match[0]}",
+            f"block {b.name} does not match the tensor intrinsic {tensor_intrin}: {match[0]}",
             hint="; ".join(match[1:]) or (_TAIL if "has the predicate" in match[0] else _TILE),
             code="tensorize-match",
             at=b,
@@ -93,7 +93,7 @@ def _check_target(s: State, wanted: TensorIntrin, at: object) -> None:
     missing = "" if target is None else wanted.missing(target)
     if missing:
         s.fail(
-            f"intrin_name {wanted.name!r} is not for the current target, {target}: {missing}",
+            f"tensor_intrin {wanted.name!r} is not for the current target, {target}: {missing}",
             hint="choose an intrinsic for which TensorIntrin.get(name).missing(target) is empty",
             code="tensorize-target",
             at=at,

@@ -25,10 +25,17 @@ import numpy.typing as npt
 IntArray: TypeAlias = npt.NDArray[np.int64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
+UNLIMITED = 2**62
+"""No factor is above this."""
 TABLE_LIMIT = 200_000
 """Tilings of one extent that are put in a table; more than that are drawn one by one."""
 _MANY = 16  # tilings of a kind (dividing the extent, or not): more do not make it likelier
 _TRIES = 64  # attempts to draw a covering that does not waste too much, before a perfect one
+
+
+def innermost_limit(max_innermost_factor: int) -> int:
+    """What the last factor is at most; -1 is MetaSchedule's word for no limit."""
+    return UNLIMITED if max_innermost_factor == -1 else max_innermost_factor
 
 
 @lru_cache(maxsize=4096)
@@ -237,6 +244,9 @@ class Perfect:
     n: int
     limit: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", innermost_limit(self.limit))
+
     def table(self, extent: int) -> IntArray | None:
         """All legal lists, (lists, n); None if there are too many."""
         return tilings(extent, self.n, self.limit)
@@ -276,7 +286,7 @@ class Partitioned:
     @property
     def limit(self) -> int:
         """There is none for the last factor."""
-        return 2**62
+        return UNLIMITED
 
     def table(self, extent: int) -> IntArray | None:
         """All legal lists, (lists, n); None if there are too many."""
@@ -337,6 +347,9 @@ class Covering:
 
     n: int
     limit: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", innermost_limit(self.limit))
 
     def table(self, extent: int) -> IntArray | None:
         """All lists that are drawn, (lists, n); None if there are too many."""

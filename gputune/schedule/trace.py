@@ -20,8 +20,9 @@ from ..ir.build import const_int
 from ..ir.index_map import IndexMap
 from ..ir.nodes import EXPR_CLASSES, BinOp, Expr, FloatImm, IntImm, StringImm, Var
 from ..ir.walk import substitute
+from .graph_map import is_graph, text_of_graph
 from .handles import BlockRV, LoopRV, shown
-from .primitive import KINDS, Access, InstructionKind
+from .primitive import ACCESS_WORDS, KINDS, Access, InstructionKind
 
 if TYPE_CHECKING:
     from .state import State
@@ -251,7 +252,7 @@ class Trace:
         names: dict[Any, str] = {}
         insts, decisions = [], []
         for k, inst in enumerate(self._without_postproc(remove_postproc)):
-            inputs = [_encode(x, names) for x in inst.inputs]
+            inputs = _plain_inputs(inst, names)
             outputs = [_name(o, names) for o in inst.outputs]
             insts.append([inst.kind.name, inputs, _plain_attrs(inst.attrs), outputs])
             if inst in self.decisions:
@@ -360,12 +361,24 @@ def _name(rv: Any, names: dict[Any, str]) -> str:
     return names[rv]
 
 
+_ACCESS_NUMBERS: Mapping[str, int] = {word: k for k, word in ACCESS_WORDS.items()}
+
+
+def _plain_inputs(inst: Instruction, names: Mapping[Any, str]) -> list[Json]:
+    """Inputs as JSON has them."""
+    out = [_encode(x, names) for x in inst.inputs]
+    for k, name in enumerate(inst.kind.inputs):
+        if inst.kind.forms.get(name) == "AccessWord":
+            out[k] = _ACCESS_NUMBERS.get(inst.inputs[k], out[k])
+    return out
+
+
 def _plain_attrs(attrs: Sequence[Any]) -> list[Json]:
     """Attributes as JSON has them: an access is two of them."""
     out: list[Json] = []
     for a in attrs:
         if type(a) is Access:
-            out += (int(a.position), a.kind)
+            out += (int(a.position), _ACCESS_NUMBERS[a.kind])
         else:
             out.append(_plain(a))
     return out
@@ -475,12 +488,22 @@ def _line(inst: Instruction, decision: Decision, names: dict[Any, str]) -> str:
 _RV = re.compile(r"([blv])(\d+)\Z")
 
 
-def _new_handle(name: object, where: str) -> Any:
+NULL = "_"
+"""What stands for a handle that is not known any more."""
+
+
+def _new_handle(name: object, where: str, kind: InstructionKind, table: dict[str, Any]) -> Any:
+    """The result of an instruction by its name, which later ones may use."""
+    if name == NULL:
+        gives = str(kind.fn.__annotations__.get("return", ""))
+        return BlockRV() if "Block" in gives else LoopRV() if "Loop" in gives else Var("v")
     match = _RV.match(name) if isinstance(name, str) else None
     if match is None:
         raise RecordError(f"{where}: {name!r} is not the name of a block, loop or value")
     letter = match.group(1)
-    return BlockRV() if letter == "b" else LoopRV() if letter == "l" else Var("v")
+    handle = BlockRV() if letter == "b" else LoopRV() if letter == "l" else Var("v")
+    table[match.group()] = handle
+    return handle
 
 
 MOST_INSTRUCTIONS = 10_000
@@ -517,15 +540,15 @@ def _read_json(obj: Json) -> Trace:
         if not all(isinstance(x, list) for x in item[1:]):
             raise RecordError(f"{where}: inputs, attributes and outputs must be lists")
         kind = _known_kind(item[0], where)
-        inputs = [_decode(x, table, where) for x in item[1]]
-        attrs = _fit_attrs(kind, list(item[2]), where)
         fixed = [n for n in kind.inputs if n != kind.flat]
+        given, attrs = list(item[1]), list(item[2])
+        while len(given) < len(fixed) and len(attrs) > len(kind.attrs) and not kind.flat:
+            given.append(attrs.pop(0))  # an attribute there, an input here (as it may be sampled)
+        inputs = [_decode(x, table, where) for x in given]
+        attrs = _fit_attrs(kind, attrs, where)
         if len(inputs) < len(fixed) or (not kind.flat and len(inputs) != len(fixed)):
             raise RecordError(f"{where}: {kind.name} takes {len(fixed)} inputs, got {len(inputs)}")
-        outputs = []
-        for name in item[3]:
-            outputs.append(_new_handle(name, where))
-            table[name] = outputs[-1]
+        outputs = [_new_handle(name, where, kind, table) for name in item[3]]
         inst = Instruction(kind, inputs, attrs, outputs, _returns_list(kind, outputs))
         insts.append(_checked(inst, where))
     trace = Trace(insts)
@@ -549,6 +572,8 @@ def _checked(inst: Instruction, where: str) -> Instruction:
     except ScheduleError as e:
         raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
     inst.attrs = [values[name] for name in inst.kind.attrs]
+    fixed = [name for name in inst.kind.inputs if name != inst.kind.flat]
+    inst.inputs[: len(fixed)] = [values[name] for name in fixed]
     return inst
 
 
@@ -574,17 +599,14 @@ def _known_kind(name: str, where: str) -> InstructionKind:
         raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
 
 
-_ACCESS_WORDS: Mapping[Any, str] = {0: "read", 1: "write"}  # how TVM's files write them
-
-
 def _fit_attrs(kind: InstructionKind, attrs: list[Any], where: str) -> list[Any]:
     """The attributes as they are kept; those of an older file may lack the newest ones, which take
     their defaults."""
     pair = next((k for k, n in enumerate(kind.attrs) if kind.forms.get(n) == "BufferAccess"), None)
     if pair is not None and len(attrs) >= pair + 2:
         index, word = attrs[pair : pair + 2]
-        if isinstance(word, (int, str)):
-            word = _ACCESS_WORDS.get(word, word)
+        if isinstance(word, int):
+            word = ACCESS_WORDS.get(word, word)
         attrs[pair : pair + 2] = [(word, index)]
     if len(attrs) > len(kind.attrs):
         raise RecordError(
@@ -601,13 +623,20 @@ def _decode(x: Json, table: Mapping[str, Any], where: str) -> Any:
     if isinstance(x, list):
         return [_decode(y, table, where) for y in x]
     if isinstance(x, dict):
-        return {k: _decode(v, table, where) for k, v in x.items()}
+        return {k: _decode_item(v, table, where) for k, v in x.items()}
     if not isinstance(x, str):
         return x
     if x == "None":
         return None
     if x in table:
         return table[x]
+    if x == NULL:
+        return LoopRV()  # of no instruction: replay refuses it
+    if is_graph(x):
+        try:
+            return IndexMap.from_text(text_of_graph(x))
+        except UserError as e:
+            raise RecordError(f"{where}: {e.message}", hint=e.hint) from None
     if x.startswith('"'):
         try:
             text = json.loads(x)
@@ -615,6 +644,16 @@ def _decode(x: Json, table: Mapping[str, Any], where: str) -> Any:
             raise RecordError(f"{where}: {x!r} is not a quoted string") from None
         return text
     return _value(_parse(x, where).body, table, where)
+
+
+def _decode_item(x: Json, table: Mapping[str, Any], where: str) -> Any:
+    """A value of a dict, where TVM writes strings without quotes of their own."""
+    if isinstance(x, str) and x not in table and x != "None" and _WORD.match(x):
+        return x
+    return _decode(x, table, where)
+
+
+_WORD = re.compile(r"[A-Za-z_][\w.]*\Z")
 
 
 def _parse(text: str, where: str) -> ast.Expression:
@@ -639,6 +678,8 @@ def _value(node: ast.expr, table: Mapping[str, Any], where: str) -> Any:
         case ast.Constant(value=v) if v is None or isinstance(v, (bool, int, float, str)):
             return v
         case ast.Name(id=name):
+            if name == NULL:
+                return LoopRV()  # of no instruction: replay refuses it
             if name not in table:
                 raise RecordError(f"{where}: {name!r} is not the result of an earlier line")
             return table[name]
@@ -743,10 +784,7 @@ def _read_python(text: str) -> Trace:
                 raise RecordError(f"{where}: {ast.unparse(call)[:60]!r} is no primitive of sch")
         values = _arguments(kind, args, kws, table, where)
         decision = values.pop("decision", None)
-        outputs = []
-        for name in targets:
-            outputs.append(_new_handle(name, where))
-            table[name] = outputs[-1]
+        outputs = [_new_handle(name, where, kind, table) for name in targets]
         inst = _checked(Instruction.record(kind, values, None), where)
         inst.outputs, inst.is_list = outputs, is_list
         if decision is not None:
@@ -772,13 +810,26 @@ def _arguments(
         values.update(zip(kind.params, plain, strict=False))
     given: set[str | None] = set() if kind.variadic else set(kind.params[: len(plain)])
     for kw in kws:
-        if kw.arg in given:
+        name = kind.renamed.get(kw.arg or "", kw.arg)
+        if name in given:
             raise RecordError(f"{where}: {kind.method} has two values for {kw.arg!r}")
-        given.add(kw.arg)
-        if kw.arg is None or (kw.arg not in kind.params and kw.arg != "decision"):
+        given.add(name)
+        if name is None or (name not in kind.params and name != "decision"):
             raise RecordError(f"{where}: {kind.method} has no argument {kw.arg!r}")
-        values[kw.arg] = _value(kw.value, table, where)
+        node = kw.value
+        if kind.forms.get(name) == "RangesLike" and isinstance(node, ast.Lambda):
+            node = _without_pairs(node)
+        values[name] = _value(node, table, where)
     missing = [p for p in kind.params if p not in values]
     if missing:
         raise RecordError(f"{where}: {kind.method} needs {', '.join(missing)}")
     return values
+
+
+def _without_pairs(node: ast.Lambda) -> ast.Lambda:
+    """`lambda i: ((i, i + 2),)` as `lambda i: (i, i + 2)`: begin, end, begin, end, ..."""
+    body = node.body
+    if not isinstance(body, (ast.Tuple, ast.List)):
+        return node
+    items = [y for x in body.elts for y in (x.elts if isinstance(x, ast.Tuple) else (x,))]
+    return ast.Lambda(node.args, ast.Tuple(items, ast.Load()))

@@ -148,7 +148,7 @@ def test_the_trace_holds_a_map() -> None:
     sch.annotate_buffer_access("Y", 0, "read", lambda i: ((i - 1, i + 4),))
     assert sch.trace.as_json()[0][-1] == [
         "AnnotateBufferAccess",
-        ["b0", 0, '"read"', "lambda i: (i - 1, i + 4,)"],
+        ["b0", 0, 0, "lambda i: (i - 1, i + 4,)"],
         [],
         [],
     ]

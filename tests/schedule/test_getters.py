@@ -25,6 +25,46 @@ def test_get_block_finds_by_unique_name() -> None:
     refuses(sch, "argument", lambda: sch.get_block(3), names="name")  # type: ignore[arg-type]  # wrong on purpose
 
 
+def test_get_sblock_is_get_block() -> None:
+    sch = scheduled(programs.softmax())
+    assert sch.get(sch.get_sblock("E", func_name="f")).name == "E"
+    assert str(sch.trace) == 'b0 = sch.get_block(name="E", func_name="f")'
+
+
+def test_blocks_are_found_with_dots_and_without() -> None:
+    """Named for a bug: the copy into shared.dyn was X_shared_dyn, and no TVM schedule says so."""
+    sch = scheduled(programs.copy2d())
+    sch.cache_read("Y", 0, "shared.dyn")
+    sch.cache_read("Y", "X_shared.dyn", "wmma.matrix_a")
+    sch.cache_write("Y", 0, "wmma.accumulator")
+    found = [sch.get(b).name for b in sch.get_child_blocks(sch.get_block("root"))]
+    assert found == ["X_shared.dyn", "X_shared.dyn_wmma.matrix_a", "Y", "Y_wmma.accumulator"]
+    for name in found:
+        assert sch.get(sch.get_block(name.replace(".", "_"))) is sch.get(sch.get_block(name))
+    text = sch.mod.script()
+    assert "X_shared_dyn_wmma_matrix_a[v0, v1] = X_shared_dyn[v0, v1]" in text  # names, so no dots
+    from gputune.script import from_source
+
+    again = scheduled(from_source(text))
+    assert again.mod.script() == text
+    for name in found:
+        assert again.get(again.get_block(name)).name == name
+    assert sch.can_decompose_padding("X_shared_dyn", loops(sch, "X_shared.dyn")[0]) is False
+
+
+def test_a_name_as_it_is_comes_before_one_with_dots() -> None:
+    sch = scheduled(programs.copy2d())
+    sch.cache_read("Y", 0, "shared.dyn")
+    from gputune.script import from_source
+
+    text = sch.mod.script().replace('"Y"', '"X_shared_dyn"')
+    both = scheduled(from_source(text))
+    for name in ("X_shared.dyn", "X_shared_dyn"):
+        assert both.get(both.get_block(name)).name == name
+    twice = scheduled(from_source(text.replace('"X_shared_dyn"', '"X.shared_dyn"')))
+    refuses(twice, "block-name", lambda: twice.get_block("X_shared_dyn"), names="2 blocks")
+
+
 def test_get_block_refuses_names_that_two_blocks_have() -> None:
     sch = scheduled(programs.prefix_sum())
     mod = sch.mod.script().replace('"Q"', '"S"')

@@ -20,7 +20,7 @@ from gputune.schedule.dim import Dim, Evaluator, recording
 from gputune.script import tir as T
 
 from . import schedule_programs as programs
-from .schedule_helpers import keeps, loops, prints, refuses, scheduled
+from .schedule_helpers import keeps, loops, prints, refuses, replays, scheduled
 
 
 def chain() -> PrimFunc:
@@ -338,10 +338,11 @@ def test_the_json_form_has_the_reference_order() -> None:
     sch.reindex("Y", ("write", 0))
     (insts, _) = sch.trace.as_json()
     text = "lambda i, j: (i // 3, j // 4, i % 3, j % 4,)"
-    assert insts[1] == ["TransformLayout", ["b0", text], [0, "read", 0.5, True], []]
-    assert insts[3] == ["ReIndex", ["b1"], [0, "write"], ["b2"]]
-    insts[1][2][1] = 0  # how TVM's files write "read"
-    insts[3][2][1] = 1
+    assert insts[1] == ["TransformLayout", ["b0", text], [0, 0, 0.5, True], []]  # 0: read
+    assert insts[3] == ["ReIndex", ["b1"], [0, 1], ["b2"]]  # 1: write
+    replays(chain(), sch)
+    insts[1][2][1] = "read"  # how earlier versions wrote them
+    insts[3][2][1] = "write"
     again = Schedule(chain())
     Trace.from_json(json.dumps([insts, []])).apply_to_schedule(again)
     assert structural_equal(again.mod, sch.mod)
@@ -356,6 +357,22 @@ def test_pad_maps_go_through_traces() -> None:
     )
     assert "pad_value=lambda a, b, c: (b * 2,)" in str(sch.trace)
     assert sch.trace.as_json()[0][1][2][2] == "lambda a, b, c: (b * 2,)"
+
+
+def test_axis_separators_are_refused() -> None:
+    """Named for a bug: they were taken, and nothing came of them."""
+    sch = scheduled(chain())
+    apart = lambda i, j: (i, IndexMap.AXIS_SEPARATOR, j)  # noqa: E731
+    calls = (
+        lambda: sch.transform_layout("Y", ("read", 0), apart),
+        lambda: sch.transform_block_layout("Y", apart),
+        lambda: sch.reindex_cache_read("Y", 0, "local", apart),
+    )
+    for call in calls:
+        e = refuses(sch, "axis-separator", call, names="AXIS_SEPARATOR")
+        assert "leave it out" in e.hint
+    with pytest.raises(AttributeError, match=r"set_axis_separator.*one dimension"):
+        sch.set_axis_separator("Y", ("read", 0), [1])  # type: ignore[attr-defined]  # not there
 
 
 @pytest.mark.parametrize(

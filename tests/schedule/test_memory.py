@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gputune.errors import ScheduleError
 from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc
 from gputune.schedule import Dim, Schedule
@@ -82,6 +83,16 @@ def test_cache_read_of_what_views_and_inner_blocks_look_at(program: Callable[[],
     keeps(program(), do)
 
 
+@pytest.mark.parametrize("name", ["X_shared.dyn", "X_shared_dyn"])
+def test_a_copy_is_named_with_dots_or_without(name: str) -> None:
+    def do(s: Schedule) -> None:
+        s.cache_read("Y", "X", "shared.dyn")
+        s.reindex("Y", name)
+        s.cache_read("X_shared.dyn_reindex", name, "local")
+
+    keeps(programs.copy2d(), do)
+
+
 def test_cache_read_moves_with_its_consumer() -> None:
     def do(s: Schedule) -> None:
         x0, _ = s.split(loops(s, "Y")[0], [None, 3])
@@ -114,6 +125,105 @@ def test_cache_read_refuses_scopes_it_cannot_trust() -> None:
     assert "outer" in e.hint
     sch = scheduled(programs.prefix_sum())
     refuses(sch, "not-pipeline", lambda: sch.cache_read("Q", 0, "local"), names="still reduces")
+    sch = scheduled(programs.loose_store())
+    for call in (
+        lambda: sch.cache_read("B", 0, "local"),  # of what nobody writes
+        lambda: sch.cache_read("Y", 0, "local"),
+        lambda: sch.cache_write("B", 0, "local"),
+    ):
+        refuses(sch, "not-pipeline", call, names="outside any block")
+
+
+def two_steps() -> PrimFunc:
+    """Sums begun by one block and gone on with by another, read forwards and back; what is read
+    backwards is then written again. No stage pipeline."""
+
+    @T.prim_func
+    def f(
+        X: T.Buffer((6, 4), "float32"), Y: T.Buffer((6,), "float32"), Z: T.Buffer((6,), "float32")
+    ):
+        S = T.alloc_buffer((6,))
+        B = T.alloc_buffer((6, 4))
+        for i in range(6):
+            with T.block("zero"):
+                vi = T.axis.spatial(6, i)
+                S[vi] = 0.0
+        for i, j in T.grid(6, 4):
+            with T.block("B"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                B[vi, vj] = X[vi, vj] * 2.0
+        for i, k in T.grid(6, 4):
+            with T.block("add"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                S[vi] = S[vi] + B[vi, vk] * X[5 - vi, vk]
+        for i in range(6):
+            with T.block("Y"):
+                vi = T.axis.spatial(6, i)
+                Y[vi] = S[vi] + B[5 - vi, 1] + Z[vi]
+        for i in range(6):
+            with T.block("Z"):
+                vi = T.axis.spatial(6, i)
+                Z[vi] = Y[5 - vi] - S[vi]
+
+    return f
+
+
+def test_copies_in_a_scope_that_is_no_pipeline() -> None:
+    """Named for a bug: TVM makes these copies. All that are accepted keep the meaning."""
+    taken = {}
+    for program in (two_steps, programs.prefix_sum, programs.recurrence, programs.opaque_rows):
+        func = program()
+        for read in (True, False):
+            for name in names_of_blocks(func):
+                for index in range(3):
+                    sch = scheduled(func)
+                    b = sch.get(sch.get_block(name))
+                    regions = b.reads if read else b.writes
+                    if index >= len(regions):
+                        continue
+
+                    def do(s: Schedule) -> None:
+                        copy = s.cache_read if read else s.cache_write  # noqa: B023
+                        copy(name, index, "local")  # noqa: B023
+
+                    try:
+                        do(sch)
+                    except ScheduleError as e:
+                        result = e.code
+                    else:
+                        result = "ok"
+                        keeps(func, do)
+                    taken[program.__name__, name, read, regions[index].buffer.name] = result
+    assert {k[1:]: v for k, v in taken.items() if k[0] == "two_steps"} == {
+        ("B", True, "X"): "ok",
+        ("add", True, "S"): "cache-writers",
+        ("add", True, "B"): "ok",
+        ("add", True, "X"): "ok",
+        ("Y", True, "S"): "cache-writers",
+        ("Y", True, "B"): "ok",
+        ("Y", True, "Z"): "cache-place",
+        ("Z", True, "Y"): "ok",
+        ("Z", True, "S"): "cache-writers",
+        ("zero", False, "S"): "cache-writers",
+        ("B", False, "B"): "ok",
+        ("add", False, "S"): "cache-writers",
+        ("Y", False, "Y"): "ok",
+        ("Z", False, "Z"): "ok",
+    }
+    assert taken["prefix_sum", "S", True, "X"] == "ok"
+    assert taken["prefix_sum", "S", False, "S"] == "not-pipeline"
+    assert taken["recurrence", "Y", True, "X"] == "ok"
+    assert taken["recurrence", "Y", False, "Y"] == "not-pipeline"
+    assert taken["opaque_rows", "Y", True, "B"] == "ok"
+    assert taken["opaque_rows", "B", False, "B"] == "not-pipeline"
+    sch = scheduled(two_steps())
+    refuses(sch, "cache-place", lambda: sch.cache_read("Y", "Z", "local"), names="before block Z")
+    refuses(sch, "not-pipeline", lambda: sch.cache_write("Y", 0, "local", ["Z"]), names="block add")
+
+
+def names_of_blocks(func: PrimFunc) -> list[str]:
+    sch = scheduled(func)
+    return [sch.get(b).name for b in sch.get_child_blocks(sch.get_block("root"))]
 
 
 # ----------------------------------------------------------------------------- cache_write

@@ -120,6 +120,22 @@ def test_compute_at_understands_sampled_locations() -> None:
         assert [sch.get(b).name for b in sch.get_child_blocks("root")] == blocks
 
 
+def test_reverse_compute_at_understands_sampled_locations() -> None:
+    """Named for a bug: the marks were refused as loops that are gone."""
+    for decision, blocks in ((-1, ["B", "Y"]), (-2, ["B"])):
+
+        def do(s: Schedule) -> None:
+            s.reverse_compute_at("Y", s.sample_compute_location("B", decision=decision))  # noqa: B023
+
+        sch = keeps(programs.chain(), do)
+        assert [sch.get(b).name for b in sch.get_child_blocks("root")] == blocks
+    sch = scheduled(programs.row_sum())
+    sch.cache_write("Y", 0, "local")
+    inline = sch.sample_compute_location(sch.cache_read("Y", 0, "local"), decision=-2)
+    call = lambda: sch.reverse_compute_at("Y_local", inline)  # noqa: E731
+    refuses(sch, "inline-producer", call, names="not a complete block")
+
+
 def test_compute_at_refuses() -> None:
     sch = scheduled(programs.chain())
     y0, b0 = loops(sch, "Y")[0], loops(sch, "B")[0]

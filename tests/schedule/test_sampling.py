@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gputune.errors import ScheduleError
 from gputune.ir.equal import structural_equal
 from gputune.ir.nodes import Var
 from gputune.schedule import Schedule, Trace
@@ -55,6 +56,24 @@ def test_tiles_are_drawn_uniformly_among_the_legal_ones() -> None:
     assert set(found) == set(legal)
     expected = 1500 / len(legal)
     assert all(abs(n - expected) < 5 * math.sqrt(expected) for n in found.values())
+
+
+@pytest.mark.parametrize("method", ["sample_perfect_tile", "sample_tile"])
+def test_no_limit_of_the_last_factor(method: str) -> None:
+    """Named for a bug: -1, MetaSchedule's word for no limit, was refused."""
+    last = set()
+    for seed in range(1, 40):
+        sch = Schedule(programs.tutorial(), seed=seed)
+        factors = getattr(sch, method)(loops(sch, "C")[0], 2, max_innermost_factor=-1)
+        last.add(int(sch.get(factors[-1])))
+    assert max(last) >= 64
+    sch = scheduled(programs.tutorial())
+    getattr(sch, method)(loops(sch, "C")[0], 2, -1, decision=[1, 128])
+    assert "max_innermost_factor=-1, decision=[1, 128]" in str(sch.trace)
+    replays(programs.tutorial(), sch)
+    call = lambda: getattr(sch, method)(loops(sch, "C")[0], 2, -2)  # noqa: E731
+    with pytest.raises(ScheduleError, match="at least 1"):
+        call()
 
 
 @pytest.mark.parametrize(

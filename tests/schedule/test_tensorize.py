@@ -16,7 +16,7 @@ from gputune.ir.build import const_int
 from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc
 from gputune.runtime.module import build
-from gputune.schedule import BlockRV, Schedule
+from gputune.schedule import BlockRV, Schedule, Trace
 from gputune.schedule.intrin_mapping import (
     find_anchor_block,
     get_auto_tensorize_mapping_info,
@@ -335,6 +335,12 @@ def test_a_convolution_is_a_product_of_matrices() -> None:
         "X": "A", "W": "B", "Y": "C"
     }  # fmt: skip
     assert not info.batch
+    assert {k.name: tuple(map(str, v)) for k, v in info.rhs_buffer_indices.items()} == {
+        "A": ("vi", "vk"), "B": ("vj", "vk"), "C": ("vi", "vj")
+    }  # fmt: skip
+    assert {v for i in info.rhs_buffer_indices.values() for v in i} == {
+        iv.var for iv in info.rhs_iters
+    }
 
 
 def test_what_indexes_all_operands_is_a_batch() -> None:
@@ -501,3 +507,25 @@ def test_takes_what_the_current_target_has() -> None:
     with Target("llvm -mattr=+avx512vnni"):
         sch.tensorize(block, "dot_16x4_vnni")
     assert "x86.vpdpbusd" in sch.mod.script()
+
+
+def test_the_intrinsic_by_keyword() -> None:
+    """Named for a bug: TVM's keyword, which its traces print, was unknown."""
+    sch = scheduled(programs.u8_matmul(8, 16, 8))
+    i, j, k = loops(sch, "C")
+    k0, k1 = sch.split(k, [None, 4])
+    sch.reorder(i, k0, j, k1)
+    sch.decompose_reduction("C", k0)
+    trace = []
+    for keyword in ("tensor_intrin", "intrin_name"):  # the second is how it was called here
+        s = sch.copy()
+        s.tensorize(j, **{keyword: "dot_16x4_avx512"})
+        trace.append(str(s.trace))
+        assert 'tensor_intrin="dot_16x4_avx512", preserve_unit_iters=True)' in trace[-1]
+        again = Schedule(programs.u8_matmul(8, 16, 8))
+        text = trace[-1].replace("tensor_intrin=", f"{keyword}=")
+        Trace.from_python(text).apply_to_schedule(again)
+        assert str(again.trace) == trace[-1]
+    assert trace[0] == trace[1]
+    with pytest.raises(TypeError, match="got two values for 'intrin_name'"):
+        sch.tensorize("C", "x", intrin_name="x")  # type: ignore[call-arg]  # wrong on purpose

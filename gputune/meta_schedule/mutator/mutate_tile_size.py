@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import ScheduleError
 from ...ir.nodes import IRModule
 from ...schedule import Instruction, Schedule, Trace
-from ...schedule.tilings import Covering, divisors, near
+from ...schedule.tilings import Covering, divisors, innermost_limit, near
 from ..analysis import COOPERATIVE_FETCH
 from ..knobs_of_trace import extents_of
 from .categories import resampled, sampled_for
@@ -72,7 +72,7 @@ def _moves(trace: Trace, inst: Instruction) -> dict[tuple[int, int], list[int]]:
     if inst.kind.name != "SamplePerfectTile" or inst not in trace.decisions:
         return {}
     tiles = [int(t) for t in trace.decisions[inst]]
-    limit = int(inst.attrs[1])
+    limit = innermost_limit(int(inst.attrs[1]))
     out: dict[tuple[int, int], list[int]] = {}
     last = len(tiles) - 1
     for x, size in enumerate(tiles):
