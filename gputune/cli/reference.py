@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gputune.errors import UserError
+from gputune.ir.known_annotations import KNOWN
 from gputune.schedule import KINDS, Schedule
 from gputune.schedule.codes import ALWAYS, SHARED, Site, all_sites, codes_of
 from gputune.schedule.demo import demo_schedule
@@ -226,10 +227,7 @@ def _entries(head: str, text: str) -> list[str]:
         name, colon, rest = e.partition(": ")
         if colon and head != "Returns" and " " not in name:
             e = f"`{name}`: {rest}"
-        out += textwrap.wrap(
-            f"- {e}", WIDTH, subsequent_indent="  ", break_long_words=False,
-            break_on_hyphens=False,
-        )  # fmt: skip
+        out += _listed(e)
     return out
 
 
@@ -249,6 +247,16 @@ A primitive either does all that it says or raises `ScheduleError` and leaves pr
 they were. The error names the primitive, the call, what was found and what would work, and draws
 the program with the place marked. Its `code` is stable; [the codes](#error-codes) stand below. How
 to write primitives outside of gputune: [extending](extending.md).
+"""
+
+NOTES_HEAD = """## Annotations
+
+What `annotate` writes means something under these names; whatever reads one refuses a value of
+another form. A name that is not in the list is yours: it is kept, and means nothing.
+"""
+
+NO_EFFECT_HEAD = """These are MetaSchedule's, too, and have no effect here; a warning says so when a
+program with one is lowered, once for each name:
 """
 
 CODES_HEAD = """## Error codes
@@ -272,7 +280,27 @@ def page() -> str:
             body += [f"## {group[0].upper()}{group[1:]}", ""]
         contents.append(_row(p))
         body += described(p)
-    return "\n".join([*out, *contents, "", *body, *_codes(found)]) + "\n"
+    return "\n".join([*out, *contents, "", *body, *_annotations(), "", *_codes(found)]) + "\n"
+
+
+def _annotations() -> list[str]:
+    """The annotations that mean something, and those that do not."""
+    out = [*_filled(NOTES_HEAD.strip().split("\n\n")), ""]
+    for a in KNOWN.values():
+        if a.reader:
+            out += _listed(f"`{a.name}` ({a.on}; {a.value}): {a.effect}. Read by {a.reader}.")
+    out += ["", *_filled(NO_EFFECT_HEAD.strip()), ""]
+    for a in KNOWN.values():
+        if not a.reader:
+            out += _listed(f"`{a.name}` ({a.on}): {a.effect}.")
+    return out
+
+
+def _listed(text: str) -> list[str]:
+    """An entry of a list."""
+    return textwrap.wrap(
+        f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _row(p: Primitive) -> str:
@@ -292,10 +320,7 @@ def _codes(found: Sequence[Primitive]) -> list[str]:
     for code, places in error_codes().items():
         out += ["", f"**`{code}`**" + (f": {SHARED[code]}" if code in SHARED else ""), ""]
         for text in dict.fromkeys(map(_said, places)):
-            out += textwrap.wrap(
-                f"- {text}", WIDTH, subsequent_indent="  ", break_long_words=False,
-                break_on_hyphens=False,
-            )  # fmt: skip
+            out += _listed(text)
         names = users.get(code, [])
         if code not in ALWAYS and names:
             by = ", ".join(names) if len(names) < 9 else f"{len(names)} primitives"

@@ -28,6 +28,7 @@ from ..ir.nodes import (
     Var,
 )
 from .limits import CpuLimits
+from .pragmas import with_pragmas
 from .prepare import as_block
 
 ALIGN_ATTR = "lower.dim_align"
@@ -119,7 +120,7 @@ def _block(b: Block, scope: _Scope) -> Stmt:
     for m in b.match_buffers:
         _enter_view(m, inner)
     _note_alignment(b, inner)
-    body = _go(b.body, inner)
+    body = with_pragmas(_go(b.body, inner), b.annotations)
     if b.init is not None:
         raise LowerError(f"block {b.name} still has an init: lower_init comes first")
     for buffer in reversed(b.alloc_buffers):

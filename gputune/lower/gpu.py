@@ -18,6 +18,7 @@ from .blocks import lower_blocks
 from .compact import compact_buffers
 from .cross_thread import lower_cross_thread
 from .guards import hoist_guards
+from .ignored import warn_of_ignored
 from .init import lower_init
 from .kernels import GpuKernel, split_kernels
 from .limits import CpuLimits
@@ -66,6 +67,7 @@ def lower_gpu(func: PrimFunc) -> GpuProgram:
     Raises:
         LowerError: naming the pass, and what the program does that a GPU cannot.
     """
+    warn_of_ignored(func)
     folder = knobs.DUMP.get()
     for k, step in enumerate(WHOLE):
         func = _run(step, func, func.name)

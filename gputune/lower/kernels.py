@@ -19,7 +19,6 @@ from ..ir import build, walk
 from ..ir.build import const_int
 from ..ir.depends import depends_on
 from ..ir.nodes import (
-    Annotations,
     Block,
     Buffer,
     BufferLoad,
@@ -37,6 +36,7 @@ from ..ir.nodes import (
 )
 from ..schedule.tree import block_with
 from .auto_copy import shared_copies
+from .pragmas import with_pragmas
 from .tiles import WARP, has_tile_op, in_registers
 from .vthreads import VIRTUAL
 
@@ -102,7 +102,7 @@ def split_kernels(func: PrimFunc) -> tuple[list[GpuKernel], tuple[Buffer, ...]]:
 def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) -> GpuKernel:
     extents = _extents(func, s)
     _check_size(name, extents)
-    s = shared_copies(s, extents)
+    s = shared_copies(with_pragmas(s, func.body.annotations), extents)
     axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
     spmd = _Spmd(func.name, extents, axes)
     for part in walk.walk_stmt(s):
@@ -296,7 +296,8 @@ class _Spmd:
         assert s.thread is not None
         if s.thread.startswith("vthread"):
             notes = (*s.annotations, (VIRTUAL, True))
-            plain = For(s.var, s.min, s.extent, "serial", _with_notes(s.body, s), None, notes)
+            inside = with_pragmas(s.body, s.annotations)
+            plain = For(s.var, s.min, s.extent, "serial", inside, None, notes)
             return self.go(plain, table, bound)
         self._check_inside(s)
         if s.thread == "threadIdx.x" and has_tile_op(s.body):
@@ -308,7 +309,8 @@ class _Spmd:
             )
         axis = self.axes[s.thread]
         value = build.cast(s.var.dtype, axis)
-        body = self.go(_with_notes(s.body, s), {**table, s.var: value}, {**bound, s.thread: s.var})
+        inside = with_pragmas(s.body, s.annotations)
+        body = self.go(inside, {**table, s.var: value}, {**bound, s.thread: s.var})
         n = const_int(s.extent)
         assert n is not None  # `_extents` refused others
         return body if n == self.extents[s.thread] else _guarded(body, build.lt(axis, int(n)))
@@ -335,23 +337,6 @@ class _Spmd:
                     hint=f"split {x.var.name} by {m} and bind the part of {m} steps",
                     code="axis-twice",
                 )
-
-
-def _with_notes(s: Stmt, axis: For) -> Stmt:
-    """`s`, below a thread-bound loop that is about to vanish, with the loop's pragmas."""
-    notes = tuple([kv for kv in axis.annotations if kv[0].startswith("pragma_")])
-    return _noted(s, notes) if notes else s
-
-
-def _noted(s: Stmt, notes: Annotations) -> Stmt:
-    if type(s) is For:
-        own = {k for k, _ in s.annotations}
-        more = tuple([kv for kv in notes if kv[0] not in own])
-        body = _noted(s.body, notes) if const_int(s.extent) == 1 else s.body  # it will vanish, too
-        return For(s.var, s.min, s.extent, s.kind, body, s.thread, (*s.annotations, *more))
-    out = walk.map_stmt(s, lambda e: e, lambda x: _noted(x, notes))
-    assert out is not None  # nothing is deleted
-    return out
 
 
 def _binds_grid(s: Stmt) -> bool:

@@ -16,6 +16,7 @@ from ..ir.nodes import PrimFunc
 from .auto_copy import vector_copies
 from .blocks import ALIGN_ATTR, lower_blocks
 from .compact import compact_buffers
+from .ignored import warn_of_ignored
 from .init import lower_init
 from .interior import interior
 from .limits import CpuLimits
@@ -59,6 +60,7 @@ def lower(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     Loops left over are serial, unrolled (of constant extent) or parallel (outermost). Raises
     LowerError, which names the pass.
     """
+    warn_of_ignored(func)
     folder = knobs.DUMP.get()
     if folder:
         dump(Path(folder), 0, "start", func)

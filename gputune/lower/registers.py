@@ -36,6 +36,7 @@ from . import linear as lin
 from .accesses import Access, collect, loop_bounds, touches, trip_count
 from .limits import CpuLimits
 from .prepare import as_block
+from .unroll import BY_LLVM
 
 _Dom = dict[Var, lin.Bounds]
 _K_UNROLL = 4
@@ -552,6 +553,8 @@ def _unroll_some(s: For) -> For:
     """A reduction loop with a few iterations written out at a time."""
     n, inside = trip_count(s), _statements(s.body)
     if s.kind != "serial" or n is None or not inside or type(s.min) is not IntImm:
+        return s
+    if (BY_LLVM, 1) in s.annotations:
         return s
     times = _K_UNROLL
     while times > 1 and (n % times or inside * times > _K_STATEMENTS):

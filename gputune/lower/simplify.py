@@ -25,6 +25,7 @@ from ..ir.nodes import (
 from . import linear as lin
 from .accesses import loop_bounds
 from .limits import CpuLimits
+from .pragmas import pragmas_of
 from .prepare import as_block
 from .tiles import tidied, tile_op
 
@@ -115,8 +116,7 @@ def _loop(s: For, dom: _Dom, table: dict[Var, Expr], pragmas: Annotations) -> St
         return None
     if type(n) is IntImm and n.value == 1:
         value = lo if lo.dtype == s.var.dtype else build.cast(s.var.dtype, lo)
-        kept = tuple((k, v) for k, v in notes.items() if k.startswith("pragma_"))
-        return _go(s.body, dom, {**table, s.var: value}, kept)
+        return _go(s.body, dom, {**table, s.var: value}, pragmas_of(tuple(notes.items())))
     bounds = loop_bounds(For(s.var, lo, n, s.kind, s.body))
     if bounds is None:
         (a, _), (_, b), (_, m) = (lin.interval(x, dom) for x in (lo, lo, n))

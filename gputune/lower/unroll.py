@@ -1,6 +1,7 @@
 """Which loops are written out? Small inner ones, register tiles, and what the schedule asks for.
 
 A loop that is to be written out gets the kind "unrolled"; the code generator repeats its body.
+Where `pragma_unroll_explicit` is 0, what the schedule asks for beyond that is left to LLVM.
 """
 
 from __future__ import annotations
@@ -22,10 +23,13 @@ from ..ir.nodes import (
 from .accesses import trip_count
 from .interior import COLD
 from .limits import CpuLimits
+from .pragmas import Unroll
 from .prepare import as_block
 
 STATEMENTS = 400
 """Statements in one kernel, written-out loops counted in full, before unrolling stops."""
+BY_LLVM = "lower.unrolled_by_llvm"
+"""The annotation, between here and the code generator, of a loop that LLVM is asked to unroll."""
 _ASKED = 512
 _SMALL = 16
 
@@ -53,8 +57,8 @@ def unroll(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with loops marked as unrolled."""
     most = STATEMENTS - _count(func.body)
     alone = _Budget(most, most)  # none for the others
-    _go(func.body, 0, limits, alone)
-    body, _ = _go(func.body, 0, limits, _Budget(most, most - alone.left))
+    _go(func.body, Unroll(), limits, alone)
+    body, _ = _go(func.body, Unroll(), limits, _Budget(most, most - alone.left))
     return as_block(func, body)
 
 
@@ -71,15 +75,15 @@ def _count(s: Stmt) -> int:
     return sum(1 for x in walk.walk_stmt(s) if type(x) in (BufferStore, Evaluate))
 
 
-def _go(s: Stmt, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
+def _go(s: Stmt, asked: Unroll, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
     """(`s` with its loops marked, statements in it when written out or None if a loop is left).
 
-    `step`: how many statements the pragma around `s` allows."""
+    `asked`: what the pragmas around `s` say."""
     match s:
         case For():
-            return _loop(s, step, limits, budget)
+            return _loop(s, asked, limits, budget)
         case Seq():
-            items = [_go(x, step, limits, budget) for x in s.items]
+            items = [_go(x, asked, limits, budget) for x in s.items]
             total = 0
             for _, n in items:
                 if n is None:
@@ -87,19 +91,19 @@ def _go(s: Stmt, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, i
                 total += n
             return Seq(tuple(x for x, _ in items)), total
         case IfThenElse():
-            then, n = _go(s.then, step, limits, budget)
+            then, n = _go(s.then, asked, limits, budget)
             if s.orelse is None:
                 return IfThenElse(s.cond, then), n
-            orelse, m = _go(s.orelse, step, limits, budget)
+            orelse, m = _go(s.orelse, asked, limits, budget)
             return IfThenElse(s.cond, then, orelse), None if n is None or m is None else n + m
         case LetStmt():
-            body, n = _go(s.body, step, limits, budget)
+            body, n = _go(s.body, asked, limits, budget)
             return LetStmt(s.var, s.value, body), n
         case Alloc():
-            body, n = _go(s.body, step, limits, budget)
+            body, n = _go(s.body, asked, limits, budget)
             return Alloc(s.buffer, body), n
         case Block():
-            body, n = _go(s.body, step, limits, budget)
+            body, n = _go(s.body, asked, limits, budget)
             new = Block(
                 s.key, s.name, s.iter_vars, s.iter_values, s.predicate, s.reads, s.writes, body,
                 s.init, s.alloc_buffers, s.match_buffers, s.annotations,
@@ -109,12 +113,11 @@ def _go(s: Stmt, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, i
             return s, 1
 
 
-def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
+def _loop(s: For, asked: Unroll, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
     if (COLD, 1) in s.annotations:
         return s, None
-    notes = dict(s.annotations)
-    step = max(step, int(notes.get("pragma_auto_unroll_max_step", 0)))
-    body, inner = _go(s.body, step, limits, budget)
+    asked = asked.inside(s)
+    body, inner = _go(s.body, asked, limits, budget)
     mine = _accumulates(s)
     n = trip_count(s)
     kind = s.kind
@@ -125,7 +128,7 @@ def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, 
         elif inner is not None:
             budget.take(total - inner, mine)
     elif s.kind == "serial" and total is not None and inner is not None:
-        limit = max(step, _SMALL)
+        limit = _SMALL if asked.explicit is False else max(asked.steps, _SMALL)
         if _is_tile(s):
             limit = max(limit, limits.tile_registers)
         if total <= limit and budget.allows(total - inner, mine):
@@ -135,7 +138,20 @@ def _loop(s: For, step: int, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, 
             total = None
     else:
         total = None
-    return For(s.var, s.min, s.extent, kind, body, s.thread, s.annotations), total
+    notes = s.annotations
+    if kind == "serial" and asked.explicit is False and 0 < _written_out(s) <= asked.steps:
+        notes = (*notes, (BY_LLVM, 1))
+    return For(s.var, s.min, s.extent, kind, body, s.thread, notes), total
+
+
+def _written_out(s: Stmt) -> int:
+    """Statements when all loops are written out; 0 where a loop has no constant extent."""
+    if type(s) is For:
+        return (trip_count(s) or 0) * _written_out(s.body)
+    if type(s) is BufferStore or type(s) is Evaluate:
+        return 1
+    parts = [_written_out(x) for x in walk.stmt_children(s)]
+    return sum(parts) if all(parts) else 0
 
 
 def _is_tile(s: For) -> bool:

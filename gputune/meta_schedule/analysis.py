@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from ..errors import ScheduleError
 from ..ir.affine import linear
 from ..ir.build import const_int
+from ..ir.known_annotations import fault, plain
 from ..ir.nodes import Block, Buffer, BufferRegion, Call, For, IfThenElse, Var
 from ..ir.walk import all_exprs, blocks, free_vars, mentioned, walk_stmt
 from ..schedule.analysis import blocks_below, is_trivial_binding, kind_of
@@ -49,10 +50,21 @@ LoopKind: TypeAlias = Literal["spatial", "reduce", "mixed"]
 
 # ----------------------------------------------------------------------------- annotations
 def annotation(node: Block | For, key: str) -> Any:
-    """The value of an annotation, or None."""
+    """The value of an annotation, or None.
+
+    Raises:
+        ScheduleError: a value that an annotation of that name cannot have.
+    """
     for k, v in node.annotations:
         if k == key:
-            return v
+            if v is not None and (wrong := fault(key, v)):
+                at = f"block {node.name}" if isinstance(node, Block) else f"loop {node.var.name}"
+                raise ScheduleError(
+                    f"the annotation {key!r} of {at}: {wrong}",
+                    hint="unannotate it, and annotate it with such a value",
+                    code="annotation-value",
+                )
+            return plain(v)
     return None
 
 

@@ -339,10 +339,7 @@ class _Program:
     # ------------------------------------------------------------------ down to the blocks
     def _walk(self, s: Stmt, a: _Around) -> None:
         if type(s) is For:
-            unroll = a.unroll
-            for key, value in s.annotations:
-                if key == _UNROLL and isinstance(value, int):
-                    unroll = self.fact(value)
+            unroll = self._unroll(s, a)
             self._walk(s.body, _Around((*a.loops, s), *self._under(s, a, len(a.loops)), unroll))
         elif type(s) is Block:
             inner = self._bound(s, a)
@@ -353,6 +350,14 @@ class _Program:
         else:
             for c in stmt_children(s):
                 self._walk(c, a)
+
+    def _unroll(self, s: For | Block, a: _Around) -> int:
+        """The limit of unrolling inside a loop or block."""
+        unroll = a.unroll
+        for key, value in s.annotations:
+            if key == _UNROLL and isinstance(value, int):
+                unroll = self.fact(value)
+        return unroll
 
     def _under(
         self, s: For, a: _Around, at: int
@@ -375,7 +380,7 @@ class _Program:
             values[iv.var] = tuple({
                 loop: None for v in _variables(value) for loop in a.values.get(v, ())
             })  # fmt: skip
-        return _Around(a.loops, spans, forms, values, a.unroll)
+        return _Around(a.loops, spans, forms, values, self._unroll(b, a))
 
     # ------------------------------------------------------------------ one block
     def _block(self, b: Block, a: _Around, outside: _Around) -> GpuBlock:

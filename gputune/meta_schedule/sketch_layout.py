@@ -245,12 +245,13 @@ class _Walk:
         unroll: int,
     ) -> None:
         t = type(s)
-        if t is For:
-            assert isinstance(s, For)
-            n = const_int(s.extent)
+        if isinstance(s, For | Block):
             for key, value in s.annotations:
                 if key == _UNROLL_KEYS[0] and isinstance(value, int):
                     unroll = self.fact(value)
+        if t is For:
+            assert isinstance(s, For)
+            n = const_int(s.extent)
             loop = LoopFact(
                 self.fact(1 if n is None else n), KIND_CODES[s.kind], drives_reduction(s)
             )

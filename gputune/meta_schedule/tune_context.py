@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UserError
 from ..ir.in_bounds import check_in_bounds
 from ..ir.nodes import IRModule, PrimFunc
+from ..lower.ignored import warn_of_ignored
 from ..schedule import Schedule
 from ..target import Target
 from ..target import host as machine
@@ -119,7 +120,12 @@ class TuneContext:
                 hint="it returns a list of schedules",
                 code="design-space",
             )
-        return list(found)
+        out = list(found)
+        for sch in out:  # (lowering will be done by workers, whose warnings nobody sees)
+            for func in sch.mod.functions.values():
+                if isinstance(func, PrimFunc):
+                    warn_of_ignored(func)
+        return out
 
     def _strategy(self) -> SearchStrategy:
         if self.search_strategy is None:

@@ -91,7 +91,8 @@ def annotate(s: State, block_or_loop: BlockRV | LoopRV, ann_key: str, ann_val: A
 
     Args:
         block_or_loop: where.
-        ann_key: the key.
+        ann_key: the key; one of those that mean something (see "Annotations" on the page of the
+            primitives, and `gputune.ir.known_annotations`), or any other, which is kept.
         ann_val: str, int, float, bool, None or a sampled value (or arithmetic over them), and
             lists and dicts of such values, in any depth; NumPy's numbers count as Python's.
 

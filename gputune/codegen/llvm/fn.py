@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from ...ir.nodes import Buffer, Var
 from ...lower.linear import Bounds
 from . import kept, tile_registers
+from .jit import UNROLL
 from .values import V, int_const, llvm_type, type_of
 
 
@@ -45,6 +46,7 @@ class Module:
     functions: list[str] = field(default_factory=list)
     temporaries: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     counter: int = 0
 
     def declare(self, name: str, result: str, args: str) -> str:
@@ -62,6 +64,14 @@ class Module:
         """Note that tile registers are used."""
         self.declares.update(tile_registers.DECLARES)
         self.constants = [tile_registers.constant()]
+
+    def unrolled(self) -> str:
+        """A new name for the hint that LLVM shall unroll a loop; each loop has its own."""
+        if not self.hints:
+            self.hints.append(f'!0 = !{{!"{UNROLL}"}}')
+        name = f"!{len(self.hints)}"
+        self.hints.append(f"{name} = distinct !{{{name}, !0}}")
+        return name
 
     def fresh(self, stem: str) -> str:
         """A function name not used so far."""
@@ -157,8 +167,9 @@ class Fn:
 
     # ------------------------------------------------------------------------- control flow
     @contextmanager
-    def loop(self, lo: V, n: V, stored: frozenset[Hashable]) -> Iterator[V]:
-        """Code that runs `n` (at least one) times; gives the loop variable, from `lo` on."""
+    def loop(self, lo: V, n: V, stored: frozenset[Hashable], unroll: bool = False) -> Iterator[V]:
+        """Code that runs `n` (at least one) times; gives the loop variable, from `lo` on. LLVM is
+        asked to `unroll` it."""
         head, done = self.name("loop")[1:], self.name("done")[1:]
         parent = self.scopes[-1]
         scope = Scope(head, stored=stored)
@@ -187,7 +198,8 @@ class Fn:
         out.append(f"  {nxt} = add nsw i64 {iv.ref}, 1")
         more = self.name("c")
         out.append(f"  {more} = icmp slt i64 {nxt}, {end.ref}")
-        out.append(f"  br i1 {more}, label %{head}, label %{done}")
+        hint = f", !llvm.loop {self.module.unrolled()}" if unroll else ""
+        out.append(f"  br i1 {more}, label %{head}, label %{done}{hint}")
         out.append(f"{done}:")
         parent.label = done
         self._leave_registers()

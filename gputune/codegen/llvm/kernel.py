@@ -129,7 +129,7 @@ def generate(func: PrimFunc, limits: CpuLimits, mcpu: str, mattr: str, name: str
     return "\n".join([
         f'target triple = "{jit.host_triple()}"', *sorted(module.declares.values()), "",
         kept.text(name, module.temporaries), *module.constants, *module.functions,
-        body, entry, attributes,
+        body, entry, attributes, *module.hints,
     ])  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from ...ir.nodes import (
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds
 from ...lower.tiles import tile_op
+from ...lower.unroll import BY_LLVM
 from . import amx, kept, memory, ops, tile_registers
 from .expr import index, stored_value, value
 from .fn import Fn
@@ -103,7 +104,7 @@ def _loop(f: Fn, s: For) -> None:
     stored = _stored(f, s.body)
 
     def run() -> None:
-        with f.loop(lo, n, stored) as iv:
+        with f.loop(lo, n, stored, unroll=(BY_LLVM, 1) in s.annotations) as iv:
             f.env[s.var] = iv
             emit(f, s.body)
 

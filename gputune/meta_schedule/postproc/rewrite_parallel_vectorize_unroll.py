@@ -61,7 +61,7 @@ class RewriteParallelVectorizeUnroll(Postproc):
     def apply(self, sch: Schedule) -> bool:
         """Rewrite every function whose root block has notes."""
         for name, func in list(sch.mod.functions.items()):
-            notes = {k: v for k, v in func.body.annotations if k in _KEYS}
+            notes = {k: annotation(func.body, k) for k, _ in func.body.annotations if k in _KEYS}
             if not notes:
                 continue
             root = sch.get_block("root", name)

@@ -30,7 +30,8 @@ class ParallelizeVectorizeUnroll(ScheduleRule):
         max_vectorize_extent: vectorised loops have up to this many iterations; -1: none.
         unroll_max_steps: candidates for the number of statements that unrolling may make, from
             which one is sampled; None or empty: no unrolling.
-        unroll_explicit: unroll in the generated program rather than ask the compiler to.
+        unroll_explicit: unroll in the generated program rather than ask the compiler to (LLVM, or
+            NVRTC by `#pragma unroll`).
     """
 
     def __init__(
