@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -169,11 +170,64 @@ def test_sketches_become_programs_with_the_instruction(which: int) -> None:
         np.testing.assert_array_equal(c, want)
 
 
-def test_a_block_that_does_not_match_refuses_the_candidate() -> None:
-    sch = Schedule(i8_matmul(), seed=1)
-    block = sch.get_block("C")
-    outer = sch.blockize(sch.get_loops(block)[1])
-    sch.annotate(outer, "meta_schedule.auto_tensorize", "dot_16x4_vnni")
+def asked(name: str, func: PrimFunc | None = None) -> Schedule:
+    """A product whose inner block asks for an intrinsic."""
+    sch = Schedule(func or i8_matmul(), seed=1)
+    outer = sch.blockize(sch.get_loops(sch.get_block("C"))[1])
+    sch.annotate(outer, "meta_schedule.auto_tensorize", name)
+    return sch
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("dot_16x4_vnni", "does not match"), ("dot_1x1", "no tensor intrinsic")]
+)
+def test_a_block_that_does_not_match_stays_scalar(
+    name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refused the whole candidate. The warning comes once, however many candidates there are."""
+    monkeypatch.setattr("gputune.ir.known_annotations._said", set())
+    posts = [RewriteReductionBlock(), RewriteTensorize()]
+    sch = asked(name)
+    with pytest.warns(UserWarning, match=f"block C_o.* without the intrinsic '{name}'.*{why}"):
+        assert postprocess(sch, posts) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert postprocess(asked(name), posts) is None
+    (func,) = sch.mod.functions.values()
+    assert isinstance(func, PrimFunc)
+    assert "auto_tensorize" not in func.script()
+    rng = np.random.default_rng(2)
+    shapes = [[int(n.value) for n in b.shape] for b in func.buffers]  # type: ignore[union-attr]  # constant
+    a, b = (rng.integers(-9, 9, s).astype(np.int8) for s in shapes[:2])
+    got, wanted = (np.full(shapes[2], -1, np.int32) for _ in range(2))
+    run(func, a, b, got)
+    run(i8_matmul(), a, b, wanted)
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_empty_name_asks_for_no_intrinsic() -> None:
+    """It was looked up, and refused the candidate."""
+    sch = asked("", u8_matmul())
+    before = sch.mod.script()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert postprocess(sch, [RewriteTensorize(vectorize_init_loop=True)]) is None
+    lines = [x for x in before.splitlines() if "auto_tensorize" not in x]
+    assert sch.mod.script().splitlines() == lines
+    sch = asked("dot_16x4_vnni", u8_matmul())
+    init = sch.decompose_reduction(sch.get_block("C_o"), sch.get_loops(sch.get_block("C_o"))[0])
+    sch.annotate(init, "meta_schedule.auto_tensorize_init", "")
+    before_init = str(sch.get(init).body)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert postprocess(sch, [RewriteTensorize(vectorize_init_loop=True)]) is None
+    assert str(sch.get(init).body) == before_init
+
+
+def test_what_only_an_instruction_can_read_refuses_the_candidate() -> None:
+    """A block on fragments of tensor cores has no scalar form."""
+    sch = asked("wmma_fill_16x16x16_f32")
+    sch.cache_write(sch.get_block("C_o"), 0, "wmma.accumulator")
     error = postprocess(sch, [RewriteReductionBlock(), RewriteTensorize()])
     assert error is not None
     assert error.code == "tensorize-match"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
+from ...ir.known_annotations import warn_once
 from ...ir.nodes import Block, BufferStore
 from ...ir.walk import blocks, loads, walk_stmt
 from ...target.intrin import TensorIntrin
@@ -15,12 +16,18 @@ if TYPE_CHECKING:
     from ...schedule import BlockRV, Schedule
 
 
+_PLAIN = frozenset({"global", "shared", "shared.dyn", "local"})
+"""Memory that any statement can use."""
+
+
 class RewriteTensorize(Postproc):
     """Tensorizes the blocks that are annotated with the name of an intrinsic.
 
     A block that initialises one takes the intrinsic that the annotation for inits names; without
-    one it stays as it is, or is vectorised. A block that does not match refuses the whole
-    schedule: a candidate that was to use the instruction is not worth measuring without it.
+    one it stays as it is, or is vectorised. The empty name asks for no intrinsic. A block that an
+    intrinsic does not fit stays as it is, too, and a warning says why, once for a block and a
+    reason; only where its operands are in memory that nothing but an instruction can read (the
+    fragments of tensor cores, tile registers) is the whole schedule refused.
 
     Args:
         vectorize_init_loop: make vectors of blocks that initialise.
@@ -33,20 +40,37 @@ class RewriteTensorize(Postproc):
         """Tensorize what is annotated.
 
         Raises:
-            ScheduleError: why a block does not match.
+            ScheduleError: why a block does not match that cannot do without an instruction.
         """
         for func, block, name, init_name in _found(sch):
             rv = sch.get_block(block.name, func)
             if init_name is not None:
                 sch.unannotate(rv, AUTO_TENSORIZE_INIT)
             sch.unannotate(rv, AUTO_TENSORIZE)
+            if not name:
+                continue
             if not _initialises(block, name):
-                sch.tensorize(rv, name)
+                _tensorize(sch, rv, block, name)
             elif init_name is not None:
-                sch.tensorize(rv, init_name)
+                if init_name:
+                    _tensorize(sch, rv, block, init_name)
             elif self.vectorize_init_loop:
                 _vectorize(sch, rv)
         return True
+
+
+def _tensorize(sch: Schedule, rv: BlockRV, block: Block, name: str) -> None:
+    """Compute a block by an intrinsic; warn, and leave it as it is, where that cannot be."""
+    try:
+        sch.tensorize(rv, name)
+    except ScheduleError as e:
+        if any(r.buffer.scope not in _PLAIN for r in (*block.reads, *block.writes)):
+            raise
+        warn_once(
+            f"tensorize {name} {block.name} {e.code}",
+            f"RewriteTensorize: block {block.name} is left without the intrinsic {name!r} that it "
+            f"asks for: {e.message}",
+        )
 
 
 def _initialises(block: Block, name: str) -> bool:
@@ -72,15 +96,11 @@ def _found(sch: Schedule) -> list[tuple[str, Block, str, str | None]]:
     for func in sch.mod.functions:
         for link in sch.tree(func).links.values():
             if type(link.node) is Block:
-                name = _text(annotation(link.node, AUTO_TENSORIZE))
+                name = annotation(link.node, AUTO_TENSORIZE)
                 if name is not None:
-                    other = _text(annotation(link.node, AUTO_TENSORIZE_INIT))
+                    other = annotation(link.node, AUTO_TENSORIZE_INIT)
                     out.append((func, link.node, name, other))
     return out
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(getattr(value, "value", value))
 
 
 def _vectorize(sch: Schedule, block: BlockRV) -> None:
