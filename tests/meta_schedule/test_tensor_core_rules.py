@@ -18,7 +18,7 @@ from gputune.errors import BuildError, UserError
 from gputune.ir import dtypes
 from gputune.ir.build import const_int
 from gputune.ir.interp import run
-from gputune.ir.nodes import Alloc, PrimFunc, Stmt
+from gputune.ir.nodes import Alloc, IRModule, PrimFunc, Stmt
 from gputune.ir.walk import walk_stmt
 from gputune.kernels import KERNELS
 from gputune.kernels.kernel import Shape
@@ -27,6 +27,7 @@ from gputune.meta_schedule import mutator, postproc, schedule_rule
 from gputune.meta_schedule.analysis import AUTO_TENSORIZE
 from gputune.meta_schedule.gpu_model import column
 from gputune.meta_schedule.gpu_usage import kernels_of
+from gputune.meta_schedule.population import Sketch
 from gputune.meta_schedule.postproc.verify_vtcm_limit import VTCM, vtcm_bytes
 from gputune.meta_schedule.schedule_rule import (
     MultiLevelTilingTensorCore,
@@ -235,6 +236,81 @@ def test_refusals_are_counted() -> None:
     assert rule.apply(sch, block) == [sch]
     assert str(sch.mod) == before
     assert sum(rule.refused.values()) == 1
+
+
+# ----------------------------------------------------------------------------- rounded up
+def counts(sch: Schedule) -> list[int]:
+    """The products of the instruction along rows, columns and sum."""
+    sampled = [i for i in sch.trace.insts if i.kind.name == "SamplePerfectTile"]
+    return [prod(sch.trace.decisions[i]) for i in sampled]  # type: ignore[arg-type]  # lists
+
+
+def rounded(func: PrimFunc, **changes: Any) -> list[Schedule]:
+    sch = Schedule(func, seed=3)
+    return tiling(must_divide=False, **changes).apply(sch, sch.get_block("C"))[1:]
+
+
+@pytest.mark.parametrize(
+    ("n", "wanted"),
+    [
+        (64, [4]),  # has all the tiles that it can use
+        (80, [5, 6]),  # 8 would be two thirds more
+        (13 * 16, [13, 14, 16]),
+        (61 * 16, [61, 62, 64]),
+        (61 * 16 - 3, [61, 62, 64]),  # padded to whole products as well
+    ],
+)
+def test_numbers_of_products_are_rounded_up(n: int, wanted: list[int]) -> None:
+    """Tiles had to divide them: a prime number of products had no tiles but one and all."""
+    assert [counts(s) for s in rounded(product(n))] == [[k] * 3 for k in wanted]
+    sch = Schedule(product(n))
+    assert len(tiling().apply(sch, sch.get_block("C"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "shape"),
+    [
+        ("matmul", "C", {"m": 80, "n": 70, "k": 100}),
+        ("conv2d", "Y", {"n": 1, "h": 9, "w": 9, "ci": 16, "co": 80}),
+    ],
+)
+def test_rounding_up_keeps_the_meaning(name: str, block: str, shape: Shape) -> None:
+    kernel = KERNELS[name]
+    func = kernel.build(shape, "float16", out="float32")
+    sch = Schedule(func, seed=3)
+    _, _, *found = tiling(must_divide=False).apply(sch, sch.get_block(block))
+    assert found
+    context = cuda_context(func, "sm_86")
+    assert context.space_generator is not None
+    posts = context.space_generator.postprocs
+    for new in found:
+        sketch = Sketch(IRModule({func.name: func}), new.trace, posts)  # type: ignore[arg-type]  # a list
+        rows = drawn(sketch, 256, seed=5)
+        k = np.flatnonzero(sketch.evaluate(rows).valid)[0]
+        scheduled = sketch.materialise(rows[k]).mod
+        assert "wmma." in str(scheduled)
+        arrays = list(kernel.arguments(shape, "float16", 3, exact=True, out="float32"))
+        wanted = [a.copy() for a in arrays]
+        run(func, *wanted)
+        run(scheduled, *arrays)
+        np.testing.assert_array_equal(arrays[-1], wanted[-1])
+
+
+@needs_compiler
+def test_host_execution_of_what_was_rounded_up() -> None:
+    shape: Shape = {"m": 80, "n": 70, "k": 100}
+    kernel = KERNELS["matmul"]
+    func = kernel.build(shape, "float16", out="float32")
+    sketch = Sketch(
+        IRModule({func.name: func}),
+        rounded(func)[1].trace,
+        cuda_context(func, "sm_86").space_generator.postprocs,
+    )  # type: ignore[union-attr,arg-type]  # there is one, with a list
+    rows = drawn(sketch, 256, seed=6)
+    k = np.flatnonzero(sketch.evaluate(rows).valid)[0]
+    (scheduled,) = sketch.materialise(rows[k]).mod.functions.values()
+    arrays = list(kernel.arguments(shape, "float16", 3, exact=True, out="float32"))
+    checked(func, scheduled, arrays, "random")
 
 
 # ----------------------------------------------------------------------------- settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...errors import ScheduleError, UserError
@@ -36,6 +37,8 @@ _PARTS = ("init", "load_a", "load_b", "compute", "store")
 _BANKS = 32  # elements: rows in shared memory begin at odd multiples of the offset below
 _OFFSET = 8
 _OFFSET_OF_BYTES = 16
+_ROUND = (2, 4, 8)  # numbers of products are rounded up to multiples of these
+_WASTE = 4  # by at most a part in so many
 
 
 @dataclass(frozen=True)
@@ -91,10 +94,14 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
             MultiLevelTiling; tiles are counted in products of the instruction, and the last thread
             axis counts warps (threadIdx.y; the lanes of a warp are threadIdx.x). They divide the
             number of products: the results are laid out by tiles of a warp, all of which are
-            written.
+            written; so where `must_divide` is False, it is the number that is changed.
         reuse_read: the caches of operands in shared memory, with one level.
         reuse_write: the cache of results in shared memory, with one level, outside of the warps.
         use_software_pipeline: must be False.
+        must_divide: False adds schedules in which the numbers of products along rows, columns and
+            sum are rounded up to multiples of 2, 4 and 8, by at most a quarter, so that 61 of them
+            have useful tiles, too. What is added is padding: zeros for the operands, and results
+            that are not copied out.
 
     Attributes:
         refused: how often a matching group gave no schedule, by the code of the reason.
@@ -114,11 +121,13 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
         reuse_write: ReuseType | Mapping[str, Any] | None = None,
         use_software_pipeline: bool = False,
         filter_fn: Filter | None = None,
+        must_divide: bool = True,
     ) -> None:
         super().__init__(
             structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read, reuse_write,
             filter_fn,
         )  # fmt: skip
+        self.rounds_up = not must_divide  # (the tiles divide what was rounded up)
         if use_software_pipeline:
             _refuse(
                 "use_software_pipeline=True asks for pipelined sketches, which this version has "
@@ -165,22 +174,28 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
             info = get_auto_tensorize_mapping_info(sch, block, intrin(group.compute).desc)
             if info is None:
                 continue
-            new = sch.copy()
-            try:
-                self._sketch(new, block, group, info)
-            except ScheduleError as e:
-                self.refused[e.code or "schedule"] += 1
-            else:
-                out.append(new)
+            for multiples in _multiples(info, _ROUND if self.rounds_up else ()):
+                new = sch.copy()
+                try:
+                    self._sketch(new, block, group, info, multiples)
+                except ScheduleError as e:
+                    self.refused[e.code or "schedule"] += 1
+                else:
+                    out.append(new)
         return out
 
     # ------------------------------------------------------------------ one sketch
     def _sketch(
-        self, sch: Schedule, block: BlockRV, group: _Group, info: AutoTensorizeMappingInfo
+        self,
+        sch: Schedule,
+        block: BlockRV,
+        group: _Group,
+        info: AutoTensorizeMappingInfo,
+        multiples: Sequence[int],
     ) -> None:
         sch.annotate(block, TILING_STRUCTURE, self.structure)
         c, a, b = _as_product(sch, block, intrin(group.compute).desc, info)
-        inner, padded = _innermost(sch, block, info)
+        inner, padded = _innermost(sch, block, info, multiples)
         outer = sch.blockize(inner)
         sch.annotate(outer, AUTO_TENSORIZE, group.compute)
         sch.annotate(outer, AUTO_TENSORIZE_INIT, group.init)
@@ -343,16 +358,38 @@ def _joined(info: AutoTensorizeMappingInfo, dims: Sequence[IterVar]) -> IndexMap
     return IndexMap(tuple(iters.values()), tuple(final))
 
 
+def _multiples(info: AutoTensorizeMappingInfo, to: Sequence[int]) -> list[tuple[int, ...]]:
+    """To multiples of how many products the extents are rounded up, one of each along rows, columns
+    and sum: 1, and what of `to` makes other numbers of products, none of them much larger."""
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    counts = [
+        -(-prod(const_int(iv.dom.extent) or 1 for iv in group) // (const_int(d.dom.extent) or 1))
+        for group, d in zip(info.groups, info.rhs_iters, strict=True)
+    ]
+    best = tuple([1 for _ in counts])
+    for m in (1, *to):
+        rounded = [-(-n // m) * m for n in counts]
+        best = tuple(
+            [
+                m if (r - n) * _WASTE <= n else old
+                for n, r, old in zip(counts, rounded, best, strict=True)
+            ]
+        )
+        found.setdefault(tuple([-(-n // k) * k for n, k in zip(counts, best, strict=True)]), best)
+    return list(found.values())
+
+
 def _innermost(
-    sch: Schedule, block: BlockRV, info: AutoTensorizeMappingInfo
+    sch: Schedule, block: BlockRV, info: AutoTensorizeMappingInfo, multiples: Sequence[int]
 ) -> tuple[LoopRV, bool]:
-    """Split the loops of a product to the sizes of the instruction, after padding; the outermost of
-    the new, inner loops, and whether there is padding."""
+    """Split the loops of a product to the sizes of the instruction, after padding (to `multiples`
+    of these); the outermost of the new, inner loops, and whether there is padding."""
     sizes = [const_int(d.dom.extent) or 1 for d in info.rhs_iters]
     extents = [const_int(iv.dom.extent) or 1 for iv in sch.get(block).iter_vars[len(info.batch) :]]
-    padded = any(n % size for n, size in zip(extents, sizes, strict=True))
+    steps = [size * m for size, m in zip(sizes, multiples, strict=True)]
+    padded = any(n % step for n, step in zip(extents, steps, strict=True))
     if padded:
-        sch.pad_einsum(block, [1] * len(info.batch) + sizes)
+        sch.pad_einsum(block, [1] * len(info.batch) + steps)
     return _split_last(sch, block, sizes), padded
 
 
