@@ -17,11 +17,10 @@ import gputune as gt
 import gputune.meta_schedule as ms
 from gputune.codegen.cuda.host import host_compile, host_run
 from gputune.codegen.cuda.kernel import generate
-from gputune.errors import GputuneError, ScheduleError
-from gputune.ir import known_annotations
+from gputune.errors import LowerError, ScheduleError
 from gputune.ir.known_annotations import FORMS, KNOWN, fault
-from gputune.ir.nodes import For, IntImm, PrimFunc, StringImm
-from gputune.ir.walk import walk_stmt
+from gputune.ir.nodes import Block, For, IntImm, PrimFunc, Stmt, StringImm
+from gputune.ir.walk import map_stmt, walk_stmt
 from gputune.lower.gpu import lower_gpu
 from gputune.lower.limits import CpuLimits
 from gputune.lower.pipeline import lower
@@ -33,6 +32,7 @@ from gputune.meta_schedule.postproc import (
     postprocess,
 )
 from gputune.schedule import Schedule
+from gputune.schedule.tree import block_with
 from gputune.script import from_source
 from gputune.script import tir as T
 
@@ -48,7 +48,7 @@ needs_compiler = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def nothing_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test is a process of its own, as far as warnings go."""
-    monkeypatch.setattr(known_annotations, "_said", set())
+    monkeypatch.setattr("gputune.ir.known_annotations._said", set())
 
 
 @T.prim_func
@@ -352,14 +352,22 @@ def test_alignment_and_copies_change_the_lowered_program() -> None:
 
 
 # ----------------------------------------------------------------------------- bad values
-@pytest.mark.parametrize("value", [2, "yes", [1]])
-def test_lowering_refuses_values_that_make_no_sense(value: Any) -> None:
-    for func, go in (
-        (noted(on_loop(**{EXPLICIT: value})), plain),
-        (gpu((STEPS, 16), (EXPLICIT, value)), generate),
-    ):
-        with pytest.raises(GputuneError, match=f"'{EXPLICIT}' of loop .*expected 0 or 1"):
-            go(func)
+def by_hand(name: str, value: Any, on: str = "block") -> Schedule:
+    """A schedule of a program with a note that nobody looked at before."""
+
+    def go(s: Stmt) -> Stmt:
+        if type(s) is Block and on == ("block" if s.iter_vars else "root"):
+            return block_with(s, annotations=((name, value),))
+        out = map_stmt(s, lambda e: e, go)
+        assert out is not None
+        if type(out) is For and on == "loop":
+            f = out
+            return For(f.var, f.min, f.extent, f.kind, f.body, f.thread, ((name, value),))
+        return out
+
+    body = go(sums.body)
+    assert type(body) is Block
+    return Schedule(PrimFunc(sums.params, sums.buffer_map, body, sums.attrs))
 
 
 READ_ON_BLOCKS = sorted(
@@ -368,14 +376,20 @@ READ_ON_BLOCKS = sorted(
 )  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [2, "yes", (1,)])
+def test_lowering_refuses_values_that_make_no_sense(value: Any) -> None:
+    (func,) = by_hand(EXPLICIT, value, "loop").mod.functions.values()
+    with pytest.raises(LowerError, match=f"'{EXPLICIT}' of loop .*expected 0 or 1") as e:
+        plain(func)  # type: ignore[arg-type]  # a function of tensors
+    assert e.value.code == "annotation-value"
+
+
 @pytest.mark.parametrize("name", READ_ON_BLOCKS)
 def test_rules_and_postprocs_refuse_values_that_make_no_sense(name: str) -> None:
     """All of them ask `annotation`."""
-    sch = Schedule(sums)
-    block = sch.get_block("B")
-    sch.annotate(block, name, 2.5)
+    sch = by_hand(name, 2.5)
     with pytest.raises(ScheduleError, match=r"of block B: expected .*, found 2\.5") as e:
-        analysis.annotation(sch.get(block), name)
+        analysis.annotation(sch.get(sch.get_block("B")), name)
     assert name in e.value.message
     assert e.value.code == "annotation-value"
 
@@ -393,12 +407,7 @@ def test_rules_and_postprocs_refuse_values_that_make_no_sense(name: str) -> None
 def test_a_postproc_says_which_value_is_wrong(
     place: str, name: str, value: Any, postproc: Postproc
 ) -> None:
-    sch = Schedule(sums)
-    at: Any = sch.get_block("root")
-    if place == "loop":
-        at = sch.get_loops(sch.get_block("B"))[0]
-    sch.annotate(at, name, value)
-    error = postprocess(sch, [postproc])
+    error = postprocess(by_hand(name, value, place), [postproc])
     assert error is not None
     assert error.code == "annotation-value"
     assert name in error.message
