@@ -140,6 +140,11 @@ def _pairs(a: Any, b: Any) -> Any:
     return (a.astype(np.int32) * b.astype(np.int32)).reshape(-1, 2).sum(axis=1, dtype=np.int32)
 
 
+def _saturated_pairs(a: Any, b: Any) -> Any:
+    """Sums of two products of bytes, at the ends of int16 where they do not fit."""
+    return np.clip(_pairs(a, b), -(2**15), 2**15 - 1).astype(np.int16)
+
+
 VECTOR: dict[str, VectorOp] = {
     "x86.vpdpbusd": VectorOp(
         "int32x16", ("int32x16", "uint8x64", "int8x64"), lambda acc, a, b: acc + _quads(a, b),
@@ -156,6 +161,10 @@ VECTOR: dict[str, VectorOp] = {
     "x86.pmaddwd": VectorOp(
         "int32x16", ("int16x32", "int16x32"), _pairs,
         "llvm.x86.avx512.pmaddw.d.512", ("avx512bw",),
+    ),
+    "x86.pmaddubsw": VectorOp(
+        "int16x32", ("uint8x64", "int8x64"), _saturated_pairs,
+        "llvm.x86.avx512.pmaddubs.w.512", ("avx512bw",),
     ),
     "x86.vdpbf16ps": VectorOp(
         "float32x16", ("float32x16", "bfloat16x32", "bfloat16x32"), _bf16_pairs,

@@ -238,7 +238,7 @@ def merged(
 def alloc_buffer(ctx: Context, node: ast.Assign, name: str, call: ast.Call) -> None:
     """`B = T.alloc_buffer(...)`: it belongs to the enclosing block."""
     args = bind_args(ctx, call, "T.alloc_buffer", BUFFER_ARGS, 1)
-    buffer = buffer_from(ctx, name, args, call)
+    buffer = buffer_from(ctx, name, args, call, allocated=True)
     ctx.block.allocs.append(buffer)
     ctx.bind(name, buffer)
 

@@ -7,25 +7,27 @@ from typing import Any
 
 from ..ir import build, dtypes
 from ..ir.nodes import Buffer, Expr, Var
+from . import tir
 from .context import Context
 from .expressions import evaluate
 from .values import describe, dtype_of, python_int, to_expr
 
-BUFFER_ARGS = (
-    "shape", "dtype", "data", "strides", "elem_offset", "scope", "align", "offset_factor",
-    "buffer_type", "axis_separators",
-)  # fmt: skip
+BUFFER_ARGS = tir.BUFFER_ARGS
 _MAX_RANK = 64
 
 
 def buffer_from(
     ctx: Context, name: str, args: dict[str, ast.expr], node: ast.AST,
     shape: tuple[Expr, ...] | None = None, dtype: str = "float32", scope: str = "global",
+    *, allocated: bool = False,
 ) -> Buffer:  # fmt: skip
-    """The buffer that the arguments describe; `shape`, `dtype` and `scope` are defaults."""
-    for unused in ("data", "buffer_type", "axis_separators"):
-        if unused in args and evaluate(ctx, args[unused]) not in (None, "", "default", [], ()):
-            ctx.fail(args[unused], f"buffer argument {unused!r} is not supported")
+    """The buffer that the arguments describe; `shape`, `dtype` and `scope` are defaults.
+
+    One that is `allocated` begins where it is put: nothing could say what its offset is."""
+    args = {k: a for k, a in args.items() if not (type(a) is ast.Constant and a.value is None)}
+    for word, (plain, hint) in tir.BUFFER_REFUSED.items():
+        if word in args and not tir.is_one_of(evaluate(ctx, args[word]), plain):
+            ctx.fail(args[word], f"buffer {name} has the argument {word!r}", hint, "script-buffer")
     if "shape" in args:
         shape = shape_of(ctx, evaluate(ctx, args["shape"]), args["shape"])
     elif shape is None:
@@ -40,7 +42,10 @@ def buffer_from(
     align = 0
     if "align" in args:
         align = max(0, python_int(ctx, evaluate(ctx, args["align"]), args["align"], "align"))
-    return Buffer(name, shape, dtype, scope, strides, _offset(ctx, name, args), align)
+    offset = _offset(ctx, name, args)
+    if allocated and "elem_offset" not in args:
+        offset = None
+    return Buffer(name, shape, dtype, scope, strides, offset, align)
 
 
 def shape_of(ctx: Context, value: Any, node: ast.AST) -> tuple[Expr, ...]:
@@ -78,7 +83,7 @@ def _strides(
         ctx.fail(node, f"buffer {name} has {rank} dimensions and {len(value)} strides")
     out = []
     for v in value:
-        e = to_expr(ctx, v, node)
+        e = Var(v, "int32") if isinstance(v, str) and v.isidentifier() else to_expr(ctx, v, node)
         if not dtypes.is_int(e.dtype):
             ctx.fail(node, f"a stride is an integer, got {describe(v)}")
         out.append(e)
@@ -97,6 +102,9 @@ def _offset(ctx: Context, name: str, args: dict[str, ast.expr]) -> Expr | None:
             return e
     if "offset_factor" in args:
         node = args["offset_factor"]
-        if python_int(ctx, evaluate(ctx, node), node, "offset_factor"):
+        factor = python_int(ctx, evaluate(ctx, node), node, "offset_factor")
+        if factor < 0:
+            ctx.fail(node, f"offset_factor is not negative, got {factor}", code="script-range")
+        if factor:
             return Var(f"{name}_elem_offset")
     return None

@@ -31,6 +31,7 @@ from .expressions import evaluate, expression, fold_left
 from .values import (
     binary,
     branches,
+    combine,
     condition,
     constant,
     describe,
@@ -104,14 +105,19 @@ def no_keywords(ctx: Context, node: ast.Call, what: str) -> None:
 
 def call_tir(ctx: Context, node: ast.Call, name: str) -> Any:
     """The value of `T.name(...)`."""
-    handler = _FUNCTIONS.get(name)
+    from .tvm_words import FUNCTIONS, INSTEAD
+
+    handler = _FUNCTIONS.get(name) or FUNCTIONS.get(name)
     if handler is not None:
         return handler(ctx, node)
     if name in ops.MATH:
-        return _math(ctx, node, name)
+        return stated(ctx, node, lambda ctx, node: _math(ctx, node, name))
     op = tir.BINARY.get(name)
     if op is not None:
-        return _binary(ctx, node, name, op)  # type: ignore[arg-type]  # values of BINARY are ops
+        binary_op: Any = op  # every value of BINARY is an op
+        return stated(ctx, node, lambda ctx, node: _binary(ctx, node, name, binary_op))
+    if name in INSTEAD:
+        ctx.fail(node, f"T.{name} is not part of this language", INSTEAD[name], "script-name")
     word = tir.constant_name(name)
     if isinstance(word, str):
         return _typed(ctx, node, word)
@@ -119,6 +125,25 @@ def call_tir(ctx: Context, node: ast.Call, name: str) -> Any:
         near = closest(name, tir.__dir__())
         ctx.fail(node, f"T has no {name!r}", f"did you mean {near}?" if near else "", "script-name")
     ctx.fail(node, f"T.{name} is a statement, not a value", code="script-syntax")
+
+
+def stated(ctx: Context, node: ast.Call, handler: Handler) -> Any:
+    """The value of a call in which a script may say the dtype of the result: `dtype=` must agree
+    with what the arguments give, and converts nothing."""
+    said = next((k for k in node.keywords if k.arg == "dtype"), None)
+    if said is None:
+        return handler(ctx, node)
+    dtype = dtype_of(ctx, evaluate(ctx, said.value), said.value)
+    rest = ast.Call(node.func, node.args, [k for k in node.keywords if k is not said])
+    value = handler(ctx, ast.copy_location(rest, node))
+    if not is_expr(value):
+        return constant(ctx, value, node, dtype)
+    if value.dtype != dtype:
+        ctx.fail(
+            said.value, f"the result has dtype {value.dtype}, dtype= says {dtype}",
+            "T.cast the arguments, or leave dtype= out", "script-dtype",
+        )  # fmt: skip
+    return value
 
 
 # ----------------------------------------------------------------------------- by kind
@@ -191,9 +216,20 @@ def _select(ctx: Context, node: ast.Call) -> Expr:
 
 
 def _if_then_else(ctx: Context, node: ast.Call) -> Expr:
-    args = bind_args(ctx, node, "T.if_then_else", ("cond", "t", "f"), 3)
+    args = bind_args(ctx, node, "T.if_then_else", ("cond", "t", "f", "dtype"), 3)
     cond, a, b = [evaluate(ctx, args[k]) for k in ("cond", "t", "f")]
+    dtype = None
+    if "dtype" in args:
+        dtype = dtype_of(ctx, evaluate(ctx, args["dtype"]), args["dtype"])
+        a, b = [
+            v if is_expr(v) else to_expr(ctx, v, args[k], dtype) for v, k in ((a, "t"), (b, "f"))
+        ]
     x, y = branches(ctx, node, a, b)
+    if dtype not in (None, x.dtype):
+        ctx.fail(
+            args["dtype"], f"the alternatives have dtype {x.dtype}, dtype= says {dtype}",
+            "T.cast them, or leave dtype= out", "script-dtype",
+        )  # fmt: skip
     return Call("if_then_else", (condition(ctx, cond, args["cond"]), x, y), x.dtype)
 
 
@@ -284,7 +320,11 @@ def _call_extern(ctx: Context, node: ast.Call) -> Expr:
         args = args[1:]
     if not args or not isinstance(args[0], str) or dtype is None:
         ctx.fail(node, 'expected T.call_extern("name", ..., dtype="float32")')
-    return Call("call_extern", tuple([to_expr(ctx, a, node) for a in args]), dtype)
+    from .tvm_words import pure_extern
+
+    return pure_extern(
+        ctx, node, Call("call_extern", tuple([to_expr(ctx, a, node) for a in args]), dtype)
+    )
 
 
 def _call_intrin(ctx: Context, node: ast.Call) -> Expr:
@@ -297,9 +337,15 @@ def _call_intrin(ctx: Context, node: ast.Call) -> Expr:
 
 
 def _reinterpret(ctx: Context, node: ast.Call) -> Expr:
-    args = bind_args(ctx, node, "T.reinterpret", ("dtype", "value"), 2)
-    dtype = dtype_of(ctx, evaluate(ctx, args["dtype"]), args["dtype"])
-    return Call("reinterpret", (expression(ctx, args["value"]),), dtype)
+    """The dtype stands first, or last, or has its name."""
+    named = any(k.arg == "dtype" for k in node.keywords)
+    names = ("value", "dtype") if named else ("dtype", "value")
+    args = bind_args(ctx, node, "T.reinterpret", names, 2)
+    first, second = evaluate(ctx, args["dtype"]), evaluate(ctx, args["value"])
+    if is_expr(first) and not is_expr(second):
+        first, second = second, first
+    dtype = dtype_of(ctx, first, args["dtype"])
+    return Call("reinterpret", (to_expr(ctx, second, args["value"]),), dtype)
 
 
 def _promise(name: str) -> Handler:
@@ -308,7 +354,7 @@ def _promise(name: str) -> Handler:
         cond = condition(ctx, evaluate(ctx, args["cond"]), args["cond"])
         return Call(name, (cond,), cond.dtype)
 
-    return handler
+    return lambda ctx, node: stated(ctx, node, handler)
 
 
 def _not(ctx: Context, node: ast.Call) -> Expr:
@@ -383,7 +429,10 @@ _FUNCTIONS: dict[str, Handler] = {
     "Ramp": _ramp,
     "Broadcast": _broadcast,
     "Shuffle": _shuffle,
+    "ramp": _ramp,
+    "broadcast": _broadcast,
     "call_extern": _call_extern,
+    "call_pure_extern": _call_extern,
     "call_intrin": _call_intrin,
     "reinterpret": _reinterpret,
     "likely": _promise("likely"),
@@ -408,12 +457,59 @@ def call_buffer(ctx: Context, node: ast.Call, b: Buffer, attr: str) -> Any:
         return b.scope
     if attr == "vstore":
         ctx.fail(node, f"{b.name}.vstore is a statement, not a value")
+    if attr == "access_ptr":
+        from .tvm_words import no_pointer
+
+        no_pointer(ctx, node, f"{b.name}.access_ptr")
     if attr != "vload":
         ctx.fail(node, f"a buffer has no method {attr!r}", "it has vload, vstore and scope")
     args = bind_args(ctx, node, f"{b.name}.vload", ("begin", "dtype", "predicate"), 1)
     indices = vector_indices(ctx, b, args["begin"])
+    if "dtype" in args:
+        dtype = dtype_of(ctx, evaluate(ctx, args["dtype"]), args["dtype"])
+        indices = _lanes_from(ctx, node, b, indices, dtype)
     predicate = expression(ctx, args["predicate"]) if "predicate" in args else None
     return BufferLoad(b, indices, predicate)
+
+
+def _lanes_from(
+    ctx: Context, node: ast.AST, b: Buffer, indices: tuple[Expr, ...], dtype: str
+) -> tuple[Expr, ...]:
+    """Where the lanes of a vector of `dtype` lie that begins at `indices`: one after another along
+    the last dimension, and on in the next row where the row ends."""
+    base, n = dtypes.split(dtype)
+    have = dtypes.access_dtype(b.dtype, indices)
+    if have == dtype:
+        return indices
+    if base != b.dtype or n == 1 or have != b.dtype:
+        ctx.fail(
+            node, f"a load of {have} from buffer {b.name} is not one of {dtype}",
+            f"T.reinterpret what is loaded as {have}", "script-dtype",
+        )  # fmt: skip
+    row = build.const_int(b.shape[-1])
+    if row is None or row % n == 0 or row > n:
+        last = indices[-1]
+        return (*indices[:-1], Ramp(last, build.const(1, last.dtype), n))
+    out: list[Expr] = []
+    flat: Any = indices[-1]
+    sizes = [build.const_int(s) for s in b.shape]
+    step = 1
+    for index, size in zip(reversed(indices[:-1]), reversed(sizes[1:])):
+        if size is None:
+            ctx.fail(node, f"a load of {dtype} crosses rows of {b.name}, whose sizes are not known")
+        step *= size
+        flat = build.add(build.mul(index, step), flat)
+    lanes: Any = Ramp(flat, build.const(1, flat.dtype), n)
+    for size in reversed(sizes[1:]):
+        out.append(combine(ctx, "%", lanes, _many(size, lanes), node, fold=False))
+        lanes = combine(ctx, "//", lanes, _many(size, lanes), node, fold=False)
+    return (lanes, *reversed(out))
+
+
+def _many(value: Any, beside: Expr) -> Expr:
+    return build.broadcast(
+        build.const(value, dtypes.scalar(beside.dtype)), dtypes.lanes(beside.dtype)
+    )
 
 
 def vector_indices(ctx: Context, b: Buffer, node: ast.expr) -> tuple[Expr, ...]:

@@ -317,6 +317,10 @@ def _buffer_attribute(ctx: Context, b: Buffer, node: ast.Attribute) -> Any:
             return () if b.strides is None else tuple([_known(s) for s in b.strides])
         case "elem_offset":
             return 0 if b.elem_offset is None else _known(b.elem_offset)
+        case "data":
+            from .tvm_words import no_pointer
+
+            no_pointer(ctx, node, f"{b.name}.data")
         case attr:
             hint = "it has shape, dtype, name, scope, align, strides, elem_offset, vload, vstore"
             ctx.fail(node, f"a buffer has no attribute {attr!r}", hint)

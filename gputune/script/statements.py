@@ -46,6 +46,7 @@ from .expressions import (
 from .intervals import extent_of
 from .loops import LOOPS, loop_bounds
 from .stores import augmented, store, vstore
+from .tvm_words import STATEMENTS
 from .values import (
     condition,
     describe,
@@ -288,7 +289,7 @@ def _with_buffer(ctx: Context, node: ast.With, call: ast.Call, target: ast.AST |
     name = _name_target(ctx, node, target)
     args = bind_args(ctx, call, "T.decl_buffer", BUFFER_ARGS, 1)
     mark = len(ctx.undo)
-    buffer = buffer_from(ctx, name, args, call)
+    buffer = buffer_from(ctx, name, args, call, allocated=True)
     ctx.bind(name, buffer)
     out = Alloc(buffer, inner(ctx, node.body, node, "the allocation"))
     ctx.release(mark)
@@ -405,7 +406,11 @@ def _func_attr(ctx: Context, call: ast.Call, word: str) -> None:
 
 def _evaluate(ctx: Context, call: ast.Call, word: str) -> Stmt:
     args = bind_args(ctx, call, "T.evaluate", ("value",), 1)
-    return Evaluate(expression(ctx, args["value"]))
+    inside = args["value"]
+    of_tiles = STATEMENTS.get(word_of(ctx, inside))
+    if of_tiles is not None and isinstance(inside, ast.Call):
+        return of_tiles(ctx, inside)
+    return Evaluate(expression(ctx, inside))
 
 
 _CALLED: dict[str, Callable[[Context, ast.Call, str], Stmt | None]] = {
@@ -418,7 +423,7 @@ _CALLED: dict[str, Callable[[Context, ast.Call, str], Stmt | None]] = {
     "evaluate": _evaluate,
 }
 
-_EFFECTS = frozenset({"assume", "call_extern", "call_intrin"})
+_EFFECTS = frozenset({"assume", "call_extern", "call_pure_extern", "call_intrin"})
 
 
 def _expr_statement(ctx: Context, node: ast.Expr) -> Stmt | None:
@@ -430,6 +435,8 @@ def _expr_statement(ctx: Context, node: ast.Expr) -> Stmt | None:
         handler = _CALLED.get(word)
         if handler is not None:
             return handler(ctx, call, word)
+        if word in STATEMENTS:
+            return STATEMENTS[word](ctx, call)
         if word in _EFFECTS:
             return Evaluate(expression(ctx, call))
         if type(call.func) is ast.Attribute and call.func.attr == "vstore":
@@ -448,7 +455,7 @@ def _pass(ctx: Context, node: ast.Pass) -> Stmt:
 
 def _decl(ctx: Context, node: ast.Assign, name: str, call: ast.Call) -> _Item:
     args = bind_args(ctx, call, "T.decl_buffer", BUFFER_ARGS, 1)
-    buffer = buffer_from(ctx, name, args, call)
+    buffer = buffer_from(ctx, name, args, call, allocated=True)
     ctx.bind(name, buffer)
     return Open(node, lambda rest: Alloc(buffer, rest))
 

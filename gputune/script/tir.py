@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any, overload
 
+import numpy as np
+
 from ..errors import ScriptError
 from ..ir import build, dtypes, ops
 from ..ir.nodes import Buffer as _Buffer
@@ -84,6 +86,30 @@ class Function:
         return f"T.{self.name}"
 
 
+BUFFER_ARGS = (
+    "shape", "dtype", "data", "strides", "elem_offset", "scope", "align", "offset_factor",
+    "buffer_type", "axis_separators",
+)  # fmt: skip
+"""What T.Buffer, T.match_buffer, T.alloc_buffer and T.decl_buffer are told, in this order."""
+
+BUFFER_REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "data": (
+        (None,),
+        "leave it out: a buffer owns its elements; a part of another one is viewed with "
+        "T.match_buffer(A[i:j, ...], shape) in a block",
+    ),
+    "buffer_type": (
+        (None, "", "default"),
+        "leave it out: a dimension that is broadcast has extent 1 and is read at index 0",
+    ),
+    "axis_separators": (
+        (None, [], ()),
+        "leave it out: a buffer becomes one axis; dimensions can be joined or split in its shape",
+    ),
+}
+"""What can be told, but only in the way of the values given here; and what to do instead."""
+
+
 class BufferType:
     """`T.Buffer((m, n), "float32")`, or the older `T.Buffer[(m, n), "float32"]`; outside a script
     it is a buffer named "buffer"."""
@@ -91,18 +117,23 @@ class BufferType:
     __slots__ = ()
     name = "Buffer"
 
-    def __call__(self, shape: Any, dtype: Any = "float32", **options: Any) -> _Buffer:
-        """A buffer of this shape and dtype."""
-        dims = shape if isinstance(shape, (tuple, list)) else (shape,)
-        name = dtype.name if isinstance(dtype, DType) else str(dtype)
-        for key in ("scope", "strides", "elem_offset", "align"):
-            if options.get(key) is None:
-                options.pop(key, None)
-        if "strides" in options:
-            options["strides"] = tuple([build.expr(s) for s in options["strides"]])
-        if "elem_offset" in options:
-            options["elem_offset"] = build.expr(options["elem_offset"])
-        return _Buffer("buffer", tuple([build.expr(s) for s in dims]), name, **options)
+    def __call__(self, *args: Any, **options: Any) -> _Buffer:
+        """A buffer; the arguments are those of `BUFFER_ARGS`. ScriptError if they make none."""
+        if len(args) > len(BUFFER_ARGS):
+            raise _no_buffer(f"takes at most {len(BUFFER_ARGS)} arguments, got {len(args)}")
+        told = dict(zip(BUFFER_ARGS, args, strict=False))
+        for key, value in options.items():
+            if key not in BUFFER_ARGS:
+                raise _no_buffer(f"has no argument {key!r}", f"it takes {', '.join(BUFFER_ARGS)}")
+            if key in told:
+                raise _no_buffer(f"got argument {key!r} twice")
+            told[key] = value
+        if "shape" not in told:
+            raise _no_buffer("misses argument 'shape'")
+        for key, (plain, hint) in BUFFER_REFUSED.items():
+            if not is_one_of(told.get(key), plain):
+                raise _no_buffer(f"has the argument {key!r}", hint)
+        return _buffer(told)
 
     def __getitem__(self, item: Any) -> _Buffer:
         if isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], (str, DType)):
@@ -111,6 +142,71 @@ class BufferType:
 
     def __repr__(self) -> str:
         return "T.Buffer"
+
+
+def is_one_of(value: Any, plain: tuple[Any, ...]) -> bool:
+    """Is it one of these values? Expressions are not compared: `==` would build one."""
+    return any(type(value) is type(p) and value == p for p in plain)
+
+
+def _no_buffer(message: str, hint: str = "") -> ScriptError:
+    return ScriptError(f"T.Buffer {message}", hint=hint, code="script-buffer")
+
+
+def _buffer(told: dict[str, Any]) -> _Buffer:
+    """The buffer named "buffer" of arguments by name."""
+    dtype, scope = told.get("dtype"), told.get("scope")
+    dtype = _dtype_name(dtype)
+    if scope is not None and (not isinstance(scope, str) or not scope):
+        raise _no_buffer(f"has a scope that is a string, got {scope!r}")
+    numbers = {k: told.get(k) for k in ("align", "offset_factor")}
+    for key, value in numbers.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise _no_buffer(f"has an {key} that is a whole number, got {value!r}")
+    strides = told.get("strides") or None
+    if strides is not None:
+        strides = _integers("strides", strides)
+    shape = told["shape"]
+    dims = _integers("shape", shape if isinstance(shape, (tuple, list)) else (shape,))
+    if strides is not None and len(strides) != len(dims):
+        raise _no_buffer(f"has {len(dims)} dimensions and {len(strides)} strides")
+    offset = told.get("elem_offset")
+    if offset is not None:
+        (offset,) = _integers("elem_offset", (offset,))
+    elif numbers["offset_factor"]:
+        offset = Var("buffer_elem_offset")
+    return _Buffer(
+        "buffer", dims, dtype, scope or "global", strides, offset, max(0, numbers["align"] or 0)
+    )
+
+
+def _dtype_name(dtype: Any) -> str:
+    if dtype is None:
+        return "float32"
+    if isinstance(dtype, DType):
+        return dtype.name
+    if isinstance(dtype, (type, np.dtype)):
+        try:
+            return dtypes.from_numpy(np.dtype(dtype))
+        except (TypeError, ValueError):
+            pass  # no element type: said below
+    base, lanes = dtypes.split(str(dtype))
+    if (base not in dtypes.SCALARS or lanes < 1) and dtype != "handle":
+        raise _no_buffer(f"has a dtype such as 'float32', got {dtype!r:.60}")
+    return str(dtype)
+
+
+def _integers(what: str, items: Any) -> tuple[Expr, ...]:
+    """Integers and integer expressions, as expressions; a name stands for a variable."""
+    out = []
+    for item in items if isinstance(items, (tuple, list)) else [None]:
+        if isinstance(item, str) and item.isidentifier():
+            item = Var(item)
+        is_index = isinstance(item, (int, np.integer)) and not isinstance(item, bool)
+        if not is_index and not dtypes.is_int(str(getattr(item, "dtype", ""))):
+            raise _no_buffer(f"has {what} made of integers, got {items!r:.60}")
+        out.append(build.expr(int(item) if isinstance(item, np.integer) else item))
+    return tuple(out)
 
 
 class _Axis:
@@ -156,6 +252,28 @@ def _intrinsic(name: str) -> Function:
     return Function(name, run)
 
 
+def _reinterpret(a: Any, b: Any = None, *, dtype: Any = None, value: Any = None) -> Expr:
+    """The dtype may stand first, last, or have its name."""
+    named = b if value is None else value
+    first, second = (a, named) if dtype is None else (dtype, a)
+    if not isinstance(first, (str, DType)):
+        first, second = second, first
+    name = first.name if isinstance(first, DType) else first
+    return Call("reinterpret", (build.expr(second),), name)
+
+
+def _if_then_else(cond: Any, t: Any, f: Any, dtype: str | None = None) -> Expr:
+    """The dtype that some scripts name is that of the alternatives."""
+    e = build.if_then_else(cond, t, f)
+    if dtype is not None and e.dtype != dtype:
+        raise ScriptError(
+            f"the alternatives of T.if_then_else have dtype {e.dtype}, dtype= says {dtype}",
+            hint="T.cast them, or leave dtype= out",
+            code="script-dtype",
+        )
+    return e
+
+
 def _call_extern(name: str, *args: Any, dtype: str = "int32") -> Expr:
     return Call("call_extern", (StringImm(name), *[build.expr(a) for a in args]), dtype)
 
@@ -184,7 +302,9 @@ _WORDS = (
     "grid", "serial", "parallel", "vectorized", "unroll", "thread_binding", "launch_thread",
     "block", "sblock", "init", "reads", "writes", "where", "alloc_buffer", "sblock_alloc_buffer",
     "decl_buffer", "match_buffer", "block_attr", "sblock_attr", "func_attr", "let", "Let",
-    "LetStmt", "evaluate", "var", "Range", "call_intrin",
+    "LetStmt", "evaluate", "var", "Range", "call_intrin", "call_llvm_pure_intrin",
+    "call_llvm_intrin", "llvm_lookup_intrinsic_id", "vectorlow", "vectorhigh", "vectorcombine",
+    "tvm_fill_fragment", "tvm_load_matrix_sync", "tvm_mma_sync", "tvm_store_matrix_sync",
 )  # fmt: skip
 
 _NAMES: dict[str, Any] = {
@@ -197,22 +317,25 @@ _NAMES: dict[str, Any] = {
     "Buffer": BufferType(),
     "axis": _Axis(),
     "Select": Function("Select", build.select),
-    "if_then_else": Function("if_then_else", build.if_then_else),
+    "if_then_else": Function("if_then_else", _if_then_else),
     "Cast": Function("Cast", _cast),
     "cast": Function("cast", _cast),
     "Not": Function("Not", build.logical_not),
     "bitwise_not": Function("bitwise_not", build.invert),
     "likely": _intrinsic("likely"),
     "assume": _intrinsic("assume"),
-    "reinterpret": Function("reinterpret", lambda d, x: Call("reinterpret", (build.expr(x),), d)),
+    "reinterpret": Function("reinterpret", _reinterpret),
     "call_extern": Function("call_extern", _call_extern),
+    "call_pure_extern": Function("call_pure_extern", _call_extern),
     "ceildiv": Function("ceildiv", lambda a, b: build.floordiv(build.sub(build.add(a, b), 1), b)),
     "min_value": Function("min_value", lambda d: build.const(dtypes.min_value(d), d)),
     "max_value": Function("max_value", lambda d: build.const(dtypes.max_value(d), d)),
     "infinity": Function("infinity", lambda d="float32": build.const(math.inf, d)),
     "nan": Function("nan", lambda d="float32": build.const(math.nan, d)),
     "Ramp": Keyword("Ramp"),
+    "ramp": Keyword("ramp"),
     "Broadcast": Function("Broadcast", build.broadcast),
+    "broadcast": Function("broadcast", build.broadcast),
     "Shuffle": Keyword("Shuffle"),
     "StringImm": Function("StringImm", StringImm),
 }

@@ -67,6 +67,7 @@ class TensorIntrin:
     name: str
     _desc: Script = field(repr=False)
     _impl: Script = field(repr=False)
+    _of_user: bool = field(default=False, repr=False)
 
     @cached_property
     def desc(self) -> PrimFunc:
@@ -86,6 +87,10 @@ class TensorIntrin:
             f if isinstance(f, PrimFunc) else parse_function(f) for f in (self._desc, self._impl)
         ]
         _check_pair(self.name, desc, impl)
+        if self._of_user:  # those of gputune are tested
+            from .intrin_meaning import check_meaning
+
+            check_meaning(self.name, desc, impl)
         return desc, impl
 
     @cached_property
@@ -144,7 +149,8 @@ class TensorIntrin:
             override: replace one of the same name.
 
         Raises:
-            UserError: the name is taken; or (when first used) the parameters differ.
+            UserError: the name is taken; or (of plain functions when first used) the parameters
+                differ, or `impl` gives other results than `desc` on small whole numbers.
         """
         for what, f in (("desc", desc), ("impl", impl)):
             if not isinstance(f, PrimFunc) and not callable(f):
@@ -158,9 +164,9 @@ class TensorIntrin:
                 hint="pass override=True to replace it",
                 code="intrin-taken",
             )
-        intrin = TensorIntrin(name, desc, impl)
+        intrin = TensorIntrin(name, desc, impl, True)
         if isinstance(desc, PrimFunc) and isinstance(impl, PrimFunc):
-            _check_pair(name, desc, impl)
+            assert intrin.desc is desc  # refuses what does not go together
         _REGISTERED[name] = intrin
 
     @staticmethod
