@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .aliases import install as _install_aliases
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -110,3 +112,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PUBLIC, *_ROOMS})
+
+
+_install_aliases()
