@@ -17,6 +17,7 @@ from gputune.errors import TargetError
 
 from . import host
 from .gpu import GpuLimits, limits_of
+from .tags import holding, tagged
 
 TargetLike: TypeAlias = "str | Mapping[str, Any] | Target"
 
@@ -44,8 +45,9 @@ class Target:
 
     Args:
         spec: "llvm", "cuda", "hexagon" or "auto", with options in TVM's command-line spelling; a
-            dict with "kind" and the same options; or a Target. "auto" is cuda where it can be used,
-            else llvm; the reason is printed once to stderr.
+            tag that names a device, such as "nvidia/nvidia-a100" (see `tags.py`); a dict with
+            "kind" (or "tag") and the same options; or a Target. "auto" is cuda where it can be
+            used, else llvm; the reason is printed once to stderr.
         host: accepted for the sake of TVM programs; the host is always this machine.
         trusted: the spec is an `export()` of this machine; names are not looked up again.
 
@@ -63,7 +65,7 @@ class Target:
         arch: "sm_90a" and the like ("" for others than cuda).
 
     Raises:
-        TargetError: unknown kind or option, or a value that makes no sense; names the option.
+        TargetError: unknown kind, tag or option, or a value that makes no sense; names the option.
 
     Example:
         >>> Target("llvm --num-cores=4").num_cores
@@ -177,6 +179,26 @@ class Target:
         )
 
     @property
+    def max_threads_per_block(self) -> int:
+        """Of a GPU: the most threads of a block (see `limits`)."""
+        return self.limits.threads_per_block
+
+    @property
+    def max_shared_memory_per_block(self) -> int:
+        """Of a GPU: the most bytes of shared memory of a block."""
+        return self.limits.shared_per_block
+
+    @property
+    def registers_per_block(self) -> int:
+        """Of a GPU: the most registers of a block."""
+        return self.limits.registers_per_block
+
+    @property
+    def thread_warp_size(self) -> int:
+        """Of a GPU: how many threads execute together."""
+        return self.limits.warp
+
+    @property
     def vtcm_capacity(self) -> int:
         """Bytes of vector memory of a hexagon target; 0: no limit, or no such memory."""
         return dict(self._limits).get("vtcm-capacity", 0)
@@ -270,7 +292,7 @@ def _parse_text(text: str) -> tuple[str, dict[str, Any]]:
         raise TargetError(f"target {text!r} cannot be read: {e}") from None
     if not words:
         raise TargetError("the target is empty", hint='for example "llvm" or "cuda"')
-    kind = _kind(words[0])
+    kind, base = _named(words[0])
     options: dict[str, Any] = {}
     at = 1
     while at < len(words):
@@ -290,30 +312,36 @@ def _parse_text(text: str) -> tuple[str, dict[str, Any]]:
             value = words[at]
             at += 1
         _add(options, kind, name, value)
-    return kind, options
+    return kind, {**base, **options}
 
 
 def _parse_dict(spec: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    if "kind" not in spec:
+    named = spec.get("kind", spec.get("tag"))
+    if named is None:
         raise TargetError(
             f"a target dict needs a kind, found the keys {', '.join(map(str, spec)) or 'none'}",
             hint='{"kind": "llvm", "num-cores": 4}',
         )
-    if not isinstance(spec["kind"], str):
-        raise TargetError(f"the kind of a target is a string, not {spec['kind']!r}")
-    kind = _kind(spec["kind"])
+    if not isinstance(named, str):
+        raise TargetError(f"the kind of a target is a string, not {named!r}")
+    kind, base = _named(named)
     options: dict[str, Any] = {}
     for name, value in spec.items():
         if name != "kind":
             _add(options, kind, str(name), value)
-    return kind, options
+    return kind, {**base, **options}
 
 
-def _kind(name: str) -> str:
+def _named(name: str) -> tuple[str, dict[str, Any]]:
+    """The kind, and the options of a tag, which others may replace."""
+    if "/" in name:
+        return tagged(name)
     known = (*OPTIONS, "auto")
     if name not in known:
-        raise TargetError(f"unknown target kind {name!r}", hint=_close(name, known))
-    return name
+        tags = holding(name)  # of a device, without its maker
+        hint = f"did you mean {' or '.join(tags)}?" if tags else _close(name, known)
+        raise TargetError(f"unknown target kind {name!r}", hint=hint)
+    return name, {}
 
 
 def _add(options: dict[str, Any], kind: str, name: str, value: Any) -> None:

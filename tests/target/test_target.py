@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from gputune.errors import TargetError
-from gputune.target import Target, host, target
+from gputune.target import Target, host, tags, target
 
 
 def test_llvm_takes_this_machine():
@@ -219,3 +219,61 @@ def test_quota_and_affinity_limit_cores(monkeypatch):
     assert host.usable_cores.__wrapped__() == 2
     monkeypatch.setattr(host, "_cgroup_cpus", lambda: 0.5)
     assert host.usable_cores.__wrapped__() == 1
+
+
+# ----------------------------------------------------------------------------- tags
+@pytest.mark.parametrize(
+    ("tag", "arch", "shared"),
+    [
+        ("nvidia/nvidia-t4", "sm_75", 64 << 10),
+        ("nvidia/nvidia-a100", "sm_80", 163 << 10),
+        ("nvidia/geforce-rtx-3090", "sm_86", 99 << 10),
+        ("nvidia/geforce-rtx-4090", "sm_89", 99 << 10),
+        ("nvidia/nvidia-h100", "sm_90a", 227 << 10),
+        ("nvidia/jetson-agx-thor", "sm_110a", 227 << 10),
+    ],
+)
+def test_a_tag_names_a_gpu(tag: str, arch: str, shared: int) -> None:
+    t = Target(tag)
+    assert t == Target(f"cuda -arch={arch}") == Target({"tag": tag})
+    assert t.max_shared_memory_per_block == shared
+    assert (t.max_threads_per_block, t.thread_warp_size, t.registers_per_block) == (1024, 32, 65536)
+    assert Target(t.export()) == t == Target(str(t))
+
+
+def test_options_replace_those_of_a_tag() -> None:
+    t = Target("nvidia/nvidia-h100 -max_threads_per_block=512")
+    assert t == Target("cuda -arch=sm_90a -max-threads-per-block=512")
+    other = Target({"tag": "nvidia/nvidia-h100", "arch": "sm_90", "max_threads_per_block": 512})
+    assert (other.arch, other.max_threads_per_block) == ("sm_90", 512)
+
+
+def test_every_tag_is_a_target() -> None:
+    for name, options in tags.TAGS.items():
+        if options["kind"] == "cuda":
+            assert Target(name).limits.arch == options["arch"]
+        elif host.triple().startswith("x86_64"):
+            t = Target(name)
+            assert (t.mcpu, t.num_cores) == (options["mcpu"], options["num-cores"])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message", "hint"),
+    [
+        ("nvidia/geforce-rtx-3091", "unknown target tag 'nvidia/geforce-rtx-3091'",
+         "nvidia/geforce-rtx-3090"),
+        ("nvidia/a100", "unknown target tag", "nvidia/nvidia-a100"),
+        ({"tag": "nvidia/h100"}, "unknown target tag 'nvidia/h100'", "nvidia/nvidia-h100"),
+        ("geforce-rtx-3090", "unknown target kind", "nvidia/geforce-rtx-3090"),
+        ("cpu", "unknown target kind", "known are: auto, cuda"),
+        ("intel/none-such-thing", "unknown target tag", "cuda -arch="),
+        ("nvidia/nvidia-v100", "of sm_70, for which no code is generated", "sm_75"),
+        ("nvidia/nvidia-a100 -arsh=sm_86", "no option 'arsh'", "arch"),
+        ({"tag": 3}, "is a string, not 3", ""),
+    ],
+)  # fmt: skip
+def test_no_such_tag(spec: object, message: str, hint: str) -> None:
+    with pytest.raises(TargetError) as caught:
+        Target(spec)  # type: ignore[arg-type]  # wrong on purpose
+    assert message in caught.value.message
+    assert hint in caught.value.hint
