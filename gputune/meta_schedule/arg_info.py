@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import numpy as np
 
 from ..errors import RecordError, UserError
 from ..ir import dtypes
@@ -89,14 +92,18 @@ def _static(func: PrimFunc, buffer: Buffer) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo(ArgInfo):
-    """An array: a dtype and static extents."""
+    """An array: a dtype and static extents.
+
+    Raises:
+        UserError: no dtype, or no sequence of whole numbers from 0.
+    """
 
     dtype: str
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dtype", str(self.dtype))
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "dtype", _dtype_of("TensorInfo", self.dtype))
+        object.__setattr__(self, "shape", _shape_of(self.shape))
 
     def as_json(self) -> Json:
         """`["TENSOR", dtype, [extents]]`."""
@@ -105,13 +112,55 @@ class TensorInfo(ArgInfo):
 
 @dataclass(frozen=True, slots=True)
 class ScalarInfo(ArgInfo):
-    """A number, passed by value."""
+    """A number, passed by value.
+
+    Raises:
+        UserError: no dtype.
+    """
 
     dtype: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", _dtype_of("ScalarInfo", self.dtype))
 
     def as_json(self) -> Json:
         """`["SCALAR", dtype]`."""
         return ["SCALAR", self.dtype]
+
+
+def _dtype_of(what: str, dtype: Any) -> str:
+    """The name of an element type, or UserError; the name of a dtype of NumPy counts too."""
+    name = dtype
+    if isinstance(dtype, (np.dtype, type)):
+        try:
+            name = dtypes.from_numpy(np.dtype(dtype))
+        except (TypeError, ValueError):
+            name = None
+    base, lanes = dtypes.split(name) if isinstance(name, str) else ("", 0)
+    if (base not in dtypes.SCALARS or lanes < 1) and name != "handle":
+        raise UserError(
+            f"{what}: the dtype is {dtype!r:.60}",
+            hint='such as "float32", "int8" or "bool"',
+            code="arg-info",
+        )
+    return str(name)
+
+
+def _shape_of(shape: Any) -> tuple[int, ...]:
+    """Extents as plain integers, or UserError."""
+    try:
+        found = tuple([
+            int(operator.index(n.value if type(n) is IntImm else n)) for n in shape
+        ])  # fmt: skip
+    except TypeError:
+        found = (-1,)
+    if any(n < 0 for n in found):
+        raise UserError(
+            f"TensorInfo: the shape is {shape!r:.60}",
+            hint="a sequence of whole numbers from 0, such as (128, 128)",
+            code="arg-info",
+        )
+    return found
 
 
 def entry_func(mod: IRModule | PrimFunc) -> PrimFunc:

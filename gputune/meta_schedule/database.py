@@ -160,7 +160,17 @@ class Database(ABC):
         return for_target(records, Target(target), anywhere)
 
     def dump_pruned(self, destination: Database) -> None:
-        """Commit the best record of each workload (and target) to another database."""
+        """Commit the best record of each workload (and target) to another database.
+
+        Raises:
+            UserError: `destination` is none.
+        """
+        if not isinstance(destination, Database):
+            raise UserError(
+                f"dump_pruned: the destination is {destination!r:.60}, not a Database",
+                hint='such as gputune.meta_schedule.Database.create("memory")',
+                code="database",
+            )
         best: dict[tuple[str, str, str], TuningRecord] = {}
         for record in self.get_all_tuning_records():
             if not record.is_valid:

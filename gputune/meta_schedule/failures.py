@@ -19,7 +19,8 @@ class Failure:
     """Why a candidate has no time.
 
     Attributes:
-        phase: "build", "run", "check", or "start" where no worker could be had.
+        phase: "build", "run", "check", "start" where no worker could be had, or "callback" where a
+            part of the search raised after a round.
         kind: a short word for counting: "timeout", "crash", "wrong_result", an error's class.
         message: what was said, for people.
     """

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import GputuneError, UserError
+from ..errors import UserError
 from .builder import BuilderResult
 from .derived import left_open
 from .failures import Failure
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class MeasureCallback(ABC):
-    """Base class of callbacks; write your own by inheriting from it. What it raises ends tuning."""
+    """Base class of callbacks; write your own by inheriting from it.
+
+    What it raises ends tuning, after the round is in the database."""
 
     @abstractmethod
     def apply(
@@ -69,7 +71,7 @@ class AddToDatabase(MeasureCallback):
             return
         task = task_scheduler.tasks[task_id]
         workload = database.commit_workload(task.ctx.mod)
-        problem: GputuneError | None = None
+        problem: Exception | None = None
         for candidate, built, ran in zip(measure_candidates, builder_results, runner_results):
             failure = built.problem or ran.problem
             if failure is not None and failure.infrastructure:
@@ -85,7 +87,7 @@ class AddToDatabase(MeasureCallback):
             record.own, record.verified = failure is None, ran.verified
             try:
                 database.commit_tuning_record(record)
-            except GputuneError as e:
+            except Exception as e:  # of a database of the user's, anything
                 problem = problem or e
         if problem is not None:
             raise problem

@@ -16,7 +16,7 @@ from hashlib import blake2b
 from numbers import Real
 from typing import Any, TypeAlias
 
-from ..errors import GputuneError, RecordError
+from ..errors import GputuneError, RecordError, UserError
 from ..ir.equal import structural_hash
 from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule, Trace
@@ -130,6 +130,7 @@ class TuningRecord:
 
     Raises:
         RecordError: `run_secs` are no seconds: a list of finite numbers from 0.
+        UserError: `workload` is no Workload.
 
     Attributes:
         own: was it measured by this process? Never so for what a file holds.
@@ -152,7 +153,7 @@ class TuningRecord:
         extras: Mapping[str, Any] | None = None,
     ) -> None:
         self._trace: Trace | Json = trace
-        self.workload = workload
+        self.workload = _checked_workload(workload)
         self.run_secs = _seconds(None if run_secs is None else _listed(run_secs))
         self._target: Target | Json = None if target is None else Target(target)
         self._args_info: Sequence[ArgInfo] | Json = None if args_info is None else list(args_info)
@@ -276,7 +277,9 @@ class TuningRecord:
 
         Raises:
             RecordError: it is no record, or its crc is not that of its contents.
+            UserError: `workload` is not the Workload that the record is about.
         """
+        workload = _checked_workload(workload)
         if not isinstance(json_obj, list) or len(json_obj) not in (4, 5):
             raise RecordError(
                 "tuning record: expected [trace, run_secs, target, args_info, extras], found "
@@ -306,6 +309,16 @@ class TuningRecord:
     def __repr__(self) -> str:
         what = f"{self.seconds:.6g} s" if self.is_valid else "failed"
         return f"TuningRecord({self.workload.shash[:8]}, {what})"
+
+
+def _checked_workload(workload: Any) -> Workload:
+    if isinstance(workload, Workload):
+        return workload
+    raise UserError(
+        f"tuning record: the workload is {workload!r:.60}, not a Workload",
+        hint="Workload(mod), Workload.from_json(...) and Database.commit_workload(mod) give one",
+        code="record-workload",
+    )
 
 
 def _checked(json_obj: list[Any]) -> dict[str, Any]:

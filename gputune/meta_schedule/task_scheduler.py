@@ -22,7 +22,12 @@ from .early_stop import Outlook, StopRule
 from .failures import Failure, in_words, write_failures
 from .judgement import judge_round, judged
 from .logging import console
-from .measure_callback import MeasureCallback, remove_artifacts
+from .measure_callback import (
+    AddToDatabase,
+    MeasureCallback,
+    RemoveBuildArtifact,
+    remove_artifacts,
+)
 from .measure_candidate import MeasureCandidate
 from .predicted import predict, source_of
 from .profiler import Profiler
@@ -474,10 +479,7 @@ class TaskScheduler(ABC):
         self._write_failures(task, kept, kept_results)
         best = task.best_latency_ms
         task.best_history_ms.append(FAILED_MS if best is None else best)
-        task.ctx.notify_runner_results(kept, kept_results)
-        for callback in self.measure_callbacks:
-            with Profiler.timeit(f"MeasureCallback/{type(callback).__name__}"):
-                callback.apply(self, task_id, kept, kept_built, kept_results)
+        self._tell(task_id, kept, kept_built, kept_results)
         task.outlook.learn(kept, kept_results, task.best.seconds)
         task.lap("measure_s")
         self._log_round(task_id, candidates, built, results)
@@ -487,6 +489,55 @@ class TaskScheduler(ABC):
         if kept_results and best is None:
             self._lose_patience(task_id)
         return kept_results
+
+    def _tell(
+        self,
+        task_id: int,
+        candidates: list[MeasureCandidate],
+        built: list[BuilderResult],
+        results: list[RunnerResult],
+    ) -> None:
+        """Tell the strategy and the callbacks of a round. What one of them raises ends tuning, but
+        first the round goes into the database, its files are removed, and that is written down."""
+        task = self.tasks[task_id]
+        problem: BaseException | None = None
+        try:
+            task.ctx.notify_runner_results(candidates, results)
+        except BaseException as e:
+            problem = e
+            self._write_problem(task, f"strategy {type(task.ctx.search_strategy).__name__}", e)
+        for callback in self.measure_callbacks:
+            if problem is not None and not isinstance(
+                callback, (AddToDatabase, RemoveBuildArtifact)
+            ):
+                continue
+            name = type(callback).__name__
+            try:
+                with Profiler.timeit(f"MeasureCallback/{name}"):
+                    callback.apply(self, task_id, candidates, built, results)
+            except BaseException as e:
+                problem = problem or e
+                self._write_problem(task, f"callback {name}", e)
+        if problem is not None:
+            raise problem
+
+    def _write_problem(self, task: TaskRecord, who: str, e: BaseException) -> None:
+        """Put what a part raised into the log and the list of failures."""
+        if isinstance(e, KeyboardInterrupt):
+            return
+        failure = Failure("callback", type(e).__name__, f"{who} raised: {e}")
+        self._logger.error(
+            'Task #%d: "%s": %s', self.tasks.index(task), task.task_name, failure, exc_info=e
+        )
+        line: dict[str, object] = {
+            "time": round(time.time(), 3),
+            "task": task.task_name,
+            "workload": task.shash,
+            **failure.as_json(),
+        }
+        self.rounds.failures.append(line)
+        if self._failures_path is not None:
+            write_failures(self._failures_path, [line])
 
     def _log_round(
         self,

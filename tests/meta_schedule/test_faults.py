@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ms_fakes import TARGET, FakeRunner, matmul, record_of, split_j
 from search_spaces import two_tiles
 from test_golden import BARE, Batches, three_tiles
 
 from gputune import meta_schedule as ms
-from gputune.errors import UserError
+from gputune.errors import RecordError, UserError
 from gputune.ir.equal import structural_equal
-from gputune.schedule import Schedule
+from gputune.meta_schedule.arg_info import ScalarInfo
+from gputune.schedule import Schedule, Trace
 
 STRATEGIES = ["evolutionary", "replay-trace", "replay-func"]
 
@@ -55,6 +58,101 @@ def test_a_record_whose_trace_does_not_apply_is_passed_over(tmp_path: Path) -> N
         result = tune(tmp_path, 1, strategy=strategy)
         assert result.seconds == 1e-3
         assert result.query_schedule(matmul(32), TARGET) is not None
+
+
+# ----------------------------------------------------------------------------- the user's parts
+class Breaks(ms.MeasureCallback):
+    """Raises in a round, the first is 1."""
+
+    def __init__(self, at: int, error: BaseException) -> None:
+        self.at, self.error, self.seen = at, error, 0
+
+    def apply(self, *args: Any) -> None:
+        self.seen += 1
+        if self.seen == self.at:
+            raise self.error
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_callback_that_raises_loses_no_record(at: int, first: bool, tmp_path: Path) -> None:
+    """Named for a bug: in front of AddToDatabase, what it raised lost the round's records."""
+    breaks, after = Breaks(at, ZeroDivisionError("mine")), Breaks(0, ValueError())
+    usual = ms.MeasureCallback.create()
+    callbacks = [breaks, *usual, after] if first else [*usual, breaks, after]
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        tune(tmp_path, 6, num_trials_per_iter=2, measure_callbacks=callbacks)
+    records = ms.JSONDatabase(work_dir=tmp_path).get_all_tuning_records()
+    assert len(records) == 2 * at
+    assert after.seen == at - 1  # what ends tuning ends it
+    lines = [json.loads(x) for x in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert [(x["phase"], x["kind"], x["message"]) for x in lines] == [
+        ("callback", "ZeroDivisionError", "callback Breaks raised: mine")
+    ]
+    assert "callback ZeroDivisionError" in str(ms.Why.read(tmp_path))
+
+
+def test_a_strategy_that_cannot_be_told_loses_no_record(tmp_path: Path) -> None:
+    class Deaf(ms.ReplayTrace):
+        def notify_runner_results(self, *args: Any) -> None:
+            raise RuntimeError("not listening")
+
+    with pytest.raises(RuntimeError, match="not listening"):
+        tune(tmp_path, 6, num_trials_per_iter=2, strategy=Deaf())
+    assert len(ms.JSONDatabase(work_dir=tmp_path).get_all_tuning_records()) == 2
+    assert "strategy Deaf raised: not listening" in (tmp_path / "failures.jsonl").read_text()
+
+
+def test_a_database_that_refuses_one_record_gets_the_others(tmp_path: Path) -> None:
+    class Moody(ms.MemoryDatabase):
+        asked = 0
+
+        def commit_tuning_record(self, record: ms.TuningRecord) -> None:
+            self.asked += 1
+            if self.asked == 1:
+                raise KeyError("not this one")
+            super().commit_tuning_record(record)
+
+    database = Moody()
+    with pytest.raises(KeyError, match="not this one"):
+        tune(tmp_path, 6, num_trials_per_iter=3, database=database)
+    assert len(database.get_all_tuning_records()) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ms.MemoryDatabase().dump_pruned(3), "the destination is 3, not a Database"),
+        (lambda: ms.TensorInfo("float32", 3), "the shape is 3"),
+        (lambda: ms.TensorInfo("float32", (4, 2.5)), "the shape is (4, 2.5)"),
+        (lambda: ms.TensorInfo("float32", (4, -1)), "the shape is (4, -1)"),
+        (lambda: ms.TensorInfo("float32", None), "the shape is None"),
+        (lambda: ms.TensorInfo("flaot32", (4,)), "the dtype is 'flaot32'"),
+        (lambda: ms.TensorInfo(3, (4,)), "the dtype is 3"),
+        (lambda: ScalarInfo(None), "the dtype is None"),
+        (lambda: ms.TuningRecord.from_json([[[], []], [1.0], None, None], None), "is None, not a"),
+        (lambda: ms.TuningRecord(Trace(), None), "the workload is None, not a Workload"),
+        (lambda: ms.TuningRecord(Trace(), matmul()), "not a Workload"),
+    ],
+)  # fmt: skip
+def test_a_wrong_argument_is_one_clear_error(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert message in caught.value.message
+    assert caught.value.hint
+    assert caught.value.code
+
+
+@pytest.mark.parametrize("of", [ms.ArgInfo.from_json, ms.Workload.from_json])
+def test_json_that_is_nothing(of: Callable[[Any], Any]) -> None:
+    for value in (None, 3, [], {}, ["TENSOR", "float32", 3], [None, None]):
+        with pytest.raises(RecordError, match="expected"):
+            of(value)
+
+
+def test_sizes_and_dtypes_of_numpy_are_as_good() -> None:
+    info = ms.TensorInfo(np.float32, np.array([2, 3]))  # type: ignore[arg-type]  # accepted
+    assert (info.dtype, info.shape, type(info.shape[0])) == ("float32", (2, 3), int)
 
 
 # ----------------------------------------------------------------------------- the baseline
