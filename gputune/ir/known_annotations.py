@@ -1,8 +1,8 @@
 """Which annotations mean something: under which name, where, with what value, and to whom?
 
-Whatever reads an annotation asks `checked` for its value. What MetaSchedule knows and nothing here
-reads has no reader in the table: lowering warns of it, once a process (see `lower.ignored`). A name
-that is not in the table is the user's own, and means nothing to anybody.
+Whatever reads an annotation asks `fault` about its value, or `listed` for it. What MetaSchedule
+knows and nothing here reads has no reader in the table: lowering warns of it, once a process (see
+`lower.ignored`). A name that is not in the table is the user's own, and means nothing to anybody.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from .nodes import FloatImm, IntImm, StringImm
+from ..errors import ScheduleError
+from .nodes import Annotations, FloatImm, IntImm, StringImm
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,9 @@ def _several(x: Any) -> bool:
 
 
 def _aligned(x: Any) -> bool:
-    return isinstance(x, list | tuple) and all(_several(y) and len(y) == 4 for y in x)
+    return isinstance(x, list | tuple) and all(
+        _several(y) and len(y) == 4 and _positive(plain(y[2])) for y in x
+    )
 
 
 FORMS: Mapping[str, Callable[[Any], bool]] = {
@@ -172,6 +175,30 @@ def fault(name: str, value: Any) -> str:
     if known is None or FORMS[known.value](plain(value)):
         return ""
     return f"expected {known.value}, found {value!r:.60}"
+
+
+def listed(notes: Annotations, name: str, at: str) -> tuple[Any, ...]:
+    """The value of an annotation that is a list, () where there is none.
+
+    Args:
+        at: whose annotations they are, such as "block B".
+
+    Raises:
+        ScheduleError: a value that an annotation of that name cannot have.
+    """
+    for key, value in notes:
+        if key == name:
+            if wrong := fault(name, value):
+                raise ScheduleError(
+                    f"the annotation {name!r} of {at}: {wrong}",
+                    hint="unannotate it, and annotate it with such a value",
+                    code="annotation-value",
+                )
+            return tuple([
+                tuple([plain(y) for y in x]) if isinstance(x, list | tuple) else plain(x)
+                for x in value
+            ])  # fmt: skip
+    return ()
 
 
 _said: set[str] = set()

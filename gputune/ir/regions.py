@@ -21,6 +21,7 @@ from .boxes import (
 )
 from .intervals import bounds
 from .iter_map import inverse_affine
+from .known_annotations import listed
 from .nodes import (
     Alloc,
     Annotations,
@@ -114,7 +115,7 @@ def _stated(
     block: Block, own: Sequence[BufferRegion], found: tuple[BufferRegion, ...], kind: str
 ) -> tuple[BufferRegion, ...]:
     """What was found, with the block's own explicit regions."""
-    at = dict(block.annotations).get(EXPLICIT[kind], ())
+    at = listed(block.annotations, EXPLICIT[kind], f"block {block.name}")
     table = {own[k].buffer: own[k] for k in at if k < len(own)}
     return tuple([table.get(r.buffer, r) for r in found]) if table else found
 
@@ -132,7 +133,9 @@ def explicit_again(old: Block, new: Block) -> Block:
         regions = list(new.reads if kind == "read" else new.writes)
         notes.pop(key, None)
         kept = []
-        for r in [own[k] for k in said.get(key, ()) if k < len(own)]:
+        for r in [
+            own[k] for k in listed(old.annotations, key, f"block {old.name}") if k < len(own)
+        ]:
             at = next((i for i, x in enumerate(regions) if x.buffer is r.buffer), None)
             if at is not None and _same_accesses(old, new, r.buffer):
                 regions[at] = r
@@ -161,7 +164,7 @@ def explicit_reads_at(
     notes: Annotations, old: Sequence[BufferRegion], new: Sequence[BufferRegion]
 ) -> Annotations:
     """Annotations that name stated read regions, where these stand at other positions now."""
-    at = dict(notes).get(EXPLICIT["read"], ())
+    at = listed(notes, EXPLICIT["read"], "the block")
     if not at:
         return notes
     stated = {old[k].buffer for k in at if k < len(old)}

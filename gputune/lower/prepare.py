@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..errors import LowerError
 from ..ir import build, walk
-from ..ir.nodes import Block, Expr, For, IntImm, PrimFunc, Stmt
+from ..ir.known_annotations import KNOWN, fault
+from ..ir.nodes import Annotations, Block, Expr, For, IntImm, PrimFunc, Stmt
 from .limits import CpuLimits
 
 
@@ -25,12 +26,33 @@ def prepare(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
 
 
 def settle(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
-    """`func` with plain integers in place of sampled ones."""
+    """`func` with plain integers in place of sampled ones.
+
+    Raises LowerError where an annotation that lowering reads has a value that means nothing.
+    """
+    for s in walk.walk_stmt(func.body):
+        if type(s) is Block and s.annotations:
+            _check_values(s.annotations, f"block {s.name}")
+        elif type(s) is For and s.annotations:
+            _check_values(s.annotations, f"loop {s.var.name}")
     if not any(_sampled(e) for e in walk.all_exprs(func.body)):
         return func
     body = walk.rewrite_exprs(func.body, _settle)
     assert type(body) is type(func.body)
     return build.replace_body(func, body)
+
+
+def _check_values(notes: Annotations, at: str) -> None:
+    for name, value in notes:
+        known = KNOWN.get(name)
+        if known is None or known.reader not in ("lowering", "regions"):
+            continue
+        if wrong := fault(name, value):
+            raise LowerError(
+                f"the annotation {name!r} of {at}: {wrong}",
+                hint="unannotate it, and annotate it with such a value",
+                code="annotation-value",
+            )
 
 
 def _sampled(e: Expr) -> bool:

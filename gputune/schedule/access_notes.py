@@ -14,6 +14,7 @@ from ..ir.boxes import covers
 from ..ir.build import const_int
 from ..ir.in_bounds import _spread, _Unknown, _value
 from ..ir.index_map import IndexMap
+from ..ir.known_annotations import listed
 from ..ir.nodes import (
     LOGIC,
     Alloc,
@@ -100,7 +101,7 @@ def annotate_buffer_access(
     stated = (*regions[:index], region, *regions[index + 1 :])
     notes = dict(b.annotations)
     key = EXPLICIT[buf_type]
-    notes[key] = tuple(sorted({*notes.get(key, ()), index}))
+    notes[key] = tuple(sorted({*listed(b.annotations, key, f"block {b.name}"), index}))
     s.replace(link, _with_regions(b, buf_type, stated, tuple(notes.items())))
 
 
@@ -145,11 +146,14 @@ def unsafe_hide_buffer_access(
         return
     left = [k for k in range(len(regions)) if k not in gone]
     notes = dict(b.annotations)
-    stated = tuple([left.index(k) for k in notes.pop(EXPLICIT[buf_type], ()) if k in left])
+    before = listed(b.annotations, EXPLICIT[buf_type], f"block {b.name}")
+    notes.pop(EXPLICIT[buf_type], None)
+    stated = tuple([left.index(k) for k in before if k in left])
     if stated:
         notes[EXPLICIT[buf_type]] = stated
-    if buf_type == "write" and "buffer_dim_align" in notes:
-        aligned = next((e for e in notes["buffer_dim_align"] if e[0] in gone), None)
+    aligns = listed(b.annotations, "buffer_dim_align", f"block {b.name}")
+    if buf_type == "write" and aligns:
+        aligned = next((e for e in aligns if e[0] in gone), None)
         if aligned is not None:
             s.fail(
                 f"storage_align has aligned an axis of {regions[aligned[0]].buffer.name}",
@@ -158,7 +162,7 @@ def unsafe_hide_buffer_access(
                 at=b,
             )
         notes["buffer_dim_align"] = tuple(
-            [(left.index(e[0]), *e[1:]) for e in notes["buffer_dim_align"]]
+            [(left.index(e[0]), *e[1:]) for e in aligns if e[0] in left]
         )
     notes[HIDDEN] = tuple(sorted({*notes.get(HIDDEN, ()), buf_type}))
     kept = tuple([regions[k] for k in left])

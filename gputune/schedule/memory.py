@@ -8,6 +8,7 @@ from typing import NamedTuple, NoReturn, TypeAlias
 from ..ir import build
 from ..ir.boxes import Ranges, covers, domain, relax_exact
 from ..ir.build import TRUE, const_int, is_literal
+from ..ir.known_annotations import listed
 from ..ir.nodes import (
     Block,
     BlockKey,
@@ -665,6 +666,7 @@ def storage_align(
         )
     entry = (index, axis % ndim, factor, offset)
     notes = dict(b.annotations)
-    old = tuple(e for e in notes.get("buffer_dim_align", ()) if tuple(e)[:2] != entry[:2])
+    before = listed(b.annotations, "buffer_dim_align", f"block {b.name}")
+    old = tuple(e for e in before if tuple(e)[:2] != entry[:2])
     notes["buffer_dim_align"] = (*old, entry)
     s.replace(link, block_with(b, annotations=tuple(notes.items())))

@@ -8,6 +8,7 @@ from ..errors import UserError
 from ..ir import build
 from ..ir.build import TRUE, const_int, is_literal
 from ..ir.index_map import IndexMap
+from ..ir.known_annotations import listed
 from ..ir.nodes import (
     Block,
     BlockKey,
@@ -242,8 +243,8 @@ def put_beside(scope: Block, item: Stmt, nests: Sequence[Stmt], *, after: bool) 
 
 def refuse_aligned(s: State, b: Block, buffer: Buffer) -> None:
     """Refuses where storage_align has spoken of the axes of a buffer."""
-    for note in dict(b.annotations).get("buffer_dim_align", ()):
-        if b.writes[note[0]].buffer is buffer:
+    for note in listed(b.annotations, "buffer_dim_align", f"block {b.name}"):
+        if 0 <= note[0] < len(b.writes) and b.writes[note[0]].buffer is buffer:
             s.fail(
                 f"storage_align has aligned an axis of {buffer.name}",
                 hint="call storage_align afterwards",
