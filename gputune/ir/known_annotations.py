@@ -91,7 +91,7 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
      "loops inside that make at most so many statements are unrolled; an inner note replaces an "
      "outer one"),
     ("pragma_unroll_explicit", "loop, block", _FLAG, _LOWERING,
-     "who unrolls: 1 the code generator (in CUDA up to 32 statements), 0 the compiler behind it, "
+     "who unrolls: 1 the code generator (in CUDA up to 16 statements), 0 the compiler behind it, "
      "by a hint; without this note the generator on a CPU, the compiler on a GPU"),
     ("buffer_dim_align", "block", _ALIGN, _LOWERING,
      "strides of what the block writes; made by storage_align"),
