@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from ..ir.affine import Terms, add_term, linear, recombine
 from ..ir.build import const_int
-from ..ir.nodes import Block, Buffer, BufferLoad, BufferStore, Expr, Var
+from ..ir.nodes import BinOp, Block, Buffer, BufferLoad, BufferStore, Expr, IntImm, Var
 from ..ir.walk import expr_children, free_vars, stmt_children, stmt_exprs
 
 
@@ -32,10 +32,15 @@ class Strides:
     Attributes:
         accesses: all of them.
         binding: what each block iterator is bound to, as a sum over loops.
+        offset: the constants of these sums.
+        extent: of loops, as far as they are given: an inner one of few iterations does not change
+            the quotient of an iterator (the group that a channel is in).
     """
 
     accesses: tuple[Access, ...]
     binding: Mapping[Var, Terms]
+    offset: Mapping[Var, int] = field(default_factory=dict)
+    extent: Mapping[Var, int] = field(default_factory=dict)
 
     def step(self, a: Access, loop: Var) -> int | None:
         """How many elements an access moves by when a loop advances by one; None where it does not
@@ -43,7 +48,8 @@ class Strides:
         out = 0
         for atom, factor in a.address.items():
             if type(atom) is not Var:
-                if any(loop in self._loops_in(v) for v in free_vars(atom)):
+                used = any(loop in self._loops_in(v) for v in free_vars(atom))
+                if used and not self._keeps(atom, loop):
                     return None
                 continue
             # other variables are loops and lets inside the block: the same for all its iterations
@@ -54,6 +60,21 @@ class Strides:
                 elif type(part) is not Var and loop in free_vars(part):
                     return None
         return out
+
+    def _keeps(self, atom: Expr, loop: Var) -> bool:
+        """Is the atom a quotient of an iterator that all iterations of the loop have in common?
+        That is so where they are a part of as many as the divisor, which begins at a multiple of
+        their number."""
+        n = self.extent.get(loop)
+        if n is None or type(atom) is not BinOp or atom.op != "//" or type(atom.a) is not Var:
+            return False
+        parts = self.binding.get(atom.a, {})
+        if type(atom.b) is not IntImm or parts.get(loop) != 1:
+            return False
+        if any(part is not loop and loop in free_vars(part) for part in parts):
+            return False
+        steps = [by for part, by in parts.items() if part is not loop]
+        return all(x % n == 0 for x in (atom.b.value, self.offset.get(atom.a, 0), *steps))
 
     def _loops_in(self, v: Var) -> set[Var]:
         if v not in self.binding:
@@ -88,9 +109,12 @@ class Strides:
         return all(far == near * extent for far, near in pairs)
 
 
-def strides_of(block: Block, without: Collection[Buffer] = ()) -> Strides | None:
+def strides_of(
+    block: Block, without: Collection[Buffer] = (), extent: Mapping[Var, int] | None = None
+) -> Strides | None:
     """The strides of all loads and stores in a block, its init included, but for those of buffers
-    `without`; None where they are not known (blocks inside, views, symbolic shapes)."""
+    `without`; None where they are not known (blocks inside, views, symbolic shapes). `extent`: of
+    loops around it, see `Strides`."""
     found: list[tuple[Buffer, tuple[Expr, ...], bool]] = []
     if block.match_buffers or not _collect(block, found):
         return None
@@ -102,11 +126,12 @@ def strides_of(block: Block, without: Collection[Buffer] = ()) -> Strides | None
         if address is None:
             return None
         out.append(Access(address, is_store))
-    binding = {
-        iv.var: linear(value)[0]
-        for iv, value in zip(block.iter_vars, block.iter_values, strict=True)
+    bound = {
+        iv.var: linear(value) for iv, value in zip(block.iter_vars, block.iter_values, strict=True)
     }
-    return Strides(tuple(out), binding)
+    binding = {v: terms for v, (terms, _) in bound.items()}
+    offset = {v: start for v, (_, start) in bound.items()}
+    return Strides(tuple(out), binding, offset, extent or {})
 
 
 def _collect(block: Block, found: list[tuple[Buffer, tuple[Expr, ...], bool]]) -> bool:

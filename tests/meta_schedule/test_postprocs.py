@@ -274,6 +274,37 @@ def test_a_row_that_is_broadcast_is_not_fused_with_the_next() -> None:
     assert found == [("i", "serial", 8), ("j_fused", "vectorized", 4)]
 
 
+def test_a_group_of_channels_reads_one_element_for_all_of_a_vector() -> None:
+    """Named for a bug: grouped convolutions were never vectorised, since the channel that a
+    group reads is a quotient."""
+
+    @T.prim_func
+    def grouped(
+        A: T.Buffer((4, 16), "float32"), W: T.Buffer((16, 128), "float32"),
+        B: T.Buffer((128,), "float32"),
+    ):  # fmt: skip
+        for f, k in T.grid(128, 16):
+            with T.block("B"):
+                vf, vk = T.axis.remap("SR", [f, k])
+                with T.init():
+                    B[vf] = T.float32(0)
+                B[vf] = B[vf] + A[vf // 32, vk] * W[vk, vf]
+
+    def kinds(*factors: int) -> list[str]:
+        sch = Schedule(grouped, seed=1, debug_mask="all")
+        f, k = sch.get_loops("B")
+        f0, f1, f2 = sch.split(f, [None, *factors])
+        sch.reorder(f0, f1, k, f2)
+        sch.annotate("root", "meta_schedule.vectorize", 64)
+        assert RewriteParallelVectorizeUnroll().apply(sch)
+        return [kind for _, kind, _ in loops(only(sch))]
+
+    assert kinds(2, 16) == ["serial", "serial", "serial", "vectorized"]
+    assert kinds(1, 32) == ["serial", "serial", "serial", "vectorized"]
+    assert "vectorized" not in kinds(1, 64)  # two groups
+    assert "vectorized" not in kinds(4, 12)  # begins anywhere in a group
+
+
 def test_the_spatial_loop_of_column_sums_goes_innermost() -> None:
     @T.prim_func
     def columns(A: T.Buffer((8, 96), "float32"), S: T.Buffer((96,), "float32")):

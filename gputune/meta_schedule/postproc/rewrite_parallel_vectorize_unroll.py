@@ -138,7 +138,7 @@ def _sink_vector_loop(
     at = len(nest) - reducing - 1
     outer = nest[at]
     around = _chain(Link(nest[at + 1].node, None), nest[: at + 1], kinds, "spatial")
-    strides = strides_of(link.block(), packed)
+    strides = strides_of(link.block(), packed, _extents([outer]))
     if not around or strides is None or not strides.is_unit(outer.loop().var):
         return None
     extent = const_int(outer.loop().extent)
@@ -227,7 +227,7 @@ def plan_vector(
     usable = _chain(block, nest, kinds, "spatial")
     if not usable:
         return NO_VECTOR
-    strides = strides_of(block.block(), packed)
+    strides = strides_of(block.block(), packed, _extents(nest))
     if strides is None or not strides.is_unit(usable[0].var):
         return NO_VECTOR
     extent = const_int(usable[0].extent)
@@ -246,6 +246,13 @@ def plan_vector(
         extent = extent * n
         fuse += 1
     return VectorPlan(fuse)
+
+
+def _extents(nest: list[Link]) -> dict[Var, int]:
+    """Of the innermost loop, along which a vector may go."""
+    f = nest[-1].loop()
+    n = const_int(f.extent)
+    return {} if n is None else {f.var: n}
 
 
 def _chain(
