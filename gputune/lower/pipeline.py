@@ -25,6 +25,7 @@ from .place import place_buffers
 from .prepare import prepare
 from .registers import use_registers
 from .simplify import simplify
+from .start_inside import start_inside
 from .threads import flatten_parallel
 from .unroll import unroll
 from .vectorize import vectorize
@@ -38,6 +39,7 @@ LLVM: tuple[Pass, ...] = (
     vector_copies,  # blocks that only copy
     lower_blocks,  # iterators become their bindings; blocks vanish
     simplify,  # unit loops and decided conditions vanish
+    start_inside,  # initial values are set where they are added to
     place_buffers,  # temporaries live as deep inside as they can
     compact_buffers,  # and are as small as what is used of them
     simplify,
