@@ -89,6 +89,7 @@ def _mixer(width: int) -> IntArray:
 
 
 _PLACES = 6  # locations that one draw chooses from
+_INLINED = -2  # the location of what is computed where it is used
 _EXPLORED = 4  # rows of a sample whose locations are drawn one after the other, with replays
 
 
@@ -430,10 +431,13 @@ def _columns(site: Site) -> slice:
 
 def _some(places: Sequence[T], rng: np.random.Generator) -> Sequence[T]:
     """A few of many locations: each makes structure classes of its own, which should have many
-    rows. Another call chooses others."""
+    rows. Another call chooses others. To be inlined is always among them: that is not one more
+    loop, but another program."""
     if len(places) <= _PLACES:
         return places
-    return [places[k] for k in rng.choice(len(places), _PLACES, replace=False)]
+    chosen = [places[k] for k in rng.choice(len(places), _PLACES, replace=False)]
+    inlined = [x for x in places if x == _INLINED and x not in chosen]
+    return [*inlined, *chosen][:_PLACES]
 
 
 def _draw_indices(

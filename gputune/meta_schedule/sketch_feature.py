@@ -41,6 +41,7 @@ Features: TypeAlias = npt.NDArray[np.float32]
 LINE, PAGE = 64, 4096
 _ADD_LATENCY, _FORWARD_LATENCY = 4.0, 5.0  # cycles: of an addition; of a store and the load after
 _MANY_BRANCHES = 96  # statements under conditions, beyond which they are no longer foreseen
+_EDGES = 0.1  # of the products of a sum with padding inlined ask for it: those of tiles at edges
 _PORTS = 5  # arithmetic, loads, stores, control, waiting for results
 _FRICTION = 0.2  # share of what the less busy ports do that is not hidden
 _WARM = 0.05  # share of a nest's data that has left a cache into which all of it fits
@@ -535,7 +536,9 @@ class _Nest:
         if block.guarded:
             overhead = overhead + instances
         if block.choices:
+            # sums ask once for a tile, and again at the edges (see `lower.interior`)
             each_takes = np.where(self.statements > _MANY_BRANCHES, 4.0, 1.0)
+            each_takes = np.where(self.kept, _EDGES, each_takes)
             overhead = overhead + instances * block.choices * each_takes
         cores = np.where(
             self.parallel > 1, np.minimum(self.parallel, machine.cores) * self.balance, 1.0
