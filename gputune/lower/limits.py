@@ -11,12 +11,14 @@ class CpuLimits:
     """Sizes that steer vectors, register tiles and threads.
 
     vector_bytes: bytes of a vector register; num_registers: vector registers of a core;
-    num_cores: threads that a parallel loop may use.
+    num_cores: threads that a parallel loop may use; statements: of a kernel, written-out loops
+    counted in full, before unrolling stops.
     """
 
     vector_bytes: int = 64
     num_registers: int = 32
     num_cores: int = 1
+    statements: int = 400
 
     @staticmethod
     def of(target: Any) -> CpuLimits:

@@ -7,6 +7,7 @@ GPUTUNE_DUMP set to a folder, the program after every pass is written there.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -29,9 +30,11 @@ from .start_inside import start_inside
 from .threads import flatten_parallel
 from .unroll import unroll
 from .vectorize import vectorize
-from .zeros import skip_zeros, write_out_residues
+from .zeros import skip_zeros, statements, write_out_residues
 
 Pass: TypeAlias = Callable[[PrimFunc, CpuLimits], PrimFunc]
+_TRIES = 3  # with less and less unrolling, until a kernel is no larger than it may be
+_STEP = 16  # statements
 
 LLVM: tuple[Pass, ...] = (
     prepare,  # no GPU threads; sampled sizes are plain integers
@@ -66,7 +69,22 @@ def lower(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     folder = knobs.DUMP.get()
     if folder:
         dump(Path(folder), 0, "start", func)
-    for k, step in enumerate(LLVM, 1):
+    first = LLVM.index(unroll)
+    func = _passed(func, limits, 0, first, folder)
+    out = _passed(func, limits, first, len(LLVM), folder)
+    # loads and stores of registers come on top of what is written out; how many is known after
+    over = statements(out.body) - limits.statements
+    for k in range(_TRIES if statements(func.body) <= limits.statements else 0):
+        if statements(out.body) <= limits.statements:
+            break
+        less = replace(limits, statements=limits.statements - ((over + _STEP) << k))
+        out = _passed(func, less, first, len(LLVM), folder)
+    return out
+
+
+def _passed(func: PrimFunc, limits: CpuLimits, first: int, end: int, folder: str) -> PrimFunc:
+    """The function after some of the passes."""
+    for k, step in enumerate(LLVM[first:end], first + 1):
         try:
             func = step(func, limits)
         except LowerError as e:

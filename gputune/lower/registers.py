@@ -37,6 +37,7 @@ from .accesses import Access, collect, loop_bounds, touches, trip_count
 from .limits import CpuLimits
 from .prepare import as_block
 from .unroll import BY_LLVM
+from .zeros import statements
 
 _Dom = dict[Var, lin.Bounds]
 _K_UNROLL = 4
@@ -45,25 +46,38 @@ _K_STATEMENTS = 128
 
 def use_registers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with accumulators and small temporaries in buffers of scope "register"."""
-    return as_block(func, _go(func.body, {}, limits))
+    room = _Room(limits.statements - statements(func.body))
+    return as_block(func, _go(func.body, {}, limits, room))
 
 
-def _go(s: Stmt, dom: _Dom, limits: CpuLimits) -> Stmt:
+@dataclass(slots=True)
+class _Room:
+    """How many statements the kernel may still grow by, and how often what is looked at will be
+    written out."""
+
+    left: int
+    times: int = 1
+
+    def take(self, more: int) -> None:
+        self.left -= more * self.times
+
+
+def _go(s: Stmt, dom: _Dom, limits: CpuLimits, room: _Room) -> Stmt:
     match s:
         case Seq():
-            return _sequence(list(s.items), dom, limits)
+            return _sequence(list(s.items), dom, limits, room)
         case For():
-            return _sequence([s], dom, limits)
+            return _sequence([s], dom, limits, room)
         case Alloc():
             body = s.body
             if s.buffer.scope != "register" and _fits(s, dom, limits):
                 new = _register(s.buffer.name, s.buffer.shape, s.buffer)
                 body = walk.replace_buffers(body, {s.buffer: new})
-                return Alloc(new, _go(body, dom, limits))
-            body = _go(body, dom, limits)
+                return Alloc(new, _go(body, dom, limits, room))
+            body = _go(body, dom, limits, room)
             return s if body is s.body else Alloc(s.buffer, body)
         case _:
-            out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, limits))
+            out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, dom, limits, room))
             assert out is not None  # _go never deletes
             return out
 
@@ -72,12 +86,12 @@ def _register(name: str, shape: tuple[Expr, ...], like: Buffer) -> Buffer:
     return Buffer(name, shape, like.dtype, "register", like.strides)
 
 
-def _sequence(items: list[Stmt], dom: _Dom, limits: CpuLimits) -> Stmt:
+def _sequence(items: list[Stmt], dom: _Dom, limits: CpuLimits, room: _Room) -> Stmt:
     """The statements with each loop among them treated, together with what comes before it."""
     out: list[Stmt] = []
     for s in items:
         if type(s) is not For:
-            out.append(_go(s, dom, limits))
+            out.append(_go(s, dom, limits, room))
             continue
         loop, copies = _promote(s, dom, limits)
         first = len(out)
@@ -91,9 +105,13 @@ def _sequence(items: list[Stmt], dom: _Dom, limits: CpuLimits) -> Stmt:
                 first = min(first, at)
             after += copy.writes()
         inner = {**dom, loop.var: _range_of(loop, dom)}
-        body = _go(loop.body, inner, limits)
+        often = trip_count(loop) if loop.kind == "unrolled" else None
+        room.times *= often or 1
+        body = _go(loop.body, inner, limits, room)
+        room.times //= often or 1
         loop = For(loop.var, loop.min, loop.extent, loop.kind, body, loop.thread, loop.annotations)
-        done = _unroll_some(loop) if copies else loop
+        room.take(sum(map(statements, (*before, *after))))
+        done = _unroll_some(loop, room) if copies else loop
         held = build.seq(*out[first:], *before, done, *after)
         del out[first:]
         for copy in copies:
@@ -549,18 +567,20 @@ def _statements(s: Stmt) -> int | None:
             return None
 
 
-def _unroll_some(s: For) -> For:
-    """A reduction loop with a few iterations written out at a time."""
+def _unroll_some(s: For, room: _Room) -> For:
+    """A reduction loop with a few iterations written out at a time, if there is room for them."""
     n, inside = trip_count(s), _statements(s.body)
     if s.kind != "serial" or n is None or not inside or type(s.min) is not IntImm:
         return s
     if (BY_LLVM, 1) in s.annotations:
         return s
     times = _K_UNROLL
-    while times > 1 and (n % times or inside * times > _K_STATEMENTS):
+    most = min(_K_STATEMENTS, inside + room.left // room.times)
+    while times > 1 and (n % times or inside * times > most):
         times //= 2
     if times == 1 or n == times:
         return s
+    room.take(inside * (times - 1))
     outer, inner = Var(f"{s.var.name}_o", s.var.dtype), Var(f"{s.var.name}_u", s.var.dtype)
     k = build.add(build.mul(outer, IntImm(times, outer.dtype)), inner)
     body = walk.substitute_stmt(s.body, {s.var: build.add(k, s.min)})

@@ -26,8 +26,6 @@ from .limits import CpuLimits
 from .pragmas import Unroll
 from .prepare import as_block
 
-STATEMENTS = 400
-"""Statements in one kernel, written-out loops counted in full, before unrolling stops."""
 BY_LLVM = "lower.unrolled_by_llvm"
 """The annotation, between here and the code generator, of a loop that LLVM is asked to unroll."""
 _ASKED = 512
@@ -55,7 +53,7 @@ class _Budget:
 
 def unroll(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with loops marked as unrolled."""
-    most = STATEMENTS - _count(func.body)
+    most = limits.statements - _count(func.body)
     alone = _Budget(most, most)  # none for the others
     _go(func.body, Unroll(), limits, alone)
     body, _ = _go(func.body, Unroll(), limits, _Budget(most, most - alone.left))

@@ -10,7 +10,8 @@ weight that is not finite does not make NaN of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import lcm
 
@@ -24,6 +25,7 @@ from ..ir.nodes import (
     BufferStore,
     Call,
     Cast,
+    Evaluate,
     Expr,
     FloatImm,
     For,
@@ -66,7 +68,12 @@ def write_out_residues(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with loops written out as far as conditions on remainders need it, in sums of products
     with what is zero where they do not hold."""
     groups: dict[Var, int] = {}
-    if not _groups(func.body, {}, {}, groups):
+    most = max(limits.statements, statements(func.body))
+
+    def fits(chosen: Mapping[Var, int]) -> bool:
+        return statements(func.body, chosen) <= most
+
+    if not _groups(func.body, {}, {}, groups, fits):
         return func
     body = _go(func.body, groups, {}, frozenset())
     if body is func.body:
@@ -205,9 +212,15 @@ def _spread(s: Alloc) -> Spread | None:
 
 
 # ----------------------------------------------------------------------------- which loops
-def _groups(s: Stmt, loops: Mapping[Var, For], known: _Known, out: dict[Var, int]) -> bool:
+def _groups(
+    s: Stmt,
+    loops: Mapping[Var, For],
+    known: _Known,
+    out: dict[Var, int],
+    fits: Callable[[Mapping[Var, int]], bool],
+) -> bool:
     """Note for loops of which every `out[v]` iterations are to be written out. Is there a sum to
-    which that matters?"""
+    which that matters? `fits`: may the kernel become so large?"""
     found = False
     if type(s) is For:
         loops = {**loops, s.var: s}
@@ -218,10 +231,12 @@ def _groups(s: Stmt, loops: Mapping[Var, For], known: _Known, out: dict[Var, int
         for c in zero_unless(s, known):
             found = True
             more = _wanted(c, loops, out)
-            if more is not None and _growth({**out, **more}, loops) <= GROWTH:
+            if more is None or _growth({**out, **more}, loops) > GROWTH:
+                continue
+            if fits({**out, **more}):
                 out.update(more)
     for x in walk.stmt_children(s):
-        found = _groups(x, loops, known, out) or found
+        found = _groups(x, loops, known, out, fits) or found
     return found
 
 
@@ -253,6 +268,53 @@ def _growth(groups: Mapping[Var, int], loops: Mapping[Var, For]) -> int:
     for v, n in groups.items():
         out *= n if v in loops else 1
     return out
+
+
+# ----------------------------------------------------------------------------- how many
+def statements(s: Stmt, groups: Mapping[Var, int] | None = None) -> int:
+    """Statements of `s` once unrolled loops, and `groups[v]` iterations of others, are written out
+    and products with zeros are left out."""
+    return math.ceil(_written(s, groups or {}, {}, {}))
+
+
+def _written(s: Stmt, groups: Mapping[Var, int], fixed: Mapping[Var, int], known: _Known) -> float:
+    """`fixed`: how many values variables of loops that are written out have."""
+    match s:
+        case For():
+            n = trip_count(s) if s.kind == "unrolled" else groups.get(s.var)
+            if n is None:
+                return _written(s.body, groups, fixed, known)
+            return n * _written(s.body, groups, {**fixed, s.var: n}, known)
+        case Alloc():
+            spread = _spread(s)
+            inner = known if spread is None else {**known, s.buffer: spread}
+            return _written(s.body, groups, fixed, inner)
+        case BufferStore():
+            conds = {lin.key(c): c for c in zero_unless(s, known)}
+            return math.prod(_share(c, fixed) for c in conds.values())
+        case Evaluate():
+            return 1.0
+        case _:
+            return sum(_written(x, groups, fixed, known) for x in walk.stmt_children(s))
+
+
+def _share(c: Expr, fixed: Mapping[Var, int]) -> float:
+    """At most such a part of the iterations fulfils a condition on a remainder; 1 where it stays a
+    condition."""
+    sum_, modulus = remainder(c)
+    found = [1] + [0] * (modulus - 1)  # how often the sum has each remainder, but for the constant
+    for atom, k in lin.linear(sum_, {}).terms.values():
+        if k % modulus == 0:
+            continue
+        if type(atom) is not Var or atom not in fixed:
+            return 1.0
+        before, found = found, [0] * modulus
+        for rest, times in enumerate(before):
+            for v in range(fixed[atom]):
+                found[(rest + v * k) % modulus] += times
+    assert type(c) is BinOp  # is modular
+    share = max(found) / sum(found)
+    return share if c.op == "==" else 1.0 - min(found) / sum(found)
 
 
 def _go(s: Stmt, groups: Mapping[Var, int], known: _Known, fixed: frozenset[Var]) -> Stmt:
