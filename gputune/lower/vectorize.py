@@ -83,6 +83,7 @@ class _Around:
 
 def _go(s: Stmt, at: _Around) -> Stmt:
     if type(s) is For:
+        s = _joined(s, at)
         inner = _Around({**at.dom, s.var: _range_of(s, at.dom)}, at.read, at.limits)
         body = _go(s.body, inner)
         if s.kind == "vectorized":
@@ -95,6 +96,60 @@ def _go(s: Stmt, at: _Around) -> Stmt:
     out = walk.map_stmt(s, lambda e: e, lambda x: _go(x, at))
     assert out is not None  # _go never deletes
     return out
+
+
+# ----------------------------------------------------------------------------- short vectors
+def _joined(s: For, at: _Around) -> For:
+    """A serial loop of short vectors as one loop over vectors, where each begins in memory where
+    the one before it ends: rows of pixels of three channels are rows."""
+    v = s.body
+    if s.kind != "serial" or type(v) is not For or v.kind != "vectorized":
+        return s
+    many, few = trip_count(s), trip_count(v)
+    if many is None or few is None or many < 2 or loop_bounds(s) is None:
+        return s
+    lanes = _native_lanes(v.body, at.limits)
+    if few >= lanes or not build.is_literal(v.min, 0) or v.annotations:
+        return s
+    if not _is_one_row(s, v, {**at.dom, s.var: _range_of(s, at.dom), v.var: (0, few - 1)}, few):
+        return s
+    both = Var(v.var.name, v.var.dtype)
+    n = IntImm(few, both.dtype)
+    table: dict[Var, Expr] = {
+        s.var: build.add(build.cast(s.var.dtype, build.floordiv(both, n)), s.min),
+        v.var: build.floormod(both, n),
+    }
+    body = walk.substitute_stmt(v.body, table)
+    return For(both, v.min, IntImm(many * few, v.extent.dtype), "vectorized", body)
+
+
+def _is_one_row(s: For, v: For, dom: _Dom, few: int) -> bool:
+    """Do all accesses go on from one vector to the next, or stay where they are; and does nothing
+    else depend on either loop?"""
+    if type(v.body) is not BufferStore or v.body.predicate is not None:
+        return False
+    if _depends(v.body.value, {s.var, v.var}):
+        return False
+    for a in collect(v.body):
+        if a.mask is not None:
+            return False
+        where = flat.place(a.buffer, a.indices, dom)
+        if where is None or where.lanes > 1:
+            return False
+        far, near = where.form.coef(s.var), where.form.coef(v.var)
+        rest = where.form.without([s.var, v.var])
+        if far != near * few or any(walk.uses_var(x, {s.var, v.var}) for x in rest.atoms()):
+            return False
+    return True
+
+
+def _depends(e: Expr, names: set[Var]) -> bool:
+    """Does a value depend on variables otherwise than by the place of what it loads?"""
+    if type(e) is BufferLoad:
+        return any(walk.loads(i) for i in e.indices)
+    if type(e) is Var:
+        return e in names
+    return any(_depends(x, names) for x in walk.expr_children(e))
 
 
 def _greatest_read(s: Alloc, dom: _Dom) -> tuple[int | None, ...]:
