@@ -52,24 +52,35 @@ _COUNTED = frozenset({"+", "-", "*", "/", "//", "%", "truncmod", "min", "max"})
 _FREE_CALLS = frozenset({"if_then_else", "likely", "assume"})
 
 
-def operations(e: Expr) -> tuple[float, float]:
-    """Arithmetic operations (comparisons and conditions at half the price) and calls of a value."""
+def operations(e: Expr, padding: bool = True) -> tuple[float, float]:
+    """Arithmetic operations (comparisons and conditions at half the price) and calls of a value.
+
+    `padding`: do choices by place, such as those of padding, count? (A CPU makes few of them: see
+    `lower.interior`.)
+    """
     flops = calls = 0.0
     stack = [e]
     while stack:
         x = stack.pop()
         if type(x) is BinOp:
-            if dtypes.is_int(x.dtype) and not any(type(y) is BufferLoad for y in walk_expr(x)):
+            if dtypes.is_int(x.dtype) and not _loads(x):
                 continue  # the arithmetic of indices, in a condition or as a value
             if x.op in _COUNTED:
                 flops += 1
             elif x.op in COMPARISONS or x.op in LOGIC:
                 flops += 0.5
+        elif type(x) is Call and x.op == "if_then_else" and not (padding or _loads(x.args[0])):
+            stack.extend(x.args[1:])
+            continue
         elif type(x) is Call and x.op not in _FREE_CALLS:
             calls += 1
         if type(x) is not BufferLoad:  # the arithmetic of indices is another matter
             stack.extend(expr_children(x))
     return flops, calls
+
+
+def _loads(e: Expr) -> bool:
+    return any(type(x) is BufferLoad for x in walk_expr(e))
 
 
 _VECTOR_OPERATIONS = {

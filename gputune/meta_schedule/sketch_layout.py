@@ -311,7 +311,7 @@ class _Walk:
                 own.append(LoopFact(self.fact(1 if n is None else n), KIND_CODES[s.kind], False))
             if type(s) is BufferStore:
                 self.touch(touched, s.buffer, s.indices, inner, 1)
-                f, c = operations(s.value)
+                f, c = operations(s.value, padding=False)
                 flops, calls = flops + f, calls + c
                 costs += vector_operations(s.value)
                 chosen += choices(s.value)

@@ -52,6 +52,30 @@ def test_loop_order_matters() -> None:
     assert (x != y).any()
 
 
+def test_padding_that_a_sum_asks_for_once_a_tile_costs_little() -> None:
+    """Named for a bug: a condition was charged for each product, and padding never inlined."""
+
+    def score(inlined: bool) -> float:
+        sch = Schedule(suite_kernel("DEP"))
+        if inlined:
+            sch.compute_inline("P")
+        block = sch.get_block("Y")
+        _, y, x, f, ry, rx = sch.get_loops(block)
+        y0, y1 = sch.split(y, [None, 4])
+        x0, x1 = sch.split(x, [None, 2])
+        f0, f1 = sch.split(f, [None, 16])
+        sch.reorder(y0, x0, f0, ry, rx, y1, x1, f1)
+        sch.vectorize(f1)
+        sch.annotate(y0, "pragma_auto_unroll_max_step", 512)
+        if not inlined:
+            sch.compute_at("P", x0)
+            sch.vectorize(sch.get_loops("P")[-1])
+        sch.decompose_reduction(block, ry)
+        return features_of(sch.mod, MACHINE)[1]
+
+    assert score(inlined=True) > score(inlined=False)
+
+
 def scored(vector: bool, parallel: bool) -> float:
     sch = Schedule(matmul(512))
     i, j, k = sch.get_loops(sch.get_block("C"))
