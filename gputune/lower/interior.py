@@ -20,6 +20,7 @@ from math import gcd, prod
 
 from ..ir import build, dtypes, walk
 from ..ir.nodes import (
+    Alloc,
     BinOp,
     BufferLoad,
     BufferStore,
@@ -44,6 +45,7 @@ from .simplify import simplify
 _DEEP = 3
 _DEEP_SUMS = 2
 _MOSTLY = 0.7  # of the tiles must be inside for a branch to be worth its copy
+_BETTER = 0.02  # more of them must be for one further inside, which is asked more often
 _MASKS = 64  # bytes of a vector from which on a load with a mask is as fast as one without
 _LANES = 16  # iterations of a vectorized loop that count as one
 _LITTLE = 4  # stores at most in a loop that is cut
@@ -247,10 +249,16 @@ def _adds(s: BufferStore) -> bool:
 
 
 def _sums_over(s: For) -> bool:
-    """Does a statement inside add to elements that do not depend on the loop?"""
+    """Does a statement inside add to elements that do not depend on the loop, and that its
+    iterations have in common?"""
+    found = list(walk.walk_stmt(s.body))
+    own = {x.buffer for x in found if type(x) is Alloc}
     return any(
-        type(x) is BufferStore and _adds(x) and not any(walk.uses_var(i, s.var) for i in x.indices)
-        for x in walk.walk_stmt(s.body)
+        type(x) is BufferStore
+        and x.buffer not in own
+        and _adds(x)
+        and not any(walk.uses_var(i, s.var) for i in x.indices)
+        for x in found
     )
 
 
@@ -329,8 +337,10 @@ def _plan(s: For, uses: _Uses, at: _At) -> _Plan | None:
         exact = exact and sharp
     if not plan.known or plan.often() < _MOSTLY:
         return None
-    if uses.sums and not plan.whole and _whole_inside(s.body, at.inside(s)):
-        return None
+    if uses.sums:
+        inside = _often_inside(s.body, at.inside(s))
+        if inside > (plan.often() + _BETTER if plan.whole else 0.0):
+            return None
     if exact and all(plan.known.values()):
         plan.outside = _false_outside(uses, plan)
     return plan
@@ -380,18 +390,21 @@ def _bound(form: lin.Linear, dtype: str, dom: _Dom) -> _Bound:
     return _Bound(form, dtype, least, most, gcd(*(c for _, c in form.terms.values())))
 
 
-def _whole_inside(s: Stmt, at: _At) -> bool:
-    """Does a branch further inside leave nothing to be asked?"""
+def _often_inside(s: Stmt, at: _At) -> float:
+    """How often a branch further inside, still around the sum, leaves nothing to be asked; 0 if
+    there is none. (At an edge a product takes several times as long.)"""
     if type(s) is not For:
-        return any(_whole_inside(x, at) for x in walk.stmt_children(s))
+        return max([_often_inside(x, at) for x in walk.stmt_children(s)], default=0.0)
     uses = _Uses(at)
     uses.stmt(s, 1.0)
     if not uses.found or at.summing or not uses.sums:
-        return False
+        return 0.0
     plan = _Plan()
-    if all(_decided(u, plan, at) is not None for u in uses.found) and plan.often() >= _MOSTLY:
-        return True
-    return _whole_inside(s.body, at.inside(s))
+    mine = 0.0
+    if all([_decided(u, plan, at) is not None for u in uses.found]) and uses.stores >= 2:
+        mine = plan.often()
+    further = _often_inside(s.body, at.inside(s))
+    return max(mine if mine >= _MOSTLY else 0.0, further)
 
 
 def _false_outside(uses: _Uses, plan: _Plan) -> dict[int, bool]:

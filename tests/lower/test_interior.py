@@ -98,6 +98,44 @@ def test_one_branch_between_tiles_inside_and_at_the_edge() -> None:
     assert choices(branch.orelse)
 
 
+def test_the_branch_is_around_one_tile_where_it_can_be() -> None:
+    """Named for a bug: it stood around all tiles of a cache's block, a sixth of which lay at an
+    edge for the sake of one, and at edges products take ten times as long."""
+    sch = Schedule(VARIANTS["depthwise_conv2d"].build(h=96, w=112, **_DEPTHWISE), seed=1)
+    sch.compute_inline("P")
+    block = sch.get_block("Y")
+    _, y, x, f, ry, rx = sch.get_loops(block)
+    y0, y1 = sch.split(y, [None, 4])
+    x0, x1, x2 = sch.split(x, [None, 4, 2])
+    sch.reorder(y0, x0, x1, ry, rx, y1, x2, f)
+    sch.vectorize(f)
+    sch.decompose_reduction(block, ry)
+    func = until(sch.mod["depthwise_conv2d"], "vectorize")
+    branch = of(func.body, IfThenElse)[0]
+    around = [x.var.name for x in of(func.body, For) if branch in of(x.body, IfThenElse)]
+    assert around == ["y_0", "x_0", "x_1"]
+
+
+def test_sums_in_a_cache_of_their_own_have_a_branch_too() -> None:
+    """Named for a bug: elements of a cache inside a loop do not depend on the loop, which was
+    taken for one of the sum, and padding was asked for in every product."""
+    sch = Schedule(VARIANTS["depthwise_conv2d"].build(h=96, w=112, **_DEPTHWISE), seed=1)
+    sch.compute_inline("P")
+    block = sch.get_block("Y")
+    cache = sch.cache_write(block, 0, "global")
+    _, y, x, f, ry, rx = sch.get_loops(block)
+    y0, y1 = sch.split(y, [None, 4])
+    x0, x1 = sch.split(x, [None, 4])
+    sch.reorder(y0, x0, ry, rx, y1, x1, f)
+    sch.vectorize(f)
+    sch.reverse_compute_at(cache, x0)
+    sch.decompose_reduction(block, ry)
+    func = until(sch.mod["depthwise_conv2d"], "vectorize")
+    branches = [x for x in of(func.body, IfThenElse) if type(x) is IfThenElse]
+    assert len(branches) == 1
+    assert not choices(branches[0].then)
+
+
 def test_both_micro_kernels_sum_in_registers() -> None:
     func = lower(depthwise(80, 96, cached=False).mod["depthwise_conv2d"], AVX512)
     held = [x for x in of(func.body, Alloc) if x.buffer.scope == "register"]
