@@ -17,8 +17,9 @@ from llvm_programs import (
     guarded_matmul,
     tiled_matmul,
 )
-from llvm_running import check, compiled, parse
+from llvm_running import check, compiled, host, parse
 
+from gputune.codegen.llvm import compile
 from gputune.ir import dtypes
 
 Array = np.ndarray[Any, Any]
@@ -348,6 +349,21 @@ def main(A: T.Buffer((10,), "float32"), I: T.Buffer((23,), "int32"), Z: T.Buffer
     i = rng().integers(-5, 15, 23).astype(np.int32)
     i[3] = 2**31 - 1
     check(text, [floats(10), i, unset(23)])
+
+
+def test_an_index_that_is_read_itself_is_read_where_the_choice_wants_it() -> None:
+    """Named for a bug: the address of what a choice does not want was computed all the same, from
+    an element in front of the array of indices."""
+    text = """
+@T.prim_func
+def main(A: T.Buffer((8,), "float32"), I: T.Buffer((8,), "int32"), Z: T.Buffer((8,), "float32")):
+    for i in range(8):
+        with T.block("Z"):
+            v = T.axis.spatial(8, i)
+            Z[v] = T.float32(1) + T.if_then_else(1 <= v, A[I[v - 1]], T.float32(0))
+"""
+    check(text, [floats(8), np.arange(8, dtype=np.int32)[::-1].copy(), unset(8)])
+    assert "select i1" not in compile(parse(text), host()).ir
 
 
 def test_strided_and_reversed_vectors() -> None:

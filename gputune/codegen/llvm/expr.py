@@ -184,7 +184,8 @@ def _if_then_else(f: Fn, e: Call, masks: bool = True) -> V:
     n = dtypes.lanes(e.dtype)
     if cond.lanes > 1 or (_harmless(f, a) and _harmless(f, b)):
         return ops.choose(f, cond, ops.splat(f, value(f, a), n), ops.splat(f, value(f, b), n))
-    if masks and type(a) is BufferLoad and _harmless(f, b):
+    free = masks and type(a) is BufferLoad and all(_harmless(f, i) for i in a.indices)
+    if free and type(a) is BufferLoad and _harmless(f, b):
         loaded = memory.load_where(f, a, cond, index)
         if loaded is not None:
             mask = ops.splat(f, cond, loaded.lanes)
