@@ -227,6 +227,14 @@ class Polynomials:
             self.terms.append(key)
         return found
 
+    def _constant(self, x: int) -> int | None:
+        """What the polynomial is, if that is one number."""
+        terms = self.terms[x]
+        if not terms:
+            return 0
+        m, c = terms[0]
+        return c if len(terms) == 1 and not m else None
+
     def _difference(self, x: int, y: int, plus: int) -> int:
         out = dict(self.terms[x])
         for m, c in self.terms[y]:
@@ -245,7 +253,9 @@ class Polynomials:
     def _apply(self, e: Sym, memo: dict[Sym, int]) -> int:
         if e.op == "take":
             assert type(e.a) is tuple
-            return self._atom("take", e.a, self.number(e.b, memo))
+            at = self.number(e.b, memo)
+            known = self._constant(at)
+            return self._atom("take", e.a, at) if known is None else self._keep({(): e.a[known]})
         x, y = self.number(e.a, memo), self.number(e.b, memo)
         match e.op:
             case "add":

@@ -104,6 +104,21 @@ def test_programs_that_pack_an_argument_agree_with_replay() -> None:
         assert list(map(int, whole[1])) == list(map(int, alone[1]))
 
 
+def test_a_choice_without_a_choice() -> None:
+    """Named for a fault: a sampled value with one candidate is the same for all rows, and was taken
+    for a column."""
+
+    def one_width(sch: Schedule) -> None:
+        i, j, *_ = sch.get_loops(sch.get_block("C"))
+        sch.split(i, [None, sch.sample_categorical([8], [1.0])])
+        sch.split(j, sch.sample_perfect_tile(j, 2, 16))
+
+    sketch = sketch_of(one_width)
+    rows = sketch.decisions.sample(12, np.random.default_rng(3))
+    assert agree(sketch, rows) == 12
+    assert not sketch.fallbacks
+
+
 class RefusesWide(Postproc):
     """Refuses by a sampled extent."""
 
