@@ -56,7 +56,7 @@ _MASKS_OF_BYTES = 64  # and from which on they have them for elements of one and
 _Dom = dict[Var, lin.Bounds]
 
 
-class _NoVectorForm(Exception):
+class NoVectorForm(Exception):
     """This body cannot run all lanes together."""
 
 
@@ -84,7 +84,7 @@ class _Around:
 def _go(s: Stmt, at: _Around) -> Stmt:
     if type(s) is For:
         s = _joined(s, at)
-        inner = _Around({**at.dom, s.var: _range_of(s, at.dom)}, at.read, at.limits)
+        inner = _Around({**at.dom, s.var: range_of(s, at.dom)}, at.read, at.limits)
         body = _go(s.body, inner)
         if s.kind == "vectorized":
             return _loop(s, body, at)
@@ -111,7 +111,7 @@ def _joined(s: For, at: _Around) -> For:
     lanes = _native_lanes(v.body, at.limits)
     if few >= lanes or not build.is_literal(v.min, 0) or v.annotations:
         return s
-    if not _is_one_row(s, v, {**at.dom, s.var: _range_of(s, at.dom), v.var: (0, few - 1)}, few):
+    if not _is_one_row(s, v, {**at.dom, s.var: range_of(s, at.dom), v.var: (0, few - 1)}, few):
         return s
     both = Var(v.var.name, v.var.dtype)
     n = IntImm(few, both.dtype)
@@ -160,7 +160,7 @@ def _greatest_read(s: Alloc, dom: _Dom) -> tuple[int | None, ...]:
             continue
         inner = dict(dom)
         for loop in a.loops:
-            inner[loop.var] = _range_of(loop, inner)
+            inner[loop.var] = range_of(loop, inner)
         for k, index in enumerate(a.indices):
             most = None
             if dtypes.lanes(index.dtype) == 1 and not any(walk.uses_var(index, v) for v in a.lets):
@@ -170,7 +170,8 @@ def _greatest_read(s: Alloc, dom: _Dom) -> tuple[int | None, ...]:
     return tuple(out)
 
 
-def _range_of(s: For, dom: _Dom) -> lin.Bounds:
+def range_of(s: For, dom: Mapping[Var, lin.Bounds]) -> lin.Bounds:
+    """The bounds of a loop variable, given those of the loops around."""
     known = loop_bounds(s)
     if known is not None:
         return known
@@ -179,7 +180,7 @@ def _range_of(s: For, dom: _Dom) -> lin.Bounds:
 
 
 def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
-    lanes = _native_lanes(body, at.limits)
+    lanes = native_lanes(body, at.limits)
     n = trip_count(s)
     widest = lanes
     if n is not None:
@@ -187,7 +188,7 @@ def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
             lanes //= 2
     if lanes < 2:
         return _serial(s, body, n)
-    inner = {**at.dom, s.var: _range_of(s, at.dom)}
+    inner = {**at.dom, s.var: range_of(s, at.dom)}
     try:
         _check_lanes(s, body, lanes, inner)
         if n is not None and (REST, 1) in s.annotations:
@@ -195,7 +196,7 @@ def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
             if masked is not None:
                 return masked
         return _chunks(s, body, lanes, n, at.dom)
-    except _NoVectorForm:
+    except NoVectorForm:
         return _serial(s, body, n)
 
 
@@ -204,7 +205,7 @@ def _serial(s: For, body: Stmt, n: int | None) -> Stmt:
     return For(s.var, s.min, s.extent, kind, body, None, s.annotations)
 
 
-def _native_lanes(body: Stmt, limits: CpuLimits) -> int:
+def native_lanes(body: Stmt, limits: CpuLimits) -> int:
     """Lanes such that the widest element of the computation fills one register."""
     width = 1
     for x in walk.walk_stmt(body):
@@ -237,7 +238,7 @@ def _chunks(s: For, body: Stmt, lanes: int, n: int | None, dom: _Dom) -> Stmt:
     out: list[Stmt] = []
     groups_n = n // lanes
     if groups_n == 1:
-        out.append(_Lanes(s.var, s.min, lanes, dom).stmt(body))
+        out.append(Lanes(s.var, s.min, lanes, dom).stmt(body))
     else:
         kind: ForKind = "unrolled" if groups_n <= _UNROLL_GROUPS else "serial"
         out.append(_group_loop(s, body, lanes, IntImm(groups_n, s.extent.dtype), kind, dom))
@@ -249,7 +250,7 @@ def _chunks(s: For, body: Stmt, lanes: int, n: int | None, dom: _Dom) -> Stmt:
             if size == 1:
                 out.append(walk.substitute_stmt(fresh, {s.var: start}))
             else:
-                out.append(_Lanes(s.var, start, size, dom).stmt(fresh))
+                out.append(Lanes(s.var, start, size, dom).stmt(fresh))
             at += size
         size //= 2
     return build.seq(*out)
@@ -270,13 +271,13 @@ def _rest(s: For, body: Stmt, lanes: int, n: int, at: _Around) -> Stmt | None:
         _check_lanes(s, body, lanes, inner)
         masked = _Masked(s, first, lanes, left, at)
         tail = masked.stmt(walk.rename_blocks(body), masked.mask)
-    except _NoVectorForm:
+    except NoVectorForm:
         return None
     if not groups:
         return tail
     short = IntImm(first, s.extent.dtype)
     whole = For(s.var, s.min, short, s.kind, body, s.thread, ())
-    return build.seq(_chunks(whole, body, _native_lanes(body, at.limits), first, at.dom), tail)
+    return build.seq(_chunks(whole, body, native_lanes(body, at.limits), first, at.dom), tail)
 
 
 def _has_masks(body: Stmt, limits: CpuLimits) -> bool:
@@ -305,8 +306,8 @@ def _group_loop(s: For, body: Stmt, lanes: int, groups: Expr, kind: ForKind, dom
     g = Var(f"{s.var.name}_v", s.var.dtype)
     base = build.add(s.min, build.mul(g, IntImm(lanes, s.var.dtype)))
     zero = IntImm(0, s.var.dtype)
-    inner = {**dom, g: _range_of(For(g, zero, groups, kind, body), dom)}
-    return For(g, zero, groups, kind, _Lanes(s.var, base, lanes, inner).stmt(body))
+    inner = {**dom, g: range_of(For(g, zero, groups, kind, body), dom)}
+    return For(g, zero, groups, kind, Lanes(s.var, base, lanes, inner).stmt(body))
 
 
 # ----------------------------------------------------------------------------- is it allowed?
@@ -318,8 +319,8 @@ def _check_lanes(s: For, body: Stmt, lanes: int, dom: _Dom) -> None:
     for x in walk.walk_stmt(body):
         if type(x) is For:
             if walk.uses_var(x.min, s.var) or walk.uses_var(x.extent, s.var):
-                raise _NoVectorForm
-            inner[x.var] = _range_of(x, inner)
+                raise NoVectorForm
+            inner[x.var] = range_of(x, inner)
         elif type(x) is Alloc:
             local.add(x.buffer)
     found = collect(body)
@@ -336,24 +337,24 @@ def _check_buffer(accesses: list[Access], var: Var, lanes: int, dom: _Dom) -> No
     for a in accesses:
         where = flat.place(a.buffer, a.indices, dom)
         if where is None or where.lanes > 1:
-            raise _NoVectorForm
+            raise NoVectorForm
         form = where.form
         step = form.coef(var)
         rest = [x for x in form.atoms() if x is not var]
         if step == 0 or any(walk.uses_var(x, var) for x in rest):
-            raise _NoVectorForm
+            raise NoVectorForm
         inner = [(dom.get(x), form.coef(x)) for x in rest if type(x) is Var and x in moving]
         if any(type(x) is not Var and walk.uses_var(x, moving) for x in rest):
-            raise _NoVectorForm
+            raise NoVectorForm
         if first is None:
             first = form
             if not _apart(step, lanes, inner):
-                raise _NoVectorForm
+                raise NoVectorForm
             continue
         gap = lin.plus(form, lin.times(first, -1))
         divisor = gcd(step, *(c for _, c in inner))
         if gap.terms or (gap.const and gap.const % divisor == 0):
-            raise _NoVectorForm
+            raise NoVectorForm
 
 
 def _apart(step: int, lanes: int, inner: list[tuple[lin.Bounds | None, int]]) -> bool:
@@ -369,7 +370,7 @@ def _apart(step: int, lanes: int, inner: list[tuple[lin.Bounds | None, int]]) ->
 
 
 # ----------------------------------------------------------------------------- the vector form
-class _Lanes:
+class Lanes:
     """Rewrites a loop body for `lanes` iterations at once, from `base` on."""
 
     def __init__(self, var: Var, base: Expr, lanes: int, dom: _Dom) -> None:
@@ -380,6 +381,7 @@ class _Lanes:
 
     # statements -----------------------------------------------------------------
     def stmt(self, s: Stmt, mask: Expr | None = None) -> Stmt:
+        """`s` for all lanes; with a mask, for those where it holds."""
         match s:
             case BufferStore():
                 return self._store(s, mask)
@@ -388,8 +390,8 @@ class _Lanes:
             case For():
                 lo, n = self.expr(s.min, mask), self.expr(s.extent, mask)
                 if dtypes.lanes(lo.dtype) > 1 or dtypes.lanes(n.dtype) > 1:
-                    raise _NoVectorForm
-                self.dom = {**self.dom, s.var: _range_of(s, self.dom)}
+                    raise NoVectorForm
+                self.dom = {**self.dom, s.var: range_of(s, self.dom)}
                 body = self.stmt(s.body, mask)
                 return For(s.var, lo, n, s.kind, body, s.thread, s.annotations)
             case IfThenElse():
@@ -404,13 +406,13 @@ class _Lanes:
             case Evaluate() if type(s.value) is Call and s.value.op == "assume":
                 return Evaluate(IntImm(0))
             case _:
-                raise _NoVectorForm
+                raise NoVectorForm
 
     def _store(self, s: BufferStore, mask: Expr | None) -> Stmt:
         buffer, indices = self._access(s.buffer, s.indices, mask)
         n = max(dtypes.lanes(i.dtype) for i in indices) if indices else 1
         if n == 1:
-            raise _NoVectorForm
+            raise NoVectorForm
         own = None if s.predicate is None else self.expr(s.predicate, mask)
         value = self._wide(self.expr(s.value, mask))
         return BufferStore(buffer, value, indices, self._both(mask, own))
@@ -430,7 +432,7 @@ class _Lanes:
         """A buffer of one iteration gets a copy per lane."""
         old = s.buffer
         if old.strides is not None or old.elem_offset is not None:
-            raise _NoVectorForm
+            raise NoVectorForm
         shape = (*old.shape, IntImm(self.lanes))
         new = Buffer(old.name, shape, old.dtype, old.scope, None, None, old.align)
         self.buffers[old] = new
@@ -492,7 +494,7 @@ class _Lanes:
                 self.vars[e.var] = fresh
                 return Let(fresh, value, self.expr(e.body, mask))
             case _:
-                raise _NoVectorForm  # vectors inside a vectorized loop, strings
+                raise NoVectorForm  # vectors inside a vectorized loop, strings
 
     def _binary(self, e: BinOp, a: Expr, b: Expr) -> Expr:
         la, lb = dtypes.lanes(a.dtype), dtypes.lanes(b.dtype)
@@ -540,7 +542,7 @@ class _Lanes:
         return self._refuse()
 
     def _refuse(self) -> Expr:
-        raise _NoVectorForm
+        raise NoVectorForm
 
     def _choice(self, e: Call, mask: Expr | None) -> Expr:
         c = self.expr(e.args[0], mask)
@@ -554,7 +556,7 @@ class _Lanes:
         return Select(c, self._wide(a), self._wide(b))
 
 
-class _Masked(_Lanes):
+class _Masked(Lanes):
     """The same for a vector of which only the first `left` lanes are iterations. Others compute
     what nobody reads: what they load is masked unless it is there, and what they store is masked
     unless it goes to the end of a temporary."""
@@ -571,7 +573,7 @@ class _Masked(_Lanes):
         if s.buffer not in self.read or mask is not self.mask:
             return super()._store(s, mask)
         if not self._beyond(s):
-            raise _NoVectorForm  # smaller vectors stay in registers, masked ones do not
+            raise NoVectorForm  # smaller vectors stay in registers, masked ones do not
         masked = super()._store(s, mask)  # what is loaded for it may lie outside
         assert type(masked) is BufferStore
         own = None if s.predicate is None else self._wide(self.expr(s.predicate, mask))
@@ -599,5 +601,5 @@ class _Masked(_Lanes):
                 return BufferLoad(buffer, indices)  # the first lane is an iteration, and makes it
         out = super()._load(e, mask)
         if e.buffer in self.read and type(out) is BufferLoad and out.predicate is not None:
-            raise _NoVectorForm
+            raise NoVectorForm
         return out

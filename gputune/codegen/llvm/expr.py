@@ -133,10 +133,11 @@ def _ramp(f: Fn, e: Ramp) -> V:
 
 
 def _shuffle(f: Fn, e: Shuffle) -> V:
-    lanes: list[V] = []
-    for x in e.vectors:
-        v = value(f, x)
-        lanes += [ops.lane(f, v, k) for k in range(v.lanes)]
+    vectors = [value(f, x) for x in e.vectors]
+    lengths = {v.lanes for v in vectors}
+    if len(vectors) <= 2 and len(lengths) == 1 and min(lengths) > 1 and len(e.indices) > 1:
+        return ops.pick(f, vectors, e.indices)
+    lanes = [ops.lane(f, v, k) for v in vectors for k in range(v.lanes)]
     picked = [lanes[k] for k in e.indices]
     return picked[0] if len(picked) == 1 else ops.gather_lanes(f, picked)
 

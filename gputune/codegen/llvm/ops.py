@@ -5,6 +5,8 @@ The meaning is that of `gputune.ir.scalar`; functions take and give `V`s.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...errors import BuildError
 from ...ir import dtypes
 from .fn import Fn
@@ -126,6 +128,15 @@ def lane(f: Fn, a: V, k: int) -> V:
     if a.ref.startswith("splat ("):
         return V(a.ref[len("splat (") : -1].split(" ", 1)[1], a.dtype)
     return f.op(f"extractelement {type_of(a)} {a.ref}, i64 {k}", a.dtype, 1, a.depth)
+
+
+def pick(f: Fn, vectors: Sequence[V], lanes: Sequence[int]) -> V:
+    """The vector of these lanes of a vector, or of two of one length, one after the other."""
+    first, last = vectors[0], vectors[-1]
+    kind, picks = type_of(first), ", ".join(f"i32 {k}" for k in lanes)
+    other = f"{kind} {last.ref}" if len(vectors) > 1 else f"{kind} poison"
+    text = f"shufflevector {kind} {first.ref}, {other}, <{len(lanes)} x i32> <{picks}>"
+    return f.op(text, first.dtype, len(lanes), max(first.depth, last.depth))
 
 
 def gather_lanes(f: Fn, parts: list[V]) -> V:
