@@ -266,7 +266,7 @@ def needs_rfactor(sch: Schedule, link: Link, max_parallel_extent: int) -> bool:
     for loop in nest:
         n = const_int(loop.loop().extent)
         kind = kinds[loop.loop().var]
-        if n is None or kind == "mixed":
+        if n is None or kind == "mixed" or loop.loop().annotations:
             return False
         if kind == "spatial":
             space *= n

@@ -611,8 +611,9 @@ def _(tmp: Path) -> None:
      does='"llvm", "cuda", "cuda-tensorcore", "hexagon"; lists as in reference 1.4.2')  # fmt: skip
 def _(tmp: Path) -> None:
     assert names(ms.ScheduleRule.create("llvm")) == [
-        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "AddRFactor",
-        "MultiLevelTiling", "ParallelizeVectorizeUnroll", "RandomComputeLocation",
+        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
+        "AddRFactor", "MultiLevelTiling",
+        "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     gpu = names(ms.ScheduleRule.create("cuda"))
     assert {"MultiLevelTiling", "AutoInline", "CrossThreadReduction", "AutoBind"} < set(gpu)

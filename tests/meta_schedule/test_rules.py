@@ -91,7 +91,7 @@ def test_matmul_without_a_cache_is_the_third_sketch() -> None:
 
 
 def test_linear0_uses_the_bias_as_its_write_cache() -> None:
-    sketches = space(linear0)
+    sketches = [s for s in space(linear0) if "rfactor" not in str(s.trace)]
     assert len(sketches) == 3
     moved = [s for s in sketches if "reverse_compute_at" in str(s.trace)]
     assert len(moved) == 2
@@ -444,7 +444,8 @@ def test_a_taken_name_and_a_wrong_result_are_refused() -> None:
 def test_default_list_of_llvm() -> None:
     kinds = [type(r).__name__ for r in ScheduleRule.create("llvm")]
     assert kinds == [
-        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "AddRFactor", "MultiLevelTiling",
+        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
+        "AddRFactor", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     a, b = ScheduleRule.create("llvm"), ScheduleRule.create("llvm")

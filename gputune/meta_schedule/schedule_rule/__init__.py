@@ -9,6 +9,7 @@ from .add_rfactor import AddRFactor
 from .apply_custom_rule import ApplyCustomRule, register_schedule_rule
 from .auto_bind import AutoBind
 from .auto_inline import AutoInline
+from .cross_lane_reduction import CrossLaneReduction
 from .cross_thread_reduction import CrossThreadReduction
 from .inline_constant_scalars import InlineConstantScalars
 from .multi_level_tiling import MultiLevelTiling, ReuseType
@@ -38,6 +39,7 @@ LLVM: tuple[ScheduleRule, ...] = (
         require_ordered=True,
         disallow_op=["exp"],
     ),
+    CrossLaneReduction(),
     AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
     MultiLevelTiling(
         structure="SSRSRS",
@@ -80,6 +82,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
     """What an aarch64 processor gets: smaller tiles, and tilings for these intrinsics."""
     return (
         *LLVM[:3],
+        CrossLaneReduction(),
         AddRFactor(max_jobs_per_core=8, max_innermost_factor=32),
         *[
             MultiLevelTilingPacked(
@@ -218,6 +221,7 @@ __all__ = [
     "ApplyCustomRule",
     "AutoBind",
     "AutoInline",
+    "CrossLaneReduction",
     "CrossThreadReduction",
     "InlineConstantScalars",
     "MultiLevelTiling",
