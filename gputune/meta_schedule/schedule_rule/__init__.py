@@ -9,6 +9,7 @@ from .add_rfactor import AddRFactor
 from .apply_custom_rule import ApplyCustomRule, register_schedule_rule
 from .auto_bind import AutoBind
 from .auto_inline import AutoInline
+from .column_reduction import ColumnReduction
 from .cross_lane_reduction import CrossLaneReduction
 from .cross_thread_reduction import CrossThreadReduction
 from .inline_constant_scalars import InlineConstantScalars
@@ -41,6 +42,7 @@ LLVM: tuple[ScheduleRule, ...] = (
     ),
     CrossLaneReduction(),
     AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
+    ColumnReduction(max_innermost_factor=64),
     MultiLevelTiling(
         structure="SSRSRS",
         max_innermost_factor=64,
@@ -93,6 +95,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
             )
             for name in names
         ],
+        ColumnReduction(max_innermost_factor=32),
         MultiLevelTiling(
             structure="SSRSRS",
             max_innermost_factor=32,
@@ -221,6 +224,7 @@ __all__ = [
     "ApplyCustomRule",
     "AutoBind",
     "AutoInline",
+    "ColumnReduction",
     "CrossLaneReduction",
     "CrossThreadReduction",
     "InlineConstantScalars",
