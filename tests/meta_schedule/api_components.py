@@ -612,7 +612,7 @@ def _(tmp: Path) -> None:
 def _(tmp: Path) -> None:
     assert names(ms.ScheduleRule.create("llvm")) == [
         "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
-        "AddRFactor", "ColumnReduction", "MultiLevelTiling",
+        "AddRFactor", "ColumnReduction", "TransposedOperand", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     gpu = names(ms.ScheduleRule.create("cuda"))

@@ -21,6 +21,7 @@ from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
 from .parallelize_vectorize_unroll import ParallelizeVectorizeUnroll
 from .random_compute_location import RandomComputeLocation
 from .rule import ScheduleRule
+from .transposed_operand import TransposedOperand
 
 
 @left_open
@@ -43,6 +44,7 @@ LLVM: tuple[ScheduleRule, ...] = (
     CrossLaneReduction(),
     AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
     ColumnReduction(max_innermost_factor=64),
+    TransposedOperand(),
     MultiLevelTiling(
         structure="SSRSRS",
         max_innermost_factor=64,
@@ -96,6 +98,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
             for name in names
         ],
         ColumnReduction(max_innermost_factor=32),
+        TransposedOperand(),
         MultiLevelTiling(
             structure="SSRSRS",
             max_innermost_factor=32,
@@ -238,5 +241,6 @@ __all__ = [
     "RandomComputeLocation",
     "ReuseType",
     "ScheduleRule",
+    "TransposedOperand",
     "register_schedule_rule",
 ]
