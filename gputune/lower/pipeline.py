@@ -29,6 +29,7 @@ from .registers import use_registers
 from .simplify import simplify
 from .start_inside import start_inside
 from .threads import flatten_parallel
+from .turn import turn_tiles
 from .unroll import unroll
 from .vectorize import vectorize
 from .zeros import skip_zeros, statements, write_out_residues
@@ -51,6 +52,7 @@ LLVM: tuple[Pass, ...] = (
     partition,  # one check for a tile that may stick out, not one for each element
     simplify,
     interior,  # padding is asked for at the edges, and once for a tile
+    turn_tiles,  # copies that transpose go by squares
     vectorize,  # vector statements of native width
     reduce_lanes,  # sums across the lanes of vectors
     simplify,

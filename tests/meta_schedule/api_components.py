@@ -612,7 +612,7 @@ def _(tmp: Path) -> None:
 def _(tmp: Path) -> None:
     assert names(ms.ScheduleRule.create("llvm")) == [
         "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
-        "AddRFactor", "ColumnReduction", "TransposedOperand", "MultiLevelTiling",
+        "AddRFactor", "ColumnReduction", "TransposedOperand", "TransposingCopy", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     gpu = names(ms.ScheduleRule.create("cuda"))

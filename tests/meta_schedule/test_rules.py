@@ -445,7 +445,7 @@ def test_default_list_of_llvm() -> None:
     kinds = [type(r).__name__ for r in ScheduleRule.create("llvm")]
     assert kinds == [
         "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
-        "AddRFactor", "ColumnReduction", "TransposedOperand", "MultiLevelTiling",
+        "AddRFactor", "ColumnReduction", "TransposedOperand", "TransposingCopy", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     a, b = ScheduleRule.create("llvm"), ScheduleRule.create("llvm")

@@ -22,6 +22,7 @@ from .parallelize_vectorize_unroll import ParallelizeVectorizeUnroll
 from .random_compute_location import RandomComputeLocation
 from .rule import ScheduleRule
 from .transposed_operand import TransposedOperand
+from .transposing_copy import TransposingCopy
 
 
 @left_open
@@ -45,6 +46,7 @@ LLVM: tuple[ScheduleRule, ...] = (
     AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
     ColumnReduction(max_innermost_factor=64),
     TransposedOperand(),
+    TransposingCopy(max_innermost_factor=64),
     MultiLevelTiling(
         structure="SSRSRS",
         max_innermost_factor=64,
@@ -99,6 +101,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
         ],
         ColumnReduction(max_innermost_factor=32),
         TransposedOperand(),
+        TransposingCopy(max_innermost_factor=32),
         MultiLevelTiling(
             structure="SSRSRS",
             max_innermost_factor=32,
@@ -242,5 +245,6 @@ __all__ = [
     "ReuseType",
     "ScheduleRule",
     "TransposedOperand",
+    "TransposingCopy",
     "register_schedule_rule",
 ]
