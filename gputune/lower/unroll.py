@@ -15,9 +15,11 @@ from ..ir.nodes import (
     Evaluate,
     For,
     IfThenElse,
+    Let,
     LetStmt,
     PrimFunc,
     Seq,
+    Shuffle,
     Stmt,
 )
 from .accesses import trip_count
@@ -70,7 +72,14 @@ def _accumulates(s: For) -> bool:
 
 
 def _count(s: Stmt) -> int:
-    return sum(1 for x in walk.walk_stmt(s) if type(x) in (BufferStore, Evaluate))
+    return sum(_work(x) for x in walk.walk_stmt(s) if type(x) in (BufferStore, Evaluate))
+
+
+def _work(s: Stmt) -> int:
+    """How many statements it counts as: more than one where it combines the lanes of vectors."""
+    if type(s) is not BufferStore or type(s.value) is not Let:
+        return 1
+    return 1 + sum(type(x) in (BufferLoad, Shuffle) for x in walk.walk_expr(s.value)) // 2
 
 
 def _go(s: Stmt, asked: Unroll, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:
@@ -108,7 +117,7 @@ def _go(s: Stmt, asked: Unroll, limits: CpuLimits, budget: _Budget) -> tuple[Stm
             )  # fmt: skip
             return new, n
         case BufferStore() | Evaluate():
-            return s, 1
+            return s, _work(s)
 
 
 def _loop(s: For, asked: Unroll, limits: CpuLimits, budget: _Budget) -> tuple[Stmt, int | None]:

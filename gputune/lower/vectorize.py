@@ -2,7 +2,8 @@
 
 A loop of n iterations becomes n // lanes groups (an unrolled loop), then smaller powers of two,
 then single iterations. What has no vector form, or would mean something else when all lanes run
-together, runs lane by lane: never wrong, only slower.
+together, runs lane by lane: never wrong, only slower. A loop whose iterations all combine into one
+element combines whole vectors, and then their lanes; see `across`.
 
 A loop over what is left of a tile is one vector more, with a mask for the lanes there are, where
 the processor has masks: 7 of 16 lanes are one operation and not three. Temporaries have room for
@@ -18,6 +19,7 @@ from math import gcd
 from ..ir import build, dtypes, walk
 from ..ir.nodes import (
     Alloc,
+    BinaryOp,
     BinOp,
     Broadcast,
     Buffer,
@@ -43,7 +45,7 @@ from ..ir.nodes import (
     Var,
 )
 from ..ir.ops import MATH
-from . import flat
+from . import across, flat
 from . import linear as lin
 from .accesses import Access, collect, loop_bounds, trip_count
 from .limits import CpuLimits
@@ -108,7 +110,7 @@ def _joined(s: For, at: _Around) -> For:
     many, few = trip_count(s), trip_count(v)
     if many is None or few is None or many < 2 or loop_bounds(s) is None:
         return s
-    lanes = _native_lanes(v.body, at.limits)
+    lanes = native_lanes(v.body, at.limits)
     if few >= lanes or not build.is_literal(v.min, 0) or v.annotations:
         return s
     if not _is_one_row(s, v, {**at.dom, s.var: range_of(s, at.dom), v.var: (0, few - 1)}, few):
@@ -190,6 +192,10 @@ def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
         return _serial(s, body, n)
     inner = {**at.dom, s.var: range_of(s, at.dom)}
     try:
+        if n is not None and n // lanes <= across.MOST:
+            one = across.into_one(body, s.var)
+            if one is not None:
+                return _combined(s, *one, n, lanes, at.dom)
         _check_lanes(s, body, lanes, inner)
         if n is not None and (REST, 1) in s.annotations:
             masked = _rest(s, body, widest, n, at)
@@ -203,6 +209,20 @@ def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
 def _serial(s: For, body: Stmt, n: int | None) -> Stmt:
     kind: ForKind = "unrolled" if n is not None and n <= 4 else "serial"
     return For(s.var, s.min, s.extent, kind, body, None, s.annotations)
+
+
+def _combined(
+    s: For, store: BufferStore, op: BinaryOp, combined: Expr, n: int, lanes: int, dom: _Dom
+) -> Stmt:
+    """The loop as one statement that combines all its iterations into one element."""
+
+    def part(at: int, size: int) -> Expr:
+        first = build.add(s.min, IntImm(at, s.min.dtype))
+        if size == 1:
+            return walk.substitute(combined, {s.var: first})
+        return Lanes(s.var, first, size, dom).whole(combined)
+
+    return across.combined(store, op, part, n, lanes)
 
 
 def native_lanes(body: Stmt, limits: CpuLimits) -> int:
@@ -439,6 +459,10 @@ class Lanes:
         return Alloc(new, self.stmt(s.body, mask))
 
     # expressions ----------------------------------------------------------------
+    def whole(self, e: Expr) -> Expr:
+        """`e` for all lanes, as a vector."""
+        return self._wide(self.expr(e, None))
+
     def _wide(self, e: Expr) -> Expr:
         return e if dtypes.lanes(e.dtype) > 1 else Broadcast(e, self.lanes)
 

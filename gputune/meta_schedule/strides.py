@@ -93,6 +93,19 @@ class Strides:
                 return False
         return True
 
+    def gathers(self, loop: Var) -> bool:
+        """Does each store stay where it is along the loop, and each load too, or move by one
+        element?"""
+        for a in self.accesses:
+            step = self.step(a, loop)
+            if step is None:
+                return False
+            if type(step) is int and step == 0:
+                continue
+            if a.is_store or step != 1:
+                return False
+        return True
+
     def continues(self, outer: Var, inner: Var, extent: int) -> bool:
         """Does an iteration of `outer` begin where `extent` iterations of `inner` end, in each
         access that moves at all? Then both are one loop, as far as memory is concerned."""

@@ -3,8 +3,9 @@ bind."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeAlias
 
 from ..errors import ScheduleError
 from ..ir import build
@@ -678,7 +679,25 @@ def _mark(s: State, link: Link, kind: ForKind, thread: str | None = None) -> Non
     s.replace(link, For(f.var, f.min, f.extent, kind, f.body, thread, f.annotations))
 
 
-def _check_independent(s: State, link: Link, what: str, reductions: bool = False) -> None:
+_Takes: TypeAlias = Callable[[Block, For], bool]
+"""May a loop drive the reduction of a block?"""
+
+
+def _no_reduction(b: Block, f: For) -> bool:
+    return False
+
+
+def _any_reduction(b: Block, f: For) -> bool:
+    return True
+
+
+def _lanes_of_one(b: Block, f: For) -> bool:
+    """Do all iterations of the loop combine into one element, in any order?"""
+    places = [v for iv, v in zip(b.iter_vars, b.iter_values, strict=True) if iv.kind != "reduce"]
+    return takes_any_order(b) and not any(uses_var(v, f.var) for v in places)
+
+
+def _check_independent(s: State, link: Link, what: str, reductions: _Takes = _no_reduction) -> None:
     """May the iterations of the loop run in any order, at once?"""
     f = link.loop()
     if f.kind not in ("serial", what):
@@ -698,7 +717,7 @@ def _check_independent(s: State, link: Link, what: str, reductions: bool = False
             raise  # a loop that runs once may run anywhere
 
 
-def _check_blocks(s: State, link: Link, reductions: bool) -> None:
+def _check_blocks(s: State, link: Link, reductions: _Takes) -> None:
     """May the blocks below a loop run for its iterations in any order, at once?"""
     f = link.loop()
     fault = s.pipeline_fault(link.scope())
@@ -731,8 +750,9 @@ def _check_blocks(s: State, link: Link, reductions: bool) -> None:
                 at=[f, block],
             )
         for iv, value in zip(block.iter_vars, block.iter_values, strict=True):
-            ok = iv.kind == "spatial" or (reductions and iv.kind == "reduce")
-            if not ok and uses_var(value, f.var):
+            if iv.kind == "spatial" or not uses_var(value, f.var):
+                continue
+            if iv.kind != "reduce" or not reductions(block, f):
                 s.fail(
                     f"the loop {f.var.name} feeds the {iv.kind} iterator {iv.var.name} of block "
                     f"{block.name}",
@@ -767,8 +787,11 @@ def parallel(s: State, loop: LoopRV) -> None:
 def vectorize(s: State, loop: LoopRV) -> None:
     """Run the iterations of a loop in the lanes of vector instructions.
 
+    A loop may drive a reduction, if its elements may be combined in any order: lanes are combined
+    with lanes until one is left. (To keep lanes apart over many iterations, use `rfactor` first.)
+
     Raises:
-        ScheduleError: as `parallel`, and where the extent is not constant.
+        ScheduleError: as `parallel`, but for such reductions; the extent is not constant.
 
     Example:
         >>> sch = demo_schedule(); i, j = sch.get_loops(sch.get_block("B"))
@@ -776,7 +799,7 @@ def vectorize(s: State, loop: LoopRV) -> None:
         'vectorized'
     """
     link = s.loop(loop)
-    _check_independent(s, link, "vectorized")
+    _check_independent(s, link, "vectorized", _lanes_of_one)
     if const_int(link.loop().extent) is None:
         s.fail(
             f"the extent {link.loop().extent} of the loop is not constant",
@@ -848,7 +871,8 @@ def bind(s: State, loop: LoopRV, thread_axis: str) -> None:
             code="loop-kind",
             at=f,
         )
-    _check_independent(s, link, "thread_binding", thread_axis.startswith("threadIdx"))
+    takes = _any_reduction if thread_axis.startswith("threadIdx") else _no_reduction
+    _check_independent(s, link, "thread_binding", takes)
     if s.enable_check and not thread_axis.startswith("vthread"):
         for x in link.above():
             if type(x.node) is For and x.node.thread == thread_axis:

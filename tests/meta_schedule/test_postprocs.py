@@ -6,6 +6,7 @@ import pytest
 from space_programs import context, linear0, matmul, row_sum, space
 from test_rules import tutorial_decisions
 
+from gputune import kernels
 from gputune.errors import ScheduleError, UserError
 from gputune.ir.nodes import Block, For, PrimFunc
 from gputune.ir.walk import walk_stmt
@@ -321,8 +322,31 @@ def test_the_spatial_loop_of_column_sums_goes_innermost() -> None:
         ("k", "serial", 8),
         ("j_1_fused", "vectorized", 48),
     ]
-    # along a row there is nothing to vectorise
-    assert {k for _, k, _ in loops(only(rewritten(row_sum, vectorize=64)))} == {"serial"}
+
+
+def test_a_loop_that_combines_neighbours_into_one_becomes_a_vector() -> None:
+    assert loops(only(rewritten(row_sum, parallel=16, vectorize=64))) == [
+        ("i_fused", "parallel", 4),
+        ("k", "vectorized", 64),
+    ]
+    # more than four vectors take; two loops that reduce; elements that do not lie side by side; and
+    # the first of equals, which is a matter of order
+    assert {k for _, k, _ in loops(only(rewritten(row_sum, vectorize=15)))} == {"serial"}
+    for kernel, shape in (("norm", {"b": 2, "m": 4, "n": 8}), ("argmax", {"m": 4, "n": 8})):
+        func = kernels.get(kernel).build(**shape)
+        kinds = {n: k for n, k, _ in loops(only(rewritten(func, vectorize=64)))}
+        assert kinds["j"] == "serial", kernel
+
+    @T.prim_func
+    def columns(A: T.Buffer((8, 4, 3), "float32"), S: T.Buffer((4, 3), "float32")):
+        for j, c, k in T.grid(4, 3, 8):
+            with T.block("S"):
+                vj, vc, vk = T.axis.remap("SSR", [j, c, k])
+                with T.init():
+                    S[vj, vc] = T.float32(0)
+                S[vj, vc] = S[vj, vc] + A[vk, vc, vj]
+
+    assert {k for _, k, _ in loops(only(rewritten(columns, vectorize=64)))} == {"serial"}
 
 
 def test_vector_widths() -> None:

@@ -420,9 +420,9 @@ MARKS: dict[str, Callable[[Schedule, Any], None]] = {
 def test_marks_are_for_independent_iterations(mark: str) -> None:
     do = MARKS[mark]
     keeps(programs.arg_max(), lambda s: do(s, loops(s, "A")[0]))
-    sch = scheduled(programs.row_sum())
-    k = loops(sch, "Y")[1]
-    refuses(sch, "feeds-reduce", lambda: do(sch, k), names="reduce iterator vk of block Y")
+    sch = scheduled(programs.arg_max())  # the first of equals: an order
+    k = loops(sch, "A")[1]
+    refuses(sch, "feeds-reduce", lambda: do(sch, k), names="reduce iterator vk of block A")
     sch = scheduled(programs.fused_reduction())
     (q,) = loops(sch, "Y")
     refuses(sch, "feeds-reduce", lambda: do(sch, q), names="loop q")
@@ -434,6 +434,33 @@ def test_marks_are_for_independent_iterations(mark: str) -> None:
         sch = scheduled(program())
         i = loops(sch, "Y")[0]
         refuses(sch, code, lambda: do(sch, i))  # noqa: B023
+
+
+@pytest.mark.parametrize("mark", ["parallel", "bind"])
+def test_threads_and_blocks_share_no_reduction(mark: str) -> None:
+    sch = scheduled(programs.row_sum())
+    k = loops(sch, "Y")[1]
+    refuses(sch, "feeds-reduce", lambda: MARKS[mark](sch, k), names="reduce iterator vk of block Y")
+
+
+def test_lanes_combine_into_one_element() -> None:
+    sch = scheduled(programs.row_sum())
+    sch.vectorize(loops(sch, "Y")[1])
+    prints(
+        sch,
+        """
+        for i in range(4):
+            for k in T.vectorized(7):
+                with T.block("Y"):
+                    vi, vk = T.axis.remap("SR", [i, k])
+                    T.reads(X[vi, vk])
+                    T.writes(Y[vi])
+                    with T.init():
+                        Y[vi] = T.float32(0)
+                    Y[vi] = Y[vi] + X[vi, vk]
+    """,
+    )
+    keeps(programs.row_sum(), lambda s: s.vectorize(loops(s, "Y")[1]))
 
 
 @pytest.mark.parametrize("mark", MARKS)

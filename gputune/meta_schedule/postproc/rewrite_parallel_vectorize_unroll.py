@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _KEYS = (PARALLEL, VECTORIZE, UNROLL_EXPLICIT, UNROLL_IMPLICIT)
 _LANES = 16  # extents that are a multiple of this fill whole vectors of 4-byte elements
 _HALF = 8  # and of this, half ones
+_COMBINED = 4  # so many times the vector limit may be combined into one element at once
 _NOT_LEGAL = frozenset({"not-pipeline", "not-complete", "not-affine", "feeds-reduce", "iter-kind"})
 
 
@@ -52,6 +53,8 @@ class RewriteParallelVectorizeUnroll(Postproc):
       elements along it (or loads the same one for all); loops that continue it in memory are fused
       to it up to the vector limit, and a longer loop is split; if only reductions are inside it, it
       changes places with them; arguments that RewriteLayout will pack do not stand in its way;
+    * where there is none, and one loop inside combines neighbouring elements into one, in any order
+      (such as the partial results of a factored reduction), that loop becomes a vector;
     * the outermost loop is annotated with the unroll limit, if there is a reduction in the nest.
 
     Where the program does not allow it (a scope that is no stage pipeline, bindings that are not
@@ -111,6 +114,8 @@ def _rewrite_nest(
             fused = sch.fuse(*loops[:count])
             _try(sch.parallel, fused)
             loops = [fused, *loops[count:]]
+    if lanes != -1 and combines_lanes(link, nest, kinds, lanes, packed):
+        _try(sch.vectorize, loops[-1])
     if vector.fuse:
         inner = loops[-1] if vector.width is not None else sch.fuse(*loops[-vector.fuse :])
         _try(sch.vectorize, inner)
@@ -246,6 +251,25 @@ def plan_vector(
         extent = extent * n
         fuse += 1
     return VectorPlan(fuse)
+
+
+def combines_lanes(
+    block: Link,
+    nest: list[Link],
+    kinds: Mapping[Var, LoopKind],
+    limit: int,
+    packed: Collection[Buffer] = (),
+) -> bool:
+    """Is the innermost loop the only one that reduces, with not too many iterations, each of which
+    takes the next element, or the same?"""
+    reducing = [x for x in nest if kinds[x.loop().var] != "spatial"]
+    usable = _chain(block, nest, kinds, "reduce")
+    if len(reducing) != 1 or len(usable) != 1:
+        return False
+    strides = strides_of(block.block(), packed)
+    extent = const_int(usable[0].extent)
+    assert extent is not None  # _chain takes no other
+    return strides is not None and strides.gathers(usable[0].var) and extent <= _COMBINED * limit
 
 
 def _extents(nest: list[Link]) -> dict[Var, int]:
