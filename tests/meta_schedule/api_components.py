@@ -611,8 +611,9 @@ def _(tmp: Path) -> None:
      does='"llvm", "cuda", "cuda-tensorcore", "hexagon"; lists as in reference 1.4.2')  # fmt: skip
 def _(tmp: Path) -> None:
     assert names(ms.ScheduleRule.create("llvm")) == [
-        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
-        "AddRFactor", "ColumnReduction", "TransposedOperand", "TransposingCopy", "MultiLevelTiling",
+        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "FuseRows",
+        "CrossLaneReduction", "AddRFactor", "ColumnReduction", "TransposedOperand",
+        "TransposingCopy", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     gpu = names(ms.ScheduleRule.create("cuda"))

@@ -444,8 +444,9 @@ def test_a_taken_name_and_a_wrong_result_are_refused() -> None:
 def test_default_list_of_llvm() -> None:
     kinds = [type(r).__name__ for r in ScheduleRule.create("llvm")]
     assert kinds == [
-        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "CrossLaneReduction",
-        "AddRFactor", "ColumnReduction", "TransposedOperand", "TransposingCopy", "MultiLevelTiling",
+        "ApplyCustomRule", "InlineConstantScalars", "AutoInline", "FuseRows",
+        "CrossLaneReduction", "AddRFactor", "ColumnReduction", "TransposedOperand",
+        "TransposingCopy", "MultiLevelTiling",
         "ParallelizeVectorizeUnroll", "RandomComputeLocation",
     ]  # fmt: skip
     a, b = ScheduleRule.create("llvm"), ScheduleRule.create("llvm")

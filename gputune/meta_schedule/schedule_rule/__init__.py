@@ -12,6 +12,7 @@ from .auto_inline import AutoInline
 from .column_reduction import ColumnReduction
 from .cross_lane_reduction import CrossLaneReduction
 from .cross_thread_reduction import CrossThreadReduction
+from .fuse_rows import FuseRows
 from .inline_constant_scalars import InlineConstantScalars
 from .multi_level_tiling import MultiLevelTiling, ReuseType
 from .multi_level_tiling_packed import MultiLevelTilingPacked
@@ -42,6 +43,7 @@ LLVM: tuple[ScheduleRule, ...] = (
         require_ordered=True,
         disallow_op=["exp"],
     ),
+    FuseRows(max_innermost_factor=64),
     CrossLaneReduction(),
     AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
     ColumnReduction(max_innermost_factor=64),
@@ -88,6 +90,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
     """What an aarch64 processor gets: smaller tiles, and tilings for these intrinsics."""
     return (
         *LLVM[:3],
+        FuseRows(max_innermost_factor=32),
         CrossLaneReduction(),
         AddRFactor(max_jobs_per_core=8, max_innermost_factor=32),
         *[
@@ -233,6 +236,7 @@ __all__ = [
     "ColumnReduction",
     "CrossLaneReduction",
     "CrossThreadReduction",
+    "FuseRows",
     "InlineConstantScalars",
     "MultiLevelTiling",
     "MultiLevelTilingPacked",
