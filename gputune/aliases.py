@@ -43,6 +43,7 @@ _SCHEDULE = {
     "ExprRV": "schedule:ExprRV",
 }
 _OF_PROGRAMS = {
+    "OOBChecker": "analysis:OOBChecker",
     "estimate_tir_flops": "analysis:estimate_tir_flops",
     "find_anchor_block": "analysis:find_anchor_sblock",
     "find_anchor_sblock": "analysis:find_anchor_sblock",
