@@ -51,8 +51,8 @@ MAX_CLASSES = 4096
 """Structure classes of one sketch, beyond which rows are replayed one by one."""
 
 _CHUNK = 1024  # rows whose features are computed at a time: the arrays stay in the cache
-_CHECKED_FIRST = 4  # so many classes of a design space are compared with plain replay,
-_CHECKED = 16  # then every so many-th: a comparison costs as much as a class
+_CHECKED = 16  # so many classes are compared with plain replay, then every so many-th:
+_CHECKED_LEGAL = 4  # of legal ones fewer, a comparison costs as much as the class
 _MANY = 2**40  # more than any factor
 _MOST_PLAIN = 64  # rows of a class that are replayed where not all are wanted
 SAMPLING = frozenset({*RULES, "SampleCategorical", "SampleComputeLocation"})
@@ -495,16 +495,22 @@ class Sketch:
                 bits = _pack(w.values, w.group.literals, len(at))
             match = _matches(new, bits[:, left])
             match[0] = True  # it is this row's own replay
-            if new.number < _CHECKED_FIRST or new.number % _CHECKED == 0 or self.fallbacks:
+            first = _CHECKED if new.layout is None else _CHECKED_LEGAL
+            if new.number < first or new.number % _CHECKED == 0 or self.fallbacks:
                 self._check_some(new, w, rows[at], left[match])
             w.members.append((new, left[match]))
             left = left[~match]
 
     def _check_some(self, c: _Class, w: _Waiting, rows: IntArray, members: IntArray) -> None:
         """Compare the last row, which is not the one that the class is from, with plain replay, and
-        that with the most ones: where a factor is 1, there is more to simplify."""
+        that with the most ones: where a factor is 1, there is more to simplify. If they are said to
+        be illegal also the first, and that with the fewest ones: with numbers there is more to
+        prove."""
         ones = (rows[members] == 1).sum(axis=1)
-        for k in dict.fromkeys((len(ones) - 1, int(ones.argmax()))):
+        asked = [len(ones) - 1, int(ones.argmax())]
+        if c.layout is None:
+            asked += [0, int(ones.argmin())]
+        for k in dict.fromkeys(asked):
             if c.trusted:
                 self._check(c, w, rows, int(members[k]))
 
