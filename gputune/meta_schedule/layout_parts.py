@@ -106,7 +106,7 @@ def vector_operations(e: Expr) -> float:
             each = _DIVISION
         elif type(x) is Call and x.op not in _FREE_CALLS:
             each = _VECTOR_OPERATIONS.get(x.op, _FUNCTION)
-        out += each * (1.0 if dtypes.bits(x.dtype) <= 32 else 1.7)
+        out += each * (1.7 if x.dtype.startswith("float64") else 1.0)
         if type(x) is not BufferLoad:
             stack.extend(expr_children(x))
     return out
