@@ -2,8 +2,8 @@
 
 The best of many measured times is also a lucky one, and some programs are fast only where their
 memory happens to lie well: in the process that measured them, and not in the next. So, when a
-tuning is over, the best few of each task are measured several times more, each time in a new
-process, and are ranked by the mean of what these found.
+tuning is over, the best few of each task are measured several times more, in new processes, the
+arguments each time at other places of their pages, and are ranked by the mean of what these found.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .task_record import TaskRecord
 
 PROCESSES = 3
 """Fresh processes in which finalists are measured."""
-_MOST = 5  # finalists of a task
+_MOST = 6  # finalists of a task
 _WITHIN = 1.2  # times the best: what is slower than that does not win
 _LONGEST_S = 0.5  # a kernel that takes longer is not measured again
 _TWICE_S = 0.02  # one that takes no longer is measured twice in each process
@@ -85,11 +85,11 @@ def measure_again(
         found = [x for x in found if x.built is not None]
         for process in processes:
             process.wait()  # none starts up while another measures
-        for process in processes:
+        for k, process in enumerate(processes):
             begun = time.monotonic()
             if begun + expected > ends:
                 break
-            _one_process(found, process)
+            _one_process(found, process, 2 * k)
             expected = time.monotonic() - begun
     except GputuneError as e:
         console().warning("The finalists cannot be measured again: %s", e.message)
@@ -133,18 +133,20 @@ def _build(found: Sequence[_Finalist], builder: Builder) -> None:
             x.built = built
 
 
-def _one_process(found: Sequence[_Finalist], process: OwnProcess) -> None:
-    """Measure each finalist in a new process, there and back again."""
+def _one_process(found: Sequence[_Finalist], process: OwnProcess, placement: int) -> None:
+    """Measure each finalist in a new process, there with one placement of the arguments and back
+    again with the next."""
     times: list[list[float]] = [[] for _ in found]
-    for order in (range(len(found)), reversed(range(len(found)))):
-        for i in order:
+    for back in (0, 1):
+        for i in reversed(range(len(found))) if back else range(len(found)):
             x = found[i]
             assert x.built is not None
             assert x.built.artifact_path is not None
             if times[i] and x.record.seconds > _TWICE_S:
                 continue
+            best = BestSoFar(x.record.seconds)
             given = RunnerInput(
-                x.built.artifact_path, "cpu", x.candidate.args_info, BestSoFar(x.record.seconds)
+                x.built.artifact_path, "cpu", x.candidate.args_info, best, placement + back
             )
             result = process.measure(given)
             if result.problem is None and result.run_secs:

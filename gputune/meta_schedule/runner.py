@@ -73,12 +73,14 @@ class RunnerInput:
         device_type: "cpu" or "cuda".
         args_info: descriptions of the arguments.
         best: what it competes with: once it is clearly slower, one call is enough.
+        placement: which of the ways to lay the arguments out in memory; 0: the usual one.
     """
 
     artifact_path: str
     device_type: str
     args_info: Sequence[ArgInfo]
     best: BestSoFar | None = None
+    placement: int = 0
 
 
 def _listed(run_secs: Any) -> list[Any]:
@@ -363,7 +365,7 @@ class LocalRunner(Runner):
         if config.adaptive and best == math.inf:
             # The first of its task: how fast these kernels are, and so how to time them, is found
             # by timing it once.
-            found, _, held_up = self._request(artifact, plan, None, 0)
+            found, _, held_up = self._request(artifact, plan, None, 0, x.placement)
             plan = _plan(config, min(found))
             if plan["repeat"] == 1 and self.alloc_repeat == 1:
                 return RunnerResult(found, None, disturbed=held_up)
@@ -373,7 +375,7 @@ class LocalRunner(Runner):
         seconds: list[float] = []
         cut, disturbed = False, 0
         for seed in range(self.alloc_repeat):
-            found, is_cut, held_up = self._request(artifact, plan, cutoff, seed)
+            found, is_cut, held_up = self._request(artifact, plan, cutoff, seed, x.placement)
             seconds += found
             cut, disturbed = cut or is_cut, disturbed + held_up
             if cut:
@@ -381,7 +383,12 @@ class LocalRunner(Runner):
         return RunnerResult(seconds, None, cut=cut, disturbed=disturbed)
 
     def _request(
-        self, artifact: Artifact, plan: dict[str, Any], cutoff: float | None, seed: int
+        self,
+        artifact: Artifact,
+        plan: dict[str, Any],
+        cutoff: float | None,
+        seed: int,
+        placement: int,
     ) -> tuple[list[float], bool, int]:
         args = {
             "symbol": artifact.symbol,
@@ -390,6 +397,7 @@ class LocalRunner(Runner):
             "evaluator": plan,
             "cutoff_s": cutoff,
             "seed": seed,
+            "placement": placement,
         }
         reply = self.worker.request("run", args, (artifact.code,), self.timeout_sec)
         data = reply.data

@@ -38,6 +38,7 @@ Answer = tuple[dict[str, Any], Blobs]
 # kernel which reads there shows it; around outputs something that no NaN can be mistaken for.
 MARGIN = 256
 _CANARY, _CANARY_OUT = 0xFF, 0xA5
+_PAGE = 4096
 # Long random arrays repeat a block of this many elements; prime, so that no stride hides it.
 _BLOCK = 1_000_003
 
@@ -215,16 +216,17 @@ def _canary(a: Argument) -> int:
     return _CANARY_OUT if a.written else _CANARY
 
 
-def allocate(a: Argument) -> Held:
-    """Memory for an array argument, between margins; its contents are not set."""
+def allocate(a: Argument, shift: int = 0) -> Held:
+    """Memory for an array argument, between margins, `shift` bytes further than it would be; its
+    contents are not set."""
     assert a.shape is not None
     dtype = dtypes.numpy_dtype(a.dtype)
     count = math.prod(a.shape)
     if a.strides is not None and count:
         count = 1 + sum((n - 1) * s for n, s in zip(a.shape, a.strides))
     size = count * dtype.itemsize
-    raw = np.empty(size + 2 * MARGIN + a.align, np.uint8)
-    start = MARGIN + -(raw.ctypes.data + MARGIN) % a.align
+    raw = np.empty(size + 2 * MARGIN + a.align + shift, np.uint8)
+    start = MARGIN + -(raw.ctypes.data + MARGIN) % a.align + shift
     raw[:start] = _canary(a)
     raw[start + size :] = _canary(a)
     flat = raw[start : start + size].view(dtype)
@@ -272,10 +274,10 @@ def _int_range(a: Argument) -> tuple[int, int]:
     return (-8, 8) if dtypes.bits(a.dtype) < 32 else (0, 8)
 
 
-def fill(rng: np.random.Generator, a: Argument) -> int | Held:
-    """The slot of a number, or an array with random contents."""
+def fill(rng: np.random.Generator, a: Argument, shift: int = 0) -> int | Held:
+    """The slot of a number, or an array with random contents (see `allocate`)."""
     if a.shape is not None:
-        held = allocate(a)
+        held = allocate(a, shift)
         if a.path is None:
             held.flat[...] = random_values(rng, a, held.flat.size)
         else:
@@ -297,9 +299,18 @@ def _stored(a: Argument, size: int) -> np.ndarray[Any, Any]:
 
 
 def arguments(args: Mapping[str, Any], seed: int) -> list[int | Held]:
-    """Fresh memory for each argument of a request, equal for equal seeds."""
+    """Fresh memory for each argument of a request, equal for equal seeds.
+
+    Each "placement" lets the arrays lie otherwise to each other: they begin somewhere in a page. (0
+    leaves that to the allocator.)
+    """
     rng = np.random.default_rng(seed)
-    return [fill(rng, parse_argument(s, i)) for i, s in enumerate(args["arguments"])]
+    wanted = [parse_argument(s, i) for i, s in enumerate(args["arguments"])]
+    placement = int(args.get("placement", 0))
+    if placement == 0:
+        return [fill(rng, a) for a in wanted]
+    places = np.random.default_rng(placement)
+    return [fill(rng, a, a.align * int(places.integers(max(1, _PAGE // a.align)))) for a in wanted]
 
 
 def slots(held: Sequence[int | Held]) -> list[int]:

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gputune.errors import ScheduleError
+from gputune.schedule import Schedule, Trace
 from gputune.schedule.primitive import KINDS
 
-from .law import Watched, check_schedule
+from .law import Watched, check_matrix, check_schedule
 from .moves import step
-from .programs import PROGRAMS
+from .programs import PROGRAMS, reshape_sum
 
 EXAMPLES = -(-2000 // len(PROGRAMS))
 
@@ -43,3 +44,30 @@ def test_every_primitive_is_among_the_moves() -> None:
         if wanted <= seen:
             break
     assert wanted <= seen
+
+
+UNPROVED = """
+b12 = sch.get_block(name="R", func_name="f")
+sch.annotate_buffer_access(block=b12, buffer_index=0, buf_type="read", gen_new_ranges=lambda i0: (i0, i0 + 1,))
+b13 = sch.get_block(name="Y", func_name="f")
+b14 = sch.reindex_cache_read(block=b13, read_buffer_index=0, storage_scope="shared", index_map=lambda i0, i1: (i0 * 4 + i1,))
+l16, l17 = sch.get_loops(block=b13)
+v18, v19 = sch.sample_perfect_tile(loop=l17, n=2, max_innermost_factor=64, decision=[1, 4])
+l20, l21 = sch.split(loop=l17, factors=[v18, v19], preserve_unit_iters=True)
+l25, = sch.get_loops(block=b12)
+v26, v27, v28 = sch.sample_tile(loop=l25, n=3, max_innermost_factor=16, decision=[2, 1, 12])
+l29, l30, l31 = sch.split(loop=l25, factors=[v26, v27, v28], preserve_unit_iters=True, disable_predication=True)
+b36 = sch.blockize(target=l31, preserve_unit_iters=False)
+v38 = sch.sample_categorical(candidates=[4, 2], probs=[0.5, 0.5], decision=1)
+sch.transform_layout(block=b36, buffer=("write", 0), index_map=lambda i0, i1: (i0, i1 // v38, i1 % v38,), pad_value=None, assume_injective_transform=True)
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize("seed", [2011006673, *range(20)])
+def test_what_cannot_be_proved_of_symbols_is_replayed_with_numbers(seed: int) -> None:
+    """Named for a fault: transform_layout of a blockized region is refused where tiles are symbols,
+    for numbers it is legal; no row of such a class was replayed, and all were refused."""
+    func = reshape_sum()
+    sch = Schedule(func, error_render_level="none")
+    Trace.from_python(UNPROVED).apply_to_schedule(sch)
+    check_matrix(func, sch.trace, seed)

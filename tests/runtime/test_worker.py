@@ -542,3 +542,21 @@ def test_strided_arguments_are_allocated():
     assert held.margins_intact()
     held.raw[held.start - 1] ^= 1
     assert not held.margins_intact()
+
+
+def test_placements_move_arguments_within_their_pages():
+    args = {"arguments": [tensor(), tensor(align=256), {"kind": "scalar", "dtype": "int32"}]}
+
+    def starts(placement: int) -> list[int]:
+        held = operations.arguments(args | {"placement": placement}, 7)[:2]
+        assert all(h.margins_intact() for h in held)
+        assert [int(h.raw.ctypes.data + h.start) % a for h, a in zip(held, (64, 256))] == [0, 0]
+        return [h.start + h.raw.ctypes.data % 64 for h in held]
+
+    usual, *others = [starts(k) for k in range(7)]
+    assert all(x >= usual[0] for x, _ in others)
+    assert len({tuple(x) for x in others}) > 3
+    assert starts(5) == others[4]  # the same again
+    contents = [operations.arguments(args | {"placement": k}, 7) for k in (0, 3)]
+    for a, b in zip(*contents):
+        assert np.array_equal(a.array, b.array) if hasattr(a, "array") else a == b
