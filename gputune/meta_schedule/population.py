@@ -52,7 +52,7 @@ MAX_CLASSES = 4096
 
 _CHUNK = 1024  # rows whose features are computed at a time: the arrays stay in the cache
 _CHECKED = 16  # so many classes are compared with plain replay, then every so many-th:
-_CHECKED_LEGAL = 4  # of legal ones fewer, a comparison costs as much as the class
+_CHECKED_LEGAL = 8  # of legal ones fewer, a comparison costs as much as the class
 _MANY = 2**40  # more than any factor
 _MOST_PLAIN = 64  # rows of a class that are replayed where not all are wanted
 SAMPLING = frozenset({*RULES, "SampleCategorical", "SampleComputeLocation"})
@@ -503,13 +503,12 @@ class Sketch:
 
     def _check_some(self, c: _Class, w: _Waiting, rows: IntArray, members: IntArray) -> None:
         """Compare the last row, which is not the one that the class is from, with plain replay, and
-        that with the most ones: where a factor is 1, there is more to simplify. If they are said to
-        be illegal also the first, and that with the fewest ones: with numbers there is more to
-        prove."""
+        those with the most and the fewest ones: where a factor is 1, there is more to simplify. If
+        they are said to be illegal also the first: with numbers there is more to prove."""
         ones = (rows[members] == 1).sum(axis=1)
-        asked = [len(ones) - 1, int(ones.argmax())]
+        asked = [len(ones) - 1, int(ones.argmax()), int(ones.argmin())]
         if c.layout is None:
-            asked += [0, int(ones.argmin())]
+            asked.append(0)
         for k in dict.fromkeys(asked):
             if c.trusted:
                 self._check(c, w, rows, int(members[k]))
