@@ -93,8 +93,6 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("pragma_unroll_explicit", "loop, block", _FLAG, _LOWERING,
      "who unrolls: 1 the code generator (in CUDA up to 16 statements), 0 the compiler behind it, "
      "by a hint; without this note the generator on a CPU, the compiler on a GPU"),
-    ("reduce_lanes", "loop", _FLAG, _LOWERING,
-     "a sum, product, minimum or maximum may be taken in any order: across the lanes of vectors"),
     ("buffer_dim_align", "block", _ALIGN, _LOWERING,
      "strides of what the block writes; made by storage_align"),
     ("auto_copy", "block", _FLAG, _LOWERING,

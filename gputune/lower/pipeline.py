@@ -20,7 +20,6 @@ from .compact import compact_buffers
 from .ignored import warn_of_ignored
 from .init import lower_init
 from .interior import interior
-from .lanes import reduce_lanes
 from .limits import CpuLimits
 from .partition import partition
 from .place import place_buffers
@@ -54,7 +53,6 @@ LLVM: tuple[Pass, ...] = (
     interior,  # padding is asked for at the edges, and once for a tile
     turn_tiles,  # copies that transpose go by squares
     vectorize,  # vector statements of native width
-    reduce_lanes,  # sums across the lanes of vectors
     simplify,
     unroll,  # which loops are written out
     write_out_residues,  # so far that it is known which data is zero

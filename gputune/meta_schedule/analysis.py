@@ -254,7 +254,8 @@ def needs_rfactor(sch: Schedule, link: Link, max_parallel_extent: int) -> bool:
     """Is it a reduction whose spatial loops alone do not keep the machine busy?
 
     A block that multi-level tiling suits is factored only if it reduces over more than it is wide,
-    and is no wider than `max_parallel_extent`; any other reduction always may be.
+    and is no wider than `max_parallel_extent`; any other reduction always may be. Not so where a
+    loop has been given a kind: its place in the program is decided.
     """
     if kind_of(link, sch) != "reduction" or not is_trivial_binding(link):
         return False
@@ -263,6 +264,8 @@ def needs_rfactor(sch: Schedule, link: Link, max_parallel_extent: int) -> bool:
     space = reduce = 1
     nest = loop_links(link)
     kinds = loop_kinds(nest)
+    if any(x.loop().kind != "serial" for x in nest):
+        return False
     for loop in nest:
         n = const_int(loop.loop().extent)
         kind = kinds[loop.loop().var]

@@ -34,7 +34,7 @@ l12, l13 = sch.split(loop=l7, factors=[v10, v11], preserve_unit_iters=True)
 sch.reorder(l12, l8, l13, l9)
 sch.reverse_compute_at(block=b0, loop=l12, preserve_unit_loops=True)
 l14, l15, l16 = sch.get_loops(block=b0)
-sch.annotate(block_or_loop=l16, ann_key="reduce_lanes", ann_val=1)"""  # noqa: E501
+sch.vectorize(loop=l16)"""  # noqa: E501
 
 TARGET = "llvm --num-cores=1"
 
@@ -212,7 +212,7 @@ def test_partial_results_are_not_factored_again() -> None:
 )  # fmt: skip
 def test_a_matrix_of_decisions_agrees_with_replay(name: str, shape: dict[str, int]) -> None:
     func = kernels.get(name).build(**shape)
-    found = [s for s in sketches(func) if "reduce_lanes" in str(s.trace)]
+    found = [s for s in sketches(func) if "sch.vectorize(" in str(s.trace)]
     assert len(found) == 1
     rows = found[0].decisions.sample(24, np.random.default_rng(5))
     assert agree(found[0], rows) == 24
@@ -221,7 +221,7 @@ def test_a_matrix_of_decisions_agrees_with_replay(name: str, shape: dict[str, in
 
 def test_candidates_combine_lanes_in_registers() -> None:
     func = kernels.get("gemv").build(m=24, k=100)
-    (sketch,) = [s for s in sketches(func) if "reduce_lanes" in str(s.trace)]
+    (sketch,) = [s for s in sketches(func) if "sch.vectorize(" in str(s.trace)]
     for row in sketch.decisions.sample(8, np.random.default_rng(2)):
         (scheduled,) = sketch.materialise(row).mod.functions.values()
         assert isinstance(scheduled, PrimFunc)

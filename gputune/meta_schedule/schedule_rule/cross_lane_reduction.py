@@ -10,7 +10,6 @@ from ...errors import ScheduleError
 from ...ir.build import const_int
 from ...ir.dtypes import is_float, itemsize
 from ...ir.nodes import Block, For
-from ...lower.lanes import LANES, VECTORS
 from ...schedule.analysis import is_trivial_binding, kind_of
 from ..analysis import is_root, is_single_chain, loop_kinds, loop_links
 from ..kinds import target_of
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from ..tune_context import TuneContext
 
 _FEW = 4  # uses of an element, at most
+_VECTORS = 8  # of more, all together would not stay in registers
 
 
 class CrossLaneReduction(ScheduleRule):
@@ -85,7 +85,7 @@ class CrossLaneReduction(ScheduleRule):
         extent = prod(_extent(nest[k]) for k in along)
         lanes = self._lanes(block)
         several = any(_extent(nest[k]) != 1 for k in spatial)
-        most = min(self.max_vectors if several else 2 * self.max_vectors, VECTORS)
+        most = min(self.max_vectors if several else 2 * self.max_vectors, _VECTORS)
         widths = [lanes << k for k in range(most.bit_length()) if lanes << k <= extent]
         if not widths or lanes < 2:
             return None
@@ -177,4 +177,4 @@ def _apply(sch: Schedule, block: BlockRV, plan: _Plan, max_rows: int) -> None:
         some, rows = sch.split(row, list(sch.sample_perfect_tile(row, 2, max_rows)))
         sch.reorder(some, *steps, rows, *few, vector)
         sch.reverse_compute_at(block, some, preserve_unit_loops=True)
-    sch.annotate(sch.get_loops(block)[-1], LANES, 1)
+    sch.vectorize(sch.get_loops(block)[-1])  # lowered as a tree, see `lower.across`
