@@ -13,34 +13,42 @@ from ..ir.nodes import (
     Call,
     Expr,
     For,
+    IntImm,
     Stmt,
-    Var,
 )
 from ..ir.ops import VECTOR
 from ..ir.walk import expr_children, stmt_children, walk_expr, walk_stmt
 
 
 def drives_reduction(loop: For) -> bool:
-    """Is the loop used by the binding of an iterator that is not spatial?"""
+    """Is the loop used by the binding of an iterator that is not spatial? (Remainders of 1, and
+    quotients by no less than the extent, are simplified away with numbers; of symbols it must be
+    asked.)"""
     stack: list[Stmt] = [loop.body]
     while stack:
         s = stack.pop()
         if type(s) is Block:
             for iv, value in zip(s.iter_vars, s.iter_values):
-                if iv.kind != "spatial" and _mentions(value, loop.var):
+                if iv.kind != "spatial" and _mentions(value, loop):
                     return True
             continue
         stack.extend(stmt_children(s))
     return False
 
 
-def _mentions(e: Expr, v: Var) -> bool:
+def _mentions(e: Expr, loop: For) -> bool:
+    v, n = loop.var, loop.extent
     stack = [e]
     while stack:
         x = stack.pop()
         if x is v:
             return True
         if type(x) is BinOp:
+            if type(x.b) is IntImm:
+                if x.op == "%" and x.b.value == 1:
+                    continue
+                if x.op == "//" and x.a is v and type(n) is IntImm and n.value <= x.b.value:
+                    continue
             stack.append(x.a)
             stack.append(x.b)
         else:

@@ -171,14 +171,17 @@ def _apply(
         for iv in b.iter_vars
         if iv.kind == "reduce" or any(uses_var(i, iv.var) for i in other.indices)
     ]
-    kept = [iv for iv in used if iv.kind == "spatial"] or [b.iter_vars[0]]
+    kept = [iv for iv in used if iv.kind == "spatial"] or [
+        iv for iv in b.iter_vars[:1] if iv.kind == "spatial"
+    ]
     used = [*kept, *[iv for iv in used if iv.kind == "reduce"]]
     sums = Buffer(
         fresh_name(s, func, f"{other.buffer.name}_sum", [moved.name]),
-        tuple([iv.dom.extent for iv in kept]),
+        tuple([iv.dom.extent for iv in kept]) or (IntImm(1, "int32"),),
         wide,
     )
-    here = tuple([fresh[iv.var] for iv in kept])
+    only: tuple[Expr, ...] = () if kept else (IntImm(0, "int32"),)  # one sum for all
+    here = tuple([fresh[iv.var] for iv in kept]) or only
     term = build.cast(wide, substitute(other, dict(fresh)))
     add, _ = grid_block(
         sums.name,
@@ -187,11 +190,12 @@ def _apply(
         init=BufferStore(sums, build.const(0, wide), here),
     )
     # the sum of products itself
-    less = build.mul(build.load(sums, tuple([iv.var for iv in kept])), build.const(-offset, wide))
+    places = tuple([iv.var for iv in kept]) or only
+    less = build.mul(build.load(sums, places), build.const(-offset, wide))
     begin = less if _is_zero(init.value) else build.add(init.value, less)
     body = replace_buffers(store, {buffer: moved})
     reads = [BufferRegion(moved, r.region) if r.buffer is buffer else r for r in b.reads]
-    one = tuple([Range(iv.var, IntImm(1, iv.var.dtype)) for iv in kept])
+    one = tuple([Range(x, IntImm(1, x.dtype)) for x in places])
     reads.append(BufferRegion(sums, one))
     changed = block_with(
         b, body=body, init=BufferStore(init.buffer, begin, init.indices), reads=tuple(reads)

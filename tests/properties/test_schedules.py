@@ -6,11 +6,14 @@ from __future__ import annotations
 import random
 from contextlib import suppress
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gputune.errors import ScheduleError
+from gputune.ir.nodes import IRModule
+from gputune.meta_schedule.population import Sketch
 from gputune.schedule import Schedule, Trace
 from gputune.schedule.primitive import KINDS
 
@@ -80,3 +83,30 @@ def test_what_cannot_be_proved_of_symbols_is_replayed_with_numbers(trace: str, s
     sch = Schedule(func, error_render_level="none")
     Trace.from_python(trace).apply_to_schedule(sch)
     check_matrix(func, sch.trace, seed)
+
+
+FUSED = """
+b0 = sch.get_block(name="Y", func_name="f")
+l1, l2 = sch.get_loops(block=b0)
+v3, v4, v5 = sch.sample_perfect_tile(loop=l2, n=3, max_innermost_factor=64, decision=[4, 1, 1])
+l6, l7, l8 = sch.split(loop=l2, factors=[v3, v4, v5], preserve_unit_iters=True)
+"""
+
+
+@pytest.mark.parametrize("order", ["l1, l6, l7", "l6, l7, l1", "l6, l1"])
+def test_a_fused_loop_of_one_reduction_step_reduces_nothing(order: str) -> None:
+    """Named for a fault: of symbols, a loop fused with reduction loops of one iteration was taken
+    for one that reduces."""
+    func = reshape_sum()
+    sch = Schedule(func, error_render_level="none")
+    swap = "" if order.startswith("l1") else f"sch.reorder({order})\n"
+    fuse = f"l9 = sch.fuse({order}, preserve_unit_iters=True)\n"
+    Trace.from_python(FUSED + swap + fuse).apply_to_schedule(sch)
+    for seed in range(8):
+        check_matrix(func, sch.trace, seed)
+    sketch = Sketch(IRModule.from_expr(func), sch.trace, ())
+    rows = np.array([[4, 1, 1], [1, 2, 2], [1, 1, 4], [2, 1, 2], [4, 1, 1]])
+    found = sketch.evaluate(rows)
+    by_replay = Sketch(IRModule.from_expr(func), sch.trace, (), by_replay=True).evaluate(rows)
+    assert np.array_equal(found.features, by_replay.features)
+    assert not sketch.fallbacks

@@ -191,3 +191,13 @@ def test_not_after_decomposition() -> None:
     sch.decompose_reduction(block, sch.get_loops(block)[0])
     with pytest.raises(ScheduleError, match="no reduction with an init"):
         sch.offset_operand(block, 0, 128, "uint8")
+
+
+def test_a_block_inside_of_blocks_that_only_reduces() -> None:
+    """Named for a bug: a block without a spatial iterator of its own got its reduction twice."""
+    func = product()
+    sch = Schedule(func)
+    _, _, k = sch.get_loops(sch.get_block("C"))
+    sch.loop_partition(k, [4])
+    sch.offset_operand(sch.get_block("C_k0"), 0, 128, "uint8")
+    agrees(func, sch)
