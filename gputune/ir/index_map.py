@@ -37,6 +37,11 @@ MOST_INDICES = 64
 MOST_POINTS = 1 << 22
 """How many elements are looked at one by one, at the most, to see whether a map is injective."""
 
+_FORM = (
+    "an index map is a function that takes the old indices and gives the new ones, such as "
+    "lambda i, j: (i // 4, j, i % 4)"
+)
+
 Integers: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -249,7 +254,8 @@ class IndexMap:
             if lo is None or hi is None or lo < 0:
                 _refuse(
                     f"index {_show(e, {}, 0)} is not always in a range from 0: it is from {lo} to "
-                    f"{hi} for the shape {_ints(shape)}"
+                    f"{hi} for the shape {_ints(shape)}",
+                    "let each index start at 0, such as i in place of i - 4",
                 )
             extents.append(hi + 1)
         return tuple(extents)
@@ -333,6 +339,7 @@ class IndexMap:
             _refuse(
                 f"{self} is not a bijection on the shape {_ints(shape)}: some of the new shape "
                 f"{_ints(self.map_shape(shape))} holds no element",
+                "split indices by numbers that divide their extents",
             )
         return back
 
@@ -355,13 +362,17 @@ class IndexMap:
         if self.digits(shape) is None:
             _refuse(
                 f"{self} is not seen to be injective on the shape {_ints(shape)}: two elements may "
-                "get the same indices"
+                "get the same indices",
+                "keep all of each index: with i // 4 also i % 4",
             )
         at = tuple([Var(f"i{k}", e.dtype) for k, e in enumerate(self.final_indices)])
         iters = dict(zip(self.initial_indices, shape, strict=True))
         found = inverse_affine(self.final_indices, iters, at)
         if found is None:
-            _refuse(f"{self} cannot be inverted on the shape {_ints(shape)}")
+            _refuse(
+                f"{self} cannot be inverted on the shape {_ints(shape)}",
+                "keep all of each index: with i // 4 also i % 4",
+            )
         new = self.map_shape(shape)
         dom = {v: (0, n - 1) for v, n in zip(at, new, strict=True)}
         back = IndexMap(at, tuple([simplify(found[v], dom) for v in self.initial_indices]))
@@ -384,7 +395,8 @@ class IndexMap:
         if len(shape) != len(self.initial_indices):
             _refuse(
                 f"the map takes {len(self.initial_indices)} indices, and there are {len(shape)}: "
-                f"{self}"
+                f"{self}",
+                f"let it take {len(shape)} indices",
             )
 
 
@@ -428,7 +440,10 @@ def _parameters(f: Callable[..., Any], ndim: int | None) -> list[str]:
         optional = [p for p in params if p.default is not p.empty and p.name in names]
         if len(names) - len(optional) <= ndim < len(names):
             return names[:ndim]
-        _refuse(f"the function takes {len(names)} indices, and there are {ndim}")
+        _refuse(
+            f"the function takes {len(names)} indices, and there are {ndim}",
+            f"let it take {ndim} indices",
+        )
     return names
 
 
@@ -588,5 +603,5 @@ def _ints(shape: Sequence[int]) -> list[int]:
     return [int(n) for n in shape]
 
 
-def _refuse(message: str, hint: str = "") -> NoReturn:
+def _refuse(message: str, hint: str = _FORM) -> NoReturn:
     raise UserError(f"index map: {message}", hint=hint, code="index-map")

@@ -95,7 +95,7 @@ class Call:
             return self._name(x)
         if type(x) is Var:
             return str(int(self.means[x])) if x in self.means else x.name
-        if isinstance(x, Buffer):
+        if isinstance(x, (Buffer, Block)):
             return x.name
         if isinstance(x, IndexMap):
             return x.text({v: v.name for v in x.free_vars()})
@@ -141,9 +141,18 @@ def under(
         detail: is the program drawn?
     """
     means = {x: known[x] for v in values.values() for x in _handles(v) if x in known}
+    values = {n: _named(v, mod) if n in kind.blocks else v for n, v in values.items()}
     if draw is None and detail:
-        draw = Picture(mod, [m for m in means.values() if isinstance(m, (Var, BlockKey))])
-    return Call(kind, dict(values), means, mod, draw)
+        named = [values[n] for n in kind.blocks if isinstance(values.get(n), Block)]
+        marks = [m for m in means.values() if isinstance(m, (Var, BlockKey))]
+        draw = Picture(mod, [*marks, *named])
+    return Call(kind, values, means, mod, draw)
+
+
+def _named(x: Any, mod: IRModule) -> Any:
+    """The block for a name that was not looked up before the call was refused."""
+    found = [b for b in _blocks(mod) if b.name == x] if isinstance(x, str) else []
+    return found[0] if len(found) == 1 else x
 
 
 def _handles(x: Any) -> Iterator[Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 from ..errors import ScheduleError
 from ..ir import build
 from ..ir.check import check
+from ..ir.index_map import IndexMap
 from ..ir.nodes import (
     EXPR_CLASSES,
     BinOp,
@@ -395,7 +396,9 @@ class State:
                 check(self._mod)
         except ScheduleError as e:
             if self._depth == 1:  # the call that the user made
-                self.explain_refusal(e, kind, values, mod)
+                # a map that was read is shown as a trace has it, in each process alike
+                maps = {n: m for n, m in self.resolved.items() if isinstance(m, IndexMap)}
+                self.explain_refusal(e, kind, values | maps, mod)
             self._undo(mod, trees, length, known)
             if e.message and not e.message.startswith(f"{kind.method}: "):
                 e.message = f"{kind.method}: {e.message}"

@@ -156,6 +156,7 @@ class TensorIntrin:
             if not isinstance(f, PrimFunc) and not callable(f):
                 raise UserError(
                     f"{what} of tensor intrinsic {name!r} is a prim_func, got {type(f).__name__}",
+                    hint="write it as a function under @T.prim_func",
                     code="intrin",
                 )
         if not override and (name in _REGISTERED or name in _built_in()):
@@ -227,6 +228,7 @@ def _check_pair(name: str, desc: PrimFunc, impl: PrimFunc) -> None:
         raise UserError(
             f"tensor intrinsic {name!r}: desc has the buffers {_names(a)}, impl has {_names(b)}; "
             "they are the same, and there are no other parameters",
+            hint="give both the same parameters, each a T.Buffer",
             code="intrin",
         )
     for x, y in zip(a, b, strict=True):
@@ -236,6 +238,7 @@ def _check_pair(name: str, desc: PrimFunc, impl: PrimFunc) -> None:
                 f"tensor intrinsic {name!r}: buffer {x.name} of desc is {mine[0]} of shape "
                 f"({', '.join(mine[1])}) in {mine[2]}, {y.name} of impl is {theirs[0]} of shape "
                 f"({', '.join(theirs[1])}) in {theirs[2]}",
+                hint="give both the same shape, dtype and scope",
                 code="intrin",
             )
 

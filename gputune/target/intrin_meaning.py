@@ -42,6 +42,7 @@ def check_meaning(name: str, desc: PrimFunc, impl: PrimFunc) -> None:
         except RunError as e:
             raise UserError(
                 f"tensor intrinsic {name!r}: impl fails where desc does not: {e.message}",
+                hint="run both with gputune.ir.interp.run on the same arrays",
                 code="intrin-differs",
             ) from None
         for b, x, y in zip(desc.buffers, want, got, strict=True):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from gputune.errors import RecordError, ScheduleError
+from gputune.ir.index_map import IndexMap
 from gputune.ir.nodes import PrimFunc
 from gputune.runtime.process import Worker
 from gputune.schedule import KINDS, Instruction, InstructionKind, Schedule, Trace
@@ -296,6 +297,56 @@ def test_arguments_of_a_wrong_kind_are_shown_in_their_call() -> None:
     with pytest.raises(ScheduleError) as caught:
         sch.transform_layout(b, ("read", 0), lambda i: i, pad_value=[i])
     assert "0x" not in str(caught.value)
+
+
+def test_a_map_is_shown_as_a_trace_has_it() -> None:
+    """A function of this process and the map that a worker reads give the same text."""
+    texts = []
+    for m in (
+        lambda i, j: (j, i // 3, i % 3),
+        IndexMap.from_text("lambda i, j: (j, i // 3, i % 3)"),
+    ):
+        sch = demo_schedule()
+        with pytest.raises(ScheduleError) as caught:
+            sch.transform_block_layout("B", m)
+        texts.append(str(caught.value))
+    assert "call: transform_block_layout(block=B, index_map=lambda i, j: (j, i // 3, " in texts[0]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("m", "remedy"),
+    [
+        (lambda i: i, "let it take 2 indices"),
+        (lambda i, j: "x", "such as lambda i, j: "),
+        (lambda i, j: (), "such as lambda i, j: "),
+        (lambda i, *, j: i, "such as lambda i, j: "),
+        (lambda i, j: (i - 4, j), "i in place of i - 4"),
+        (lambda i, j: (i // 3, i % 3, j), "numbers that divide"),
+        (lambda i, j: (i // 2, j), "also i % 4"),
+    ],
+)
+def test_a_refused_map_says_what_would_work(m: Any, remedy: str) -> None:
+    sch = demo_schedule()
+    with pytest.raises(ScheduleError) as caught:
+        sch.transform_block_layout("B", m)
+    assert remedy in caught.value.hint
+    assert '>         with T.block("B"):' in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["pad_einsum", "unsafe_set_dtype", "annotate", "cache_write"])
+def test_a_block_given_by_name_is_marked(method: str) -> None:
+    """Also where an argument is refused before the block is looked up."""
+    args = {"pad_einsum": ["x"], "unsafe_set_dtype": [0, 3], "annotate": [3, 4]}
+    texts = []
+    for named in (True, False):
+        sch = demo_schedule()
+        with pytest.raises(ScheduleError) as caught:
+            getattr(sch, method)("B" if named else sch.get_block("B"), *args.get(method, [0, 3]))
+        assert caught.value.code == "argument"
+        texts.append(str(caught.value))
+    assert '>         with T.block("B"):' in texts[0]
+    assert texts[0] == texts[1]
 
 
 def test_handles_that_stand_for_nothing_are_shown_as_such() -> None:
