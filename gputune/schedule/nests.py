@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..errors import UserError
 from ..ir import build
@@ -78,9 +79,10 @@ def read_map(
 ) -> IndexMap:
     """The map of an argument, which is recorded as such."""
     try:
-        m = given if isinstance(given, IndexMap) else IndexMap.from_func(given, ndim)
+        m = given if isinstance(given, IndexMap) else _map_of(given, ndim)
     except UserError as e:
         s.fail(e.message, hint=e.hint, code="index-map", at=at)
+    s.resolved[name] = m
     if len(m.initial_indices) != ndim:
         s.fail(
             f"{name} takes {len(m.initial_indices)} indices, and there are {ndim}",
@@ -96,8 +98,19 @@ def read_map(
             code="axis-separator",
             at=at,
         )
-    s.resolved[name] = m
     return m
+
+
+def _map_of(given: Callable[..., Any], ndim: int) -> IndexMap:
+    """The map of a function, be it one of another number of indices: what is wrong with it is said
+    as it is of a map that a trace holds."""
+    try:
+        return IndexMap.from_func(given, ndim)
+    except UserError as e:
+        try:
+            return IndexMap.from_func(given)
+        except UserError:
+            raise e from None
 
 
 def bound_map(s: State, m: IndexMap, extents: Sequence[Expr] = ()) -> IndexMap:

@@ -301,23 +301,25 @@ def test_arguments_of_a_wrong_kind_are_shown_in_their_call() -> None:
 
 def test_a_map_is_shown_as_a_trace_has_it() -> None:
     """A function of this process and the map that a worker reads give the same text."""
-    texts = []
-    for m in (
-        lambda i, j: (j, i // 3, i % 3),
-        IndexMap.from_text("lambda i, j: (j, i // 3, i % 3)"),
-    ):
-        sch = demo_schedule()
-        with pytest.raises(ScheduleError) as caught:
-            sch.transform_block_layout("B", m)
-        texts.append(str(caught.value))
-    assert "call: transform_block_layout(block=B, index_map=lambda i, j: (j, i // 3, " in texts[0]
-    assert texts[0] == texts[1]
+    pairs: list[tuple[Any, str]] = [
+        (lambda i, j: (j, i // 3, i % 3), "lambda i, j: (j, i // 3, i % 3,)"),
+        (lambda i: (i // 2, i % 2), "lambda i: (i // 2, i % 2,)"),
+    ]
+    for function, text in pairs:
+        said = []
+        for m in (function, IndexMap.from_text(text)):
+            sch = demo_schedule()
+            with pytest.raises(ScheduleError) as caught:
+                sch.transform_block_layout("B", m)
+            said.append(str(caught.value))
+        assert f"call: transform_block_layout(block=B, index_map={text})" in said[0]
+        assert said[0] == said[1]
 
 
 @pytest.mark.parametrize(
     ("m", "remedy"),
     [
-        (lambda i: i, "let it take 2 indices"),
+        (lambda i: i, "let the map take 2 indices"),
         (lambda i, j: "x", "such as lambda i, j: "),
         (lambda i, j: (), "such as lambda i, j: "),
         (lambda i, *, j: i, "such as lambda i, j: "),
