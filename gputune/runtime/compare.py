@@ -21,6 +21,9 @@ TOLERANCE = {
     "float8_e4m3": 0.25,
     "float8_e5m2": 0.5,
 }
+SLIGHT = 100.0
+"""Times the tolerance: an error within it can be due to the inputs, where a long sum cancels. What
+is wrong is so for others, too."""
 _CHUNK = 1 << 20
 
 
@@ -34,6 +37,7 @@ class Difference:
         mismatches: elements outside the tolerance.
         where: index of the worst of them, or None.
         found, expected: the two values there, as text.
+        excess: the greatest error as a multiple of what is allowed (0 where all is within it).
     """
 
     ok: bool
@@ -42,10 +46,12 @@ class Difference:
     where: tuple[int, ...] | None = None
     found: str = ""
     expected: str = ""
+    excess: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON-able values (an infinite error is None)."""
         out = asdict(self)
+        del out["excess"]
         out["where"] = None if self.where is None else list(self.where)
         out["max_error"] = self.max_error if math.isfinite(self.max_error) else None
         return out
@@ -85,7 +91,7 @@ def compare(
         what = f"{found.dtype}{list(found.shape)}"
         return Difference(
             False, math.inf, max(found.size, expected.size), (), what,
-            f"{expected.dtype}{list(expected.shape)}",
+            f"{expected.dtype}{list(expected.shape)}", math.inf,
         )  # fmt: skip
     name = dtypes.from_numpy(expected.dtype)
     if rtol is None:
@@ -93,11 +99,16 @@ def compare(
     flat_found, flat_expected = found.reshape(-1), expected.reshape(-1)
     if atol is None:
         atol = rtol * _rms(flat_expected) if dtypes.is_float(name) else 0.0
-    total, worst, worst_at = 0, 0.0, -1
+    total, worst, worst_at, excess = 0, 0.0, -1, 0.0
     for start in range(0, flat_expected.size, _CHUNK):
         chunk = slice(start, start + _CHUNK)
         error, bad = _errors(flat_found[chunk], flat_expected[chunk], name, rtol, atol)
         count = int(np.count_nonzero(bad))
+        if count:
+            allowed = atol + rtol * np.abs(flat_expected[chunk][bad].astype(np.float64))
+            with np.errstate(divide="ignore", invalid="ignore"):
+                times = error[bad] / allowed
+            excess = max(excess, float(np.where(np.isnan(times), np.inf, times).max()))
         # The worst is sought among the bad elements, if there are any
         at = int(np.argmax(np.where(bad, error, -1.0) if count else error))
         if (count and (not total or error[at] > worst)) or (not total and error[at] > worst):
@@ -107,7 +118,7 @@ def compare(
         return Difference(True, worst)
     index = tuple(int(i) for i in np.unravel_index(worst_at, expected.shape))
     return Difference(
-        False, worst, total, index, str(flat_found[worst_at]), str(flat_expected[worst_at])
+        False, worst, total, index, str(flat_found[worst_at]), str(flat_expected[worst_at]), excess
     )
 
 

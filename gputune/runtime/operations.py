@@ -27,7 +27,7 @@ from gputune.lower.layout_preproc import packings_of, split_layout_preproc, with
 from gputune.lower.pipeline import too_deep
 from gputune.target import Target
 
-from .compare import compare, tolerance
+from .compare import SLIGHT, compare, tolerance
 from .evaluator import TimerConfig, measure
 from .function import BoundCall, thread_pool
 
@@ -383,8 +383,8 @@ def _check(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     Blobs: object code of the kernel and of the reference. Args: "symbol", "reference_symbol",
     "arguments" (with "written"), "seed", "rtol", "atol", "num_threads". Outputs start out with
     values that no result has, equal in both, so that kernels which update in place are compared
-    too. Answer: "ok", "reason" (first thing found wrong), "max_error", "outputs" (for each written
-    array its name and `Difference`).
+    too. Answer: "ok", "reason" (first thing found wrong), "slight" (no more than errors that other
+    inputs may not have), "max_error", "outputs" (for each written array its name and `Difference`).
 
     With "packing" (as `_build` answers, its kernel being a third blob) the kernel is given its
     constant arguments packed; "reference_packed": so is the reference.
@@ -445,6 +445,7 @@ def compared(
 ) -> dict[str, Any]:
     """The answer of a check: arguments after the kernel, after the reference, and before both."""
     reasons = damage(found, before)
+    slight = not reasons
     outputs: list[dict[str, Any]] = []
     if rtol is None:
         rtol = tolerance(h.argument.dtype for h in found if isinstance(h, Held))
@@ -454,11 +455,13 @@ def compared(
         difference = compare(f.array, w.array, rtol, atol)
         if not difference.ok:
             reasons.append(f"{f.argument.name}: {difference}")
+            slight = slight and difference.excess <= SLIGHT
         outputs.append({"name": f.argument.name, **difference.as_json()})
     errors = [o["max_error"] for o in outputs]
     return {
         "ok": not reasons,
         "reason": "; ".join(reasons),
+        "slight": bool(reasons) and slight,
         "max_error": None if None in errors else max(errors, default=0.0),
         "outputs": outputs,
     }

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from ms_fakes import TARGET, matmul, split_j
 
@@ -34,6 +35,7 @@ from gputune.meta_schedule import (
 )
 from gputune.meta_schedule.artifact import Artifact
 from gputune.meta_schedule.runner import BestSoFar, shared_worker
+from gputune.runtime import operations
 from gputune.runtime.module import build
 from gputune.script import from_source
 from gputune.script import tir as T
@@ -341,8 +343,6 @@ def test_functions_of_the_user_measure_here() -> None:
     assert run_one(built(), runner).run_secs == [0.25, 0.5]
     failing = LocalRunner(f_alloc_argument=lambda *a: 1 // 0)
     assert run_one(built(), failing).failure.reason == "run ZeroDivisionError"  # type: ignore[union-attr]  # it failed
-    import numpy as np
-
     ones = LocalRunner(f_alloc_argument=lambda d, a, n: [[np.ones(i.shape, i.dtype) for i in a]])
     assert run_one(built(), ones).error_msg is None
 
@@ -381,6 +381,52 @@ def test_right_and_wrong_numbers() -> None:
     )  # writes nothing at all
     assert verifier.check_program(broken()).outcome == "wrong"
     assert verifier.checks == 3
+
+
+def long_sum(first: int, step: int, count: int = 200_000) -> IRModule:
+    """The sum of 200,000 numbers (or of the first `count`), in one order or the other."""
+
+    @T.prim_func(name="main")
+    def main(
+        A: T.Buffer((200_000,), "float32"),  # type: ignore[valid-type]  # script
+        B: T.Buffer((1,), "float32"),  # type: ignore[valid-type]  # script
+    ) -> None:
+        for k in range(count):
+            with T.block("B"):
+                vk = T.axis.reduce(count, k)
+                with T.init():
+                    B[0] = T.float32(0)
+                B[0] = B[0] + A[first + vk * step]
+
+    return IRModule({"main": main})
+
+
+def test_a_sum_that_comes_near_zero_is_not_called_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named for a fault: -18.451 instead of -18.445, of a million numbers up to 1."""
+    answers: list[Any] = []
+    real = Verifier._compare
+
+    def compare(self: Verifier, *args: Any) -> Any:
+        reply = real(self, *args)
+        answers.append(reply.data)
+        return reply
+
+    monkeypatch.setattr(Verifier, "_compare", compare)
+    verifier = Verifier(long_sum(0, 1), LLVM, shared_worker())
+    backwards = Artifact.load(built(long_sum(199_999, -1)))
+    a = operations.parse_argument(backwards.arguments[0], 0)
+
+    def total(seed: int) -> float:
+        numbers = operations.random_values(np.random.default_rng(seed), a, 200_000)
+        return abs(float(numbers.sum(dtype=np.float64)))
+
+    verifier._seed = min(range(1, 200), key=total) - 1
+    assert verifier.check(backwards).outcome == "right"
+    assert [x["ok"] for x in answers] == [False, True, True]
+    assert answers[0]["slight"]
+    # a sum without its last hundredth differs no less slightly, but each time
+    short = Artifact.load(built(long_sum(0, 1, 198_000)))
+    assert {verifier.check(short).outcome for _ in range(20)} == {"wrong"}
 
 
 def test_a_reference_that_cannot_be_run_leaves_it_open(caplog: Any) -> None:

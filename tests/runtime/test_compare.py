@@ -89,3 +89,16 @@ def test_tolerance_is_that_of_the_coarsest_float():
     assert tolerance(["float32", "float16", "int32"]) == 2e-2
     assert tolerance(["int32"]) == 0
     assert tolerance([]) == 0
+
+
+def test_how_far_beyond_the_tolerance():
+    x = np.ones(100, "float32")
+    y = x.copy()
+    y[[3, 7]] += np.float32([1e-3, 1e-2])
+    found = compare(y, x)
+    assert found.excess == pytest.approx(50, rel=1e-3)  # 1e-2 over twice 1e-4
+    assert compare(x, x).excess == 0
+    y[5] = np.nan
+    assert compare(y, x).excess == math.inf
+    assert compare(np.ones(2, "int32"), np.zeros(2, "int32")).excess == math.inf
+    assert "excess" not in found.as_json()
