@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..ir import build, walk
@@ -23,7 +24,7 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
-from .linear import Bounds
+from .linear import Bounds, interval
 from .tiles import by_row_and_column, columns, numbers, operands, tile_loops, tile_op
 
 
@@ -150,6 +151,15 @@ def loop_bounds(loop: For) -> Bounds | None:
         lo = int(loop.min.value)
         return lo, lo + int(loop.extent.value) - 1
     return None
+
+
+def range_of(loop: For, dom: Mapping[Var, Bounds]) -> Bounds:
+    """The bounds of a loop variable, given those of the loops around."""
+    known = loop_bounds(loop)
+    if known is not None:
+        return known
+    (a, b), (_, m) = interval(loop.min, dom), interval(loop.extent, dom)
+    return a, max(a, b + m - 1)
 
 
 def trip_count(loop: For) -> int | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import LowerError
 from ..ir import walk
 from ..ir.build import const_int
-from ..ir.known_annotations import fault, plain
+from ..ir.known_annotations import plain
 from ..ir.nodes import Annotations, Block, For, Stmt
 
 _STEPS = "pragma_auto_unroll_max_step"
@@ -28,26 +27,15 @@ class Unroll:
     explicit: bool | None = None
 
     def inside(self, s: For) -> Unroll:
-        """What holds for a loop and inside it.
-
-        Raises:
-            LowerError: a note of the loop has a value that it cannot have.
-        """
+        """What holds for a loop and inside it. (`prepare` has looked at the values.)"""
         if not s.annotations:
             return self
         steps, explicit = self.steps, self.explicit
         for name, value in s.annotations:
-            if name in (_STEPS, _EXPLICIT):
-                if wrong := fault(name, value):
-                    raise LowerError(
-                        f"the annotation {name!r} of loop {s.var.name}: {wrong}",
-                        hint="unannotate it, and annotate it with such a value",
-                        code="annotation-value",
-                    )
-                if name == _STEPS:
-                    steps = int(plain(value))
-                else:
-                    explicit = bool(plain(value))
+            if name == _STEPS:
+                steps = int(plain(value))
+            elif name == _EXPLICIT:
+                explicit = bool(plain(value))
         return Unroll(steps, explicit)
 
 

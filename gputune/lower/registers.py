@@ -33,7 +33,7 @@ from ..ir.nodes import (
 )
 from . import flat
 from . import linear as lin
-from .accesses import Access, collect, loop_bounds, touches, trip_count
+from .accesses import Access, collect, loop_bounds, range_of, touches, trip_count
 from .limits import CpuLimits
 from .prepare import as_block
 from .unroll import BY_LLVM
@@ -104,7 +104,7 @@ def _sequence(items: list[Stmt], dom: _Dom, limits: CpuLimits, room: _Room) -> S
             else:
                 first = min(first, at)
             after += copy.writes()
-        inner = {**dom, loop.var: _range_of(loop, dom)}
+        inner = {**dom, loop.var: range_of(loop, dom)}
         often = trip_count(loop) if loop.kind == "unrolled" else None
         room.times *= often or 1
         body = _go(loop.body, inner, limits, room)
@@ -119,14 +119,6 @@ def _sequence(items: list[Stmt], dom: _Dom, limits: CpuLimits, room: _Room) -> S
                 held = Alloc(g.register, held)
         out.append(held)
     return build.seq(*out)
-
-
-def _range_of(s: For, dom: _Dom) -> lin.Bounds:
-    known = loop_bounds(s)
-    if known is not None:
-        return known
-    (a, b), (_, m) = lin.interval(s.min, dom), lin.interval(s.extent, dom)
-    return a, max(a, b + m - 1)
 
 
 # ----------------------------------------------------------------------------- cells
@@ -169,7 +161,7 @@ def _form(a: Access, fixed: frozenset[Var], dom: _Dom) -> _Form | None:
     written_out: dict[Var, tuple[int, int]] = {}
     inner = dict(dom)
     for loop in a.loops:
-        inner[loop.var] = _range_of(loop, inner)
+        inner[loop.var] = range_of(loop, inner)
         bounds = loop_bounds(loop)
         if loop.kind == "unrolled" and bounds is not None:
             written_out[loop.var] = (bounds[0], bounds[1] - bounds[0] + 1)
@@ -339,7 +331,7 @@ def _promote(s: For, dom: _Dom, limits: CpuLimits) -> tuple[For, list[_Copy]]:
         return s, []
     found = collect(s.body)
     local = {x.buffer for x in walk.walk_stmt(s.body) if type(x) is Alloc}
-    inner = {**dom, s.var: _range_of(s, dom)}
+    inner = {**dom, s.var: range_of(s, dom)}
     if any(loop.kind == "parallel" for a in found for loop in a.loops):
         return s, []
     left = limits.tile_registers

@@ -25,10 +25,10 @@ from ..ir.nodes import (
 from ..ir.ops import AMX
 from . import flat
 from . import linear as lin
-from .accesses import trip_count
+from .accesses import range_of, trip_count
 from .limits import CpuLimits
 from .prepare import as_block
-from .vectorize import Lanes, range_of
+from .vectorize import Lanes
 
 _LEAST = 4  # rows: of smaller squares the shuffles do not pay
 _SIZES = (4, 8)  # bytes of elements; narrower ones are wider in registers than in memory

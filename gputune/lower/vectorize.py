@@ -47,7 +47,7 @@ from ..ir.nodes import (
 from ..ir.ops import MATH
 from . import across, flat
 from . import linear as lin
-from .accesses import Access, collect, loop_bounds, trip_count
+from .accesses import Access, collect, loop_bounds, range_of, trip_count
 from .limits import CpuLimits
 from .partition import REST
 from .prepare import as_block
@@ -58,7 +58,7 @@ _MASKS_OF_BYTES = 64  # and from which on they have them for elements of one and
 _Dom = dict[Var, lin.Bounds]
 
 
-class NoVectorForm(Exception):
+class _NoVectorForm(Exception):
     """This body cannot run all lanes together."""
 
 
@@ -110,7 +110,7 @@ def _joined(s: For, at: _Around) -> For:
     many, few = trip_count(s), trip_count(v)
     if many is None or few is None or many < 2 or loop_bounds(s) is None:
         return s
-    lanes = native_lanes(v.body, at.limits)
+    lanes = _native_lanes(v.body, at.limits)
     if few >= lanes or not build.is_literal(v.min, 0) or v.annotations:
         return s
     if not _is_one_row(s, v, {**at.dom, s.var: range_of(s, at.dom), v.var: (0, few - 1)}, few):
@@ -172,17 +172,8 @@ def _greatest_read(s: Alloc, dom: _Dom) -> tuple[int | None, ...]:
     return tuple(out)
 
 
-def range_of(s: For, dom: Mapping[Var, lin.Bounds]) -> lin.Bounds:
-    """The bounds of a loop variable, given those of the loops around."""
-    known = loop_bounds(s)
-    if known is not None:
-        return known
-    (a, b), (_, m) = lin.interval(s.min, dom), lin.interval(s.extent, dom)
-    return a, max(a, b + m - 1)
-
-
 def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
-    lanes = native_lanes(body, at.limits)
+    lanes = _native_lanes(body, at.limits)
     n = trip_count(s)
     widest = lanes
     if n is not None:
@@ -202,7 +193,7 @@ def _loop(s: For, body: Stmt, at: _Around) -> Stmt:
             if masked is not None:
                 return masked
         return _chunks(s, body, lanes, n, at.dom)
-    except NoVectorForm:
+    except _NoVectorForm:
         return _serial(s, body, n)
 
 
@@ -225,7 +216,7 @@ def _combined(
     return across.combined(store, op, part, n, lanes)
 
 
-def native_lanes(body: Stmt, limits: CpuLimits) -> int:
+def _native_lanes(body: Stmt, limits: CpuLimits) -> int:
     """Lanes such that the widest element of the computation fills one register."""
     width = 1
     for x in walk.walk_stmt(body):
@@ -291,13 +282,13 @@ def _rest(s: For, body: Stmt, lanes: int, n: int, at: _Around) -> Stmt | None:
         _check_lanes(s, body, lanes, inner)
         masked = _Masked(s, first, lanes, left, at)
         tail = masked.stmt(walk.rename_blocks(body), masked.mask)
-    except NoVectorForm:
+    except _NoVectorForm:
         return None
     if not groups:
         return tail
     short = IntImm(first, s.extent.dtype)
     whole = For(s.var, s.min, short, s.kind, body, s.thread, ())
-    return build.seq(_chunks(whole, body, native_lanes(body, at.limits), first, at.dom), tail)
+    return build.seq(_chunks(whole, body, _native_lanes(body, at.limits), first, at.dom), tail)
 
 
 def _has_masks(body: Stmt, limits: CpuLimits) -> bool:
@@ -339,7 +330,7 @@ def _check_lanes(s: For, body: Stmt, lanes: int, dom: _Dom) -> None:
     for x in walk.walk_stmt(body):
         if type(x) is For:
             if walk.uses_var(x.min, s.var) or walk.uses_var(x.extent, s.var):
-                raise NoVectorForm
+                raise _NoVectorForm
             inner[x.var] = range_of(x, inner)
         elif type(x) is Alloc:
             local.add(x.buffer)
@@ -357,24 +348,24 @@ def _check_buffer(accesses: list[Access], var: Var, lanes: int, dom: _Dom) -> No
     for a in accesses:
         where = flat.place(a.buffer, a.indices, dom)
         if where is None or where.lanes > 1:
-            raise NoVectorForm
+            raise _NoVectorForm
         form = where.form
         step = form.coef(var)
         rest = [x for x in form.atoms() if x is not var]
         if step == 0 or any(walk.uses_var(x, var) for x in rest):
-            raise NoVectorForm
+            raise _NoVectorForm
         inner = [(dom.get(x), form.coef(x)) for x in rest if type(x) is Var and x in moving]
         if any(type(x) is not Var and walk.uses_var(x, moving) for x in rest):
-            raise NoVectorForm
+            raise _NoVectorForm
         if first is None:
             first = form
             if not _apart(step, lanes, inner):
-                raise NoVectorForm
+                raise _NoVectorForm
             continue
         gap = lin.plus(form, lin.times(first, -1))
         divisor = gcd(step, *(c for _, c in inner))
         if gap.terms or (gap.const and gap.const % divisor == 0):
-            raise NoVectorForm
+            raise _NoVectorForm
 
 
 def _apart(step: int, lanes: int, inner: list[tuple[lin.Bounds | None, int]]) -> bool:
@@ -410,7 +401,7 @@ class Lanes:
             case For():
                 lo, n = self.expr(s.min, mask), self.expr(s.extent, mask)
                 if dtypes.lanes(lo.dtype) > 1 or dtypes.lanes(n.dtype) > 1:
-                    raise NoVectorForm
+                    raise _NoVectorForm
                 self.dom = {**self.dom, s.var: range_of(s, self.dom)}
                 body = self.stmt(s.body, mask)
                 return For(s.var, lo, n, s.kind, body, s.thread, s.annotations)
@@ -426,13 +417,13 @@ class Lanes:
             case Evaluate() if type(s.value) is Call and s.value.op == "assume":
                 return Evaluate(IntImm(0))
             case _:
-                raise NoVectorForm
+                raise _NoVectorForm
 
     def _store(self, s: BufferStore, mask: Expr | None) -> Stmt:
         buffer, indices = self._access(s.buffer, s.indices, mask)
         n = max(dtypes.lanes(i.dtype) for i in indices) if indices else 1
         if n == 1:
-            raise NoVectorForm
+            raise _NoVectorForm
         own = None if s.predicate is None else self.expr(s.predicate, mask)
         value = self._wide(self.expr(s.value, mask))
         return BufferStore(buffer, value, indices, self._both(mask, own))
@@ -452,7 +443,7 @@ class Lanes:
         """A buffer of one iteration gets a copy per lane."""
         old = s.buffer
         if old.strides is not None or old.elem_offset is not None:
-            raise NoVectorForm
+            raise _NoVectorForm
         shape = (*old.shape, IntImm(self.lanes))
         new = Buffer(old.name, shape, old.dtype, old.scope, None, None, old.align)
         self.buffers[old] = new
@@ -518,7 +509,7 @@ class Lanes:
                 self.vars[e.var] = fresh
                 return Let(fresh, value, self.expr(e.body, mask))
             case _:
-                raise NoVectorForm  # vectors inside a vectorized loop, strings
+                raise _NoVectorForm  # vectors inside a vectorized loop, strings
 
     def _binary(self, e: BinOp, a: Expr, b: Expr) -> Expr:
         la, lb = dtypes.lanes(a.dtype), dtypes.lanes(b.dtype)
@@ -566,7 +557,7 @@ class Lanes:
         return self._refuse()
 
     def _refuse(self) -> Expr:
-        raise NoVectorForm
+        raise _NoVectorForm
 
     def _choice(self, e: Call, mask: Expr | None) -> Expr:
         c = self.expr(e.args[0], mask)
@@ -597,7 +588,7 @@ class _Masked(Lanes):
         if s.buffer not in self.read or mask is not self.mask:
             return super()._store(s, mask)
         if not self._beyond(s):
-            raise NoVectorForm  # smaller vectors stay in registers, masked ones do not
+            raise _NoVectorForm  # smaller vectors stay in registers, masked ones do not
         masked = super()._store(s, mask)  # what is loaded for it may lie outside
         assert type(masked) is BufferStore
         own = None if s.predicate is None else self._wide(self.expr(s.predicate, mask))
@@ -625,5 +616,5 @@ class _Masked(Lanes):
                 return BufferLoad(buffer, indices)  # the first lane is an iteration, and makes it
         out = super()._load(e, mask)
         if e.buffer in self.read and type(out) is BufferLoad and out.predicate is not None:
-            raise NoVectorForm
+            raise _NoVectorForm
         return out

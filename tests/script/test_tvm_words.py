@@ -11,7 +11,6 @@ from gputune.errors import ScriptError, UserError
 from gputune.ir.check import check
 from gputune.ir.interp import run
 from gputune.ir.nodes import Block, PrimFunc
-from gputune.ir.ops import VECTOR
 from gputune.runtime.module import build
 from gputune.schedule import Schedule
 from gputune.script import from_source
@@ -209,7 +208,6 @@ def test_what_has_no_form_here_says_what_has(line: str, message: str, hint: str)
     assert text.splitlines()[-1].strip() == "^"
 
 
-@pytest.mark.skipif("cuda.dp4a.s8s8" not in VECTOR, reason="there is no such intrinsic")
 def test_dp4a_by_its_name_in_cuda() -> None:
     same(
         'C[0] = T.call_pure_extern("__dp4a", A.vload([0, 0], "int8x4"), A.vload([n, 0], "int8x4"), '

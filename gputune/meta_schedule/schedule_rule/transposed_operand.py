@@ -56,10 +56,10 @@ class TransposedOperand(ScheduleRule):
 def _across(b: Block) -> list[tuple[int, int, int]]:
     """Operands that lie across the vectors: which read, the dimension that the vectors go along,
     and how often each element is used."""
-    kinds = {iv.var: iv for iv in b.iter_vars}
+    kinds: dict[object, IterVar] = {iv.var: iv for iv in b.iter_vars}
     if not b.writes[0].region:
         return []
-    lane = kinds.get(_variable(b.writes[0].region[-1].min))  # type: ignore[arg-type]  # None is no key
+    lane = kinds.get(_variable(b.writes[0].region[-1].min))
     if lane is None or lane.kind != "spatial" or (const_int(lane.dom.extent) or 1) < 2:
         return []
     out: list[tuple[int, int, int]] = []
@@ -75,7 +75,7 @@ def _across(b: Block) -> list[tuple[int, int, int]]:
     return out
 
 
-def _lies_across(read: BufferRegion, lane: IterVar, kinds: dict[Var, IterVar]) -> int | None:
+def _lies_across(read: BufferRegion, lane: IterVar, kinds: dict[object, IterVar]) -> int | None:
     """The dimension whose index is the iterator of the vectors, where the last one is that of a
     reduction; None of other operands."""
     if any(const_int(r.extent) != 1 for r in read.region):
@@ -83,7 +83,7 @@ def _lies_across(read: BufferRegion, lane: IterVar, kinds: dict[Var, IterVar]) -
     at = [k for k, r in enumerate(read.region) if uses_var(r.min, lane.var)]
     if len(at) != 1 or read.region[at[0]].min is not lane.var:
         return None
-    last = kinds.get(_variable(read.region[-1].min))  # type: ignore[arg-type]  # None is no key
+    last = kinds.get(_variable(read.region[-1].min))
     return at[0] if last is not None and last.kind == "reduce" else None
 
 
