@@ -206,6 +206,13 @@ def _together(*parts: Floats) -> Floats:
     return most + _FRICTION * (sum(parts, np.zeros_like(most)) - most)
 
 
+def _has_steps(s: Span) -> bool:
+    """Does an index leave values out?"""
+    if s[0] == "sum":
+        return any(_has_steps(x) for x in s[1])
+    return s[0] == "scale"
+
+
 def _places(step: Floats) -> Floats:
     """At how many places of the first cache lines can begin that are multiples of `step` bytes
     apart: a page is as many bytes as one way of it has."""
@@ -234,6 +241,7 @@ class _Nest:
             self.extent[k] = facts[f.extent]
         self._spans: dict[Span, Floats] = {}
         self.whole = self.extent
+        self._straight_code()
         if block.residues:
             self.extent = self._without_zeros()
         self.inside = np.ones((n + 1, self.count))  # trips of the loops from d inward
@@ -253,23 +261,64 @@ class _Nest:
         self._caches()
         self._cycles()
 
+    def _straight_code(self) -> None:
+        """Vectors, and from which loop on all is one piece of straight code, as `lower.unroll`
+        decides it."""
+        block = self.block
+        self.vector = np.ones(self.count)
+        for k, f in enumerate(block.loops):
+            if f.kind == 2:
+                self.vector = self.vector * self.extent[k]
+        self.lanes = float(max([1, *(self.machine.vector_bytes // a.size for a in self._wide())]))
+        # instructions that one vector loop takes, for each of its iterations
+        self.per_lane = np.ceil(self.vector / self.lanes) / self.vector
+        self.step = np.zeros(self.count) if block.unroll < 0 else self.facts[block.unroll]
+        limit = np.clip(self.step, _SMALL_BODY, _LARGEST_BODY)
+        self.parallel_depth = max(
+            (k + 1 for k, f in enumerate(block.loops) if f.kind >= 3), default=0
+        )
+        outer = max(self.parallel_depth, block.shared)  # loops that are hardly written out
+        body = np.full(self.count, outer)
+        size = self.per_lane
+        self.written = np.maximum(size, 1.0)
+        for d in range(self.depth - 1, outer - 1, -1):
+            size = size * self.extent[d]
+            fits = size <= limit
+            self.written = np.where(fits, np.maximum(size, 1.0), self.written)
+            body = np.where(fits, body, np.maximum(body, d + 1))
+        self.body = body
+
     def _without_zeros(self) -> Floats:
         """How many iterations of the loops add more than zero: where a remainder decides, and the
-        loops that it depends on are written out in groups, the innermost of them has fewer."""
+        loops that it depends on are written out (in groups, if that does not become too much: see
+        `lower.zeros`), the innermost of them has fewer."""
         out = self.extent.copy()
+        products = self.written
+        tile, sums = self.per_lane * np.ones(self.count), np.zeros(self.count, bool)
+        for d, f in enumerate(self.block.loops):
+            inside = (d >= self.body) & (self.extent[d] > 1)
+            tile *= np.where(inside & (not f.reduces), self.extent[d], 1.0)
+            sums |= inside & f.reduces
+        kept = sums | (tile <= self.machine.registers - 4)
+        copies = np.where(kept, 2.0 * tile, 0.0)  # accumulators are fetched and put back
+        room = np.maximum(_LARGEST_BODY, products + copies)
         growth = np.ones(self.count)
         for span, modulus in self.block.residues:
             apart: dict[int, Floats] = {}  # of iterations of loops that have the same remainder
             known = np.ones(self.count, bool)
+            more = growth.copy()
             for part, step in self._terms(span).items():
                 takes = self.extent[part[1]] if part[0] == "loop" else self._span(part)[0]
                 goes_on = np.where(takes > 1, modulus / np.gcd(step.astype(np.int64), modulus), 1.0)
                 if part[0] == "loop" and self.block.loops[part[1]].kind < 2:
                     apart[part[1]] = goes_on
+                    more *= np.where(part[1] < self.body, goes_on, 1.0)
                 else:  # such as the lanes of a vector, or a tile of a fused loop: any
                     known &= goes_on == 1
-                growth = growth * goes_on
-            known &= growth <= GROWTH
+            share = np.maximum.reduce([np.ones(self.count), *apart.values()])
+            known &= (more <= GROWTH) & ((products / share + copies) * more <= room)
+            growth = np.where(known, more, growth)
+            products = np.where(known, products / share, products)
             for d in sorted(apart, reverse=True):
                 out[d] /= np.where(known, np.minimum(apart[d], out[d]), 1.0)
                 known &= apart[d] == 1
@@ -357,6 +406,27 @@ class _Nest:
             np.maximum(lines / places * PAGE * (lines > places), lines * LINE),
         )
 
+    def _elements(self, k: int) -> Floats:
+        """How many elements access `k` names while the loops from d inward run: not what lies
+        between the places of a window that goes on in steps."""
+        a = self.block.accesses[k]
+        out: Floats = self.memory[k][0] / a.size
+        for s, n in zip(a.spans, a.shape):
+            if _has_steps(s):
+                out = out * np.minimum(self._values(s) / self._clipped(s, n), 1.0)
+        return out
+
+    def _values(self, s: Span) -> Floats:
+        """At most so many values has an index while the loops from d inward run."""
+        if s[0] == "scale":
+            return self._values(s[1])
+        if s[0] == "sum":
+            out: Floats = np.ones((self.depth + 1, self.count))
+            for x in s[1]:
+                out = out * self._values(x)
+            return np.minimum(out, self._span(s))
+        return self._span(s)
+
     def _clipped(self, s: Span, shape: int) -> Floats:
         if s[0] == "all":
             return np.broadcast_to(self.facts[shape], (self.depth + 1, self.count))
@@ -367,25 +437,20 @@ class _Nest:
 
     # ------------------------------------------------------------------ loops
     def _kinds(self) -> None:
-        """Vectors, parallel loops, what is unrolled."""
-        self.vector = np.ones(self.count)
+        """Parallel loops, what is unrolled."""
         self.parallel = np.ones(self.count)
         self.regions = np.ones(self.count)  # how often a parallel region is entered
         outer = np.ones(self.count)
         for k, f in enumerate(self.block.loops):
-            if f.kind == 2:
-                self.vector = self.vector * self.extent[k]
-            elif f.kind >= 3:
+            if f.kind >= 3:
                 self.regions = outer
                 self.parallel = self.parallel * self.extent[k]
             outer = outer * self.extent[k]
         cores = float(self.machine.cores)
         share = self.parallel / cores
         self.balance = share / np.ceil(share)  # 1: all cores work all the time
-        step = np.zeros(self.count) if self.block.unroll < 0 else self.facts[self.block.unroll]
-        self.step = step
         self.unrolled = np.max(
-            np.where(self.inside <= np.maximum(step, self.vector), self.inside, 1.0), axis=0
+            np.where(self.inside <= np.maximum(self.step, self.vector), self.inside, 1.0), axis=0
         )
 
     def _order(self) -> None:
@@ -426,9 +491,6 @@ class _Nest:
                 depth = np.where(closed, depth, d)
         self.tile = tile
         self.tile_depth = depth
-        self.lanes = float(max([1, *(self.machine.vector_bytes // a.size for a in self._wide())]))
-        # instructions that one vector loop takes, for each of its iterations
-        self.per_lane = np.ceil(self.vector / self.lanes) / self.vector
         self.tile_vectors = tile * self.per_lane
 
     def _wide(self) -> list[AccessFact]:
@@ -460,15 +522,11 @@ class _Nest:
 
     # ------------------------------------------------------------------ how long it may take
     def _bodies(self) -> None:
-        """What becomes one piece of straight code, and which accumulators stay in registers
-        through which reduction loops; as `lower.unroll` and `lower.registers` decide it."""
+        """Which accumulators stay in registers through which reduction loops, as `lower.registers`
+        decides it."""
         n, block = self.depth, self.block
-        statements = np.maximum(self.inside * self.per_lane, 1.0)
-        limit = np.clip(self.step, _SMALL_BODY, _LARGEST_BODY)
-        parallel = max((k + 1 for k, f in enumerate(block.loops) if f.kind >= 3), default=0)
-        outer = max(parallel, block.shared)  # loops that are hardly written out
-        self.body = np.minimum(np.maximum((statements > limit).sum(axis=0), outer), n)
-        self.statements = self._at(statements, self.body)
+        parallel = self.parallel_depth
+        self.statements = np.maximum(self._at(self.inside, self.body) * self.per_lane, 1.0)
         self.around = np.zeros(self.count, np.int64)  # depth of the innermost loop left
         start = self.body  # of loops that reduce, or are written out
         going = np.ones(self.count, bool)
@@ -510,19 +568,21 @@ class _Nest:
         last = max(self.depth - 1, 0)
         again = np.maximum(self._at(self.extent, np.minimum(self.around, last)), 1.0)
         rounds = self.trips / self._at(self.inside, self.carried)
-        for k, (a, (size, _, _, _)) in enumerate(zip(block.accesses, self.memory)):
+        full = self._full()
+        for k, a in enumerate(block.accesses):
             one = self._per_element(k)
             if a.reads and a.writes:  # an accumulator
                 moved = np.where(self.kept, rounds * self.cells, self.trips * one)
                 loads = loads + moved
                 stores = stores + moved
                 continue
-            each = self._at(size, self.tile_depth) / a.size * one
+            size = self._elements(k)
+            each = self._at(size, self.tile_depth) * one
             moved = passes * each
             if a.writes:
                 stores = stores + moved
                 continue
-            held = np.maximum(self._at(size, self.body) / a.size * one, 1.0)
+            held = np.maximum(self._at(size, self.body) * one, 1.0)
             still = self._at(size, self.around) == self._at(size, self.body)
             vectors = one < 1.0
             fit = self.cells + held <= machine.registers
@@ -531,7 +591,7 @@ class _Nest:
             # registers, each use fetches it from the stack
             crowded = still & vectors & ~fit & (again > 1)
             moved = np.where(fit, np.minimum(moved, once), np.where(crowded, instances, moved))
-            loads = loads + moved
+            loads = loads + np.where(full & ~vectors, instances, moved)
         overhead = bodies
         if block.guarded:
             overhead = overhead + instances
@@ -558,6 +618,21 @@ class _Nest:
         turn = self.inside[self.block.shared] * self.per_lane * _INSTRUCTIONS
         self.mixed = np.minimum(_WINDOW / np.maximum(turn, 1.0), 1.0)
         self.alone = (1.0 - self.mixed) * core + launch
+
+    def _full(self) -> npt.NDArray[np.bool_]:
+        """Are there too few registers beside the accumulators for one step of a reduction? It needs
+        all vectors of one operand, and of the other one at a time; otherwise each use of an element
+        that all lanes share fetches it."""
+        vectors, elements = np.zeros(self.count), np.zeros(self.count)
+        for k, a in enumerate(self.block.accesses):
+            if a.reads and not a.writes:
+                one = self._per_element(k)
+                each = self._at(self._elements(k), self.tile_depth) * one
+                vectors = vectors + np.where(one < 1.0, each, 0.0)
+                elements = elements + np.where(one < 1.0, 0.0, each)
+        needed = self.cells + np.minimum(vectors, elements) + 1.0
+        found: npt.NDArray[np.bool_] = self.kept & (needed > self.machine.registers)
+        return found
 
     def _waiting(self) -> Floats:
         """Cycles that pass because each addition to an accumulator waits for the one before it.

@@ -9,6 +9,8 @@ from search_spaces import MACHINE, context, many_tiles, matmul, suite_kernel, tw
 from gputune.errors import UserError
 from gputune.ir.nodes import PrimFunc
 from gputune.ir.ops import MATH
+from gputune.lower.limits import CpuLimits
+from gputune.lower.pipeline import lower
 from gputune.meta_schedule.feature_extractor import FeatureExtractor, SketchFeature
 from gputune.meta_schedule.layout_parts import _VECTOR_OPERATIONS
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
@@ -263,6 +265,79 @@ def test_zeros_that_spread_data_are_no_work() -> None:
     apart = spread("ryct", 1)
     apart.parallel(apart.get_loops(apart.get_block("Y"))[1])
     assert products(apart) == 32 * 16 * 4
+
+
+def test_zeros_are_work_where_the_code_without_them_would_be_too_long() -> None:
+    """Named for a bug: the first choice for a transposed convolution was one that multiplies all
+    its zeros."""
+
+    def groups(sch: Schedule) -> bool:
+        return "r_r in T.unroll(2)" in str(lower(sch.mod["main"], CpuLimits()))
+
+    text = """
+@T.prim_func
+def main(X: T.Buffer((16, 8), "float32"), W: T.Buffer((4, 8, 256), "float32"),
+         Y: T.Buffer((32, 256), "float32")):
+    P = T.alloc_buffer((35, 8))
+    for y, k in T.grid(35, 8):
+        with T.block("P"):
+            vy, vk = T.axis.remap("SS", [y, k])
+            P[vy, vk] = T.if_then_else(1 <= vy and vy < 32 and (vy - 1) % 2 == 0,
+                                       X[(vy - 1) // 2, vk], T.float32(0))
+    for y, r, k, t, q, c in T.grid(8, 4, 2, 4, 4, 256):
+        with T.block("Y"):
+            vy = T.axis.spatial(32, y * 4 + t)
+            vc = T.axis.spatial(256, c)
+            vr = T.axis.reduce(4, r)
+            vk = T.axis.reduce(8, k * 4 + q)
+            with T.init():
+                Y[vy, vc] = T.float32(0)
+            Y[vy, vc] = Y[vy, vc] + P[vy + vr, vk] * W[3 - vr, vk, vc]
+"""
+    for limit, written in ((64, True), (512, False)):
+        sch = Schedule(from_source(text))
+        y, *_, c = sch.get_loops(sch.get_block("Y"))
+        sch.vectorize(c)
+        sch.annotate(y, "pragma_auto_unroll_max_step", limit)
+        sch.annotate(y, "pragma_unroll_explicit", 1)
+        assert groups(sch) == written
+        assert products(sch) == 32 * 4 * 8 * 256 / (2 if written else 1)
+
+
+def test_a_window_that_goes_on_in_steps_reads_what_it_names() -> None:
+    """Named for a bug: what lies between the places of a strided convolution was loaded, too."""
+    sch = Schedule(
+        from_source("""
+@T.prim_func
+def main(X: T.Buffer((64,), "float32"), W: T.Buffer((3,), "float32"),
+         Y: T.Buffer((14,), "float32")):
+    for r, v in T.grid(3, 14):
+        with T.block("Y"):
+            vr, vv = T.axis.remap("RS", [r, v])
+            with T.init():
+                Y[vv] = T.float32(0)
+            Y[vv] = Y[vv] + X[vv * 2 + vr] * W[vr]
+""")
+    )
+    (nest,) = nests(sch)
+    (window,) = [k for k, a in enumerate(nest.block.accesses) if a.spans[0][0] == "sum"]
+    assert nest._elements(window)[:, 0].tolist() == [29.0, 14.0, 1.0]  # of 29, 27 and 1
+
+
+def test_a_tile_that_leaves_no_register_for_operands_fetches_more() -> None:
+    """Named for a bug: of tiles of 28 vectors, 7 by 4 were as good as 14 by 2."""
+
+    def loads(rows: int, columns: int) -> float:
+        sch = Schedule(matmul(448))
+        i, j, k = sch.get_loops(sch.get_block("C"))
+        i0, i1 = sch.split(i, [None, rows])
+        j0, j1 = sch.split(j, [None, columns])
+        sch.reorder(i0, j0, k, i1, j1)
+        sch.vectorize(j1)
+        sch.annotate(i0, "pragma_auto_unroll_max_step", 64)
+        return float(nests(sch)[0].ports[1][0])
+
+    assert loads(7, 64) > 1.9 * loads(14, 32)
 
 
 def test_data_that_is_not_spread_is_all_work() -> None:
