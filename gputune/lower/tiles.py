@@ -38,7 +38,12 @@ FRAGMENT = "wmma."
 
 def in_registers(b: Buffer) -> bool:
     """Does every thread, or every warp, have a buffer of its own?"""
-    return b.scope == "local" or b.scope.startswith(FRAGMENT)
+    return b.scope == "local" or of_warp(b) or b.scope.startswith(FRAGMENT)
+
+
+def of_warp(b: Buffer) -> bool:
+    """Do the lanes of a warp have the buffer together, each a part (see `warp_memory`)?"""
+    return b.scope == "warp"
 
 
 def is_fragment(b: Buffer) -> bool:

@@ -34,7 +34,7 @@ from ..schedule.analysis import region_under
 from ..schedule.dim import expr_of, maximum, minimum
 from ..schedule.tree import Link, Tree
 from .analysis import annotation
-from .gpu_usage import BLOCK, GRID, kernels_of
+from .gpu_usage import BLOCK, GRID, elements_exchanged, kernels_of
 from .index_spans import ZERO, Form, Span, facts_in, form_of, plus, renumbered, span_of, times
 from .layout_parts import drives_reduction, operations, work
 
@@ -127,6 +127,8 @@ class GpuBlock:
         again: how many of a thread's loops, from the outermost, may touch the same elements again;
             -1: any of them.
         warp: what a whole warp does together, if it does.
+        exchange: fact: elements of shared memory through which the threads that share a reduction
+            combine one result each; 0 where they do so within warps; -1 if none is shared.
     """
 
     loops: tuple[GpuLoop, ...]
@@ -141,6 +143,7 @@ class GpuBlock:
     everyone: bool
     again: int
     warp: WarpOp | None = None
+    exchange: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +267,7 @@ class _Program:
         self.places: dict[int | None, int] = {}  # of the innermost of these, its number
         self.found: list[tuple[Rank, GpuBlock]] = []
         self.threads: dict[str, int] = {}
+        self.extents: Mapping[str, int] = {}
 
     def kernels(self) -> list[tuple[Rank, GpuKernel]]:
         """The kernels in order of launch."""
@@ -277,6 +281,7 @@ class _Program:
         out: list[tuple[Rank, GpuKernel]] = []
         for item, usage in zip(items, kernels_of(self.func), strict=False):
             self.found = []
+            self.extents = usage.extents
             self.threads = {a: self.fact(usage.extents.get(a, 1)) for a in (*GRID, *BLOCK)}
             self._walk(item, _Around((), {}, {}, {}, -1))
             order = sorted(
@@ -309,7 +314,7 @@ class _Program:
             for r in (*block.reads, *block.writes):
                 if r.buffer is not b or top is None:
                     continue
-                box = region_under(user, top, r, threads=scope == "shared")
+                box = region_under(user, top, r, threads=scope == "shared", lanes=b.scope == "warp")
                 for k, n in enumerate(shape):
                     own = None if box is None else const_int(box[k].extent)
                     size = n if own is None else minimum(own, n)
@@ -434,7 +439,14 @@ class _Program:
             self._crossing(b, loops, outside),
             everyone,
             self._again([k[0] for k in touched], stored, loops),
+            exchange=self._exchange(b),
         )
+
+    def _exchange(self, b: Block) -> int:
+        """What the threads that share its reduction need to combine a result."""
+        link = self.tree.find(b.key)
+        found = None if link is None else elements_exchanged(self.extents, link)
+        return -1 if found is None else self.fact(found)
 
     def _warp_block(self, b: Block, a: _Around, outside: _Around, warp: WarpOp) -> GpuBlock:
         """A block that warps run: each thread of them does."""
@@ -569,7 +581,9 @@ def _touch(
 # ----------------------------------------------------------------------------- warps
 # Operands of float16 lie twice in the registers of a warp on some architectures, and wmma has room
 # for that on all.
-_SHARES = {"wmma.accumulator": 1 / 32, "wmma.matrix_a": 2 / 32, "wmma.matrix_b": 2 / 32}
+_SHARES = {
+    "warp": 1 / 32, "wmma.accumulator": 1 / 32, "wmma.matrix_a": 2 / 32, "wmma.matrix_b": 2 / 32,
+}  # fmt: skip
 _INSTRUCTIONS = {"load": 2.0, "fill": 8.0, "multiply": 2.0, "store": 8.0}
 
 

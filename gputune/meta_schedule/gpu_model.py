@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..lower.lanes import AT_ONCE
 from .gpu_layout import GpuAccess, GpuBlock, GpuKernel, GpuLayout
 from .gpu_machine import GpuMachine, Launch, launch_of, most_registers
 from .gpu_warps import SECTOR, WarpAccess, warp_access
@@ -208,7 +209,7 @@ class _Kernel:
         for b in self.blocks:
             if b.block.crossing:
                 crossing = np.maximum(crossing, b.crossing)
-                barriers = barriers + b.results * (b.rounds + 1.0)
+                barriers = barriers + b.waits
         return barriers, crossing
 
     # ------------------------------------------------------------------ bytes
@@ -361,6 +362,13 @@ class _Kernel:
             _put(out, _AT[f"{prefix}.shared{j}.kind"], values, SHARED_ACCESS)
 
 
+def _halvings(n: Floats) -> Floats:
+    """Steps that combine n things two by two."""
+    mantissa, exponent = np.frexp(np.maximum(n, 1.0))
+    out: Floats = np.where(mantissa == 0.5, exponent - 1.0, exponent)
+    return out
+
+
 class _Block:
     """A leaf block, for all candidates at once: what a thread does, and what a warp asks for.
 
@@ -489,23 +497,31 @@ class _Block:
             self.exchanged = self.turns * warps * op.passes
 
     def _cross(self, threads: Floats) -> None:
-        """What it takes to combine the shares of threads in shared memory."""
+        """What it takes to combine the shares of threads: by shuffles within warps, and through
+        shared memory what several warps have."""
         block = self.block
         self.crossing = self.one
         for k in block.crossing:
             self.crossing = self.crossing * self._extent(k)
         self.exchanged = np.zeros(self.count)
         self.results = self.one
-        self.rounds = np.zeros(self.count)
+        self.waits = np.zeros(self.count)
         if not block.crossing:
             return
         for k in self.plain:
             if not block.loops[k].reduces:
                 self.results = self.results * self._extent(k)
-        mantissa, exponent = np.frexp(self.crossing)
-        self.rounds = np.where(mantissa == 0.5, exponent - 1.0, exponent)
-        self.exchanged = 3.0 * self.results * (self.rounds + 1.0) * self.warps
-        self.instructions = self.instructions + 3.0 * self.exchanged
+        elements = self.facts[block.exchange] if block.exchange >= 0 else np.zeros(self.count)
+        through = elements > 0
+        lanes = np.where(through, threads / np.maximum(elements, 1.0), self.crossing)
+        parts = np.where(through, self.crossing / lanes, 1.0)
+        turns = np.ceil(parts / lanes)
+        steps = _halvings(lanes) + _halvings(np.minimum(parts, lanes)) + turns
+        turning = np.where(self.results > AT_ONCE, 2.0 * self.results - 1.0, 1.0)
+        self.waits = np.where(through, turning, 0.0)
+        self.exchanged = np.where(through, self.results * (2.0 + turns), 0.0) * self.warps
+        combined = self.results * steps * self.warps
+        self.instructions = self.instructions + 2.0 * combined + 3.0 * self.exchanged
 
     # ------------------------------------------------------------------ what lies where
     def footprints(

@@ -15,7 +15,9 @@ from ..ir.build import const_int
 from ..ir.dtypes import itemsize
 from ..ir.nodes import Block, Buffer, BufferLoad, BufferStore, Expr, For, PrimFunc, Stmt, Var
 from ..ir.walk import stmt_exprs, uses_var, walk_expr, walk_stmt
+from ..lower.lanes import come_together, exchanged, outermost_step, spatial_inside
 from ..lower.place_memory import common_loops
+from ..lower.tiles import of_warp
 from ..schedule.analysis import region_under
 from ..schedule.dim import maximum, minimum
 from ..schedule.recognise import Reduction, reduction_of
@@ -161,6 +163,8 @@ def _accesses(s: Stmt) -> Iterator[tuple[Buffer, tuple[Expr, ...]]]:
 
 def _note_window(usage: KernelUsage, link: Link) -> None:
     block = link.block()
+    if any(of_warp(w.buffer) for w in block.writes):  # whole warps lie along threadIdx.x
+        usage.extents["threadIdx.x"] = maximum(usage.extents.get("threadIdx.x", 1), WARP)
     low, high = annotation(block, THREAD_EXTENT_LOW), annotation(block, THREAD_EXTENT_HIGH)
     if low is None and high is None:
         return
@@ -259,21 +263,44 @@ def _elements(users: list[Link], b: Buffer, sizes: list[int]) -> int:
 
 
 def _exchanged(usage: KernelUsage, link: Link) -> int:
-    """What the threads need that share the reduction of a block: an element each."""
+    """What the threads need that share the reduction of a block."""
+    elements = elements_exchanged(usage.extents, link, results_of(link))
+    found = None if elements is None else reduction_of(link.block())
+    if elements is None or not isinstance(found, Reduction):
+        return 0
+    return sum(_aligned(elements * itemsize(x.dtype)) for x in found.buffers)
+
+
+def results_of(link: Link) -> int:
+    """The results that each thread has a share of, when it has run its part of a reduction."""
+    out = 1
+    for f in spatial_inside(link):
+        n = const_int(f.extent)
+        out = out * (1 if n is None else n)
+    return out
+
+
+def elements_exchanged(extents: Mapping[str, int], link: Link, results: int = 1) -> int | None:
+    """The elements in shared memory through which threads combine so many results of a block each
+    (see `lower.lanes`); None if they share no reduction of it.
+
+    Args:
+        extents: of the thread axes of the kernel.
+    """
     block = link.block()
-    bound = {
-        x.node.var
+    axes = {
+        x.node.var: x.node.thread
         for x in link.above()
         if type(x.node) is For and x.node.thread is not None and x.node.thread in BLOCK
     }
-    shares = any(
-        iv.kind == "reduce" and uses_var(v, bound)
-        for iv, v in zip(block.iter_vars, block.iter_values)
-    )
-    found = reduction_of(block) if shares else None
-    if not isinstance(found, Reduction):
-        return 0
-    return sum(_aligned(usage.threads * itemsize(x.dtype)) for x in found.buffers)
+    values = [v for iv, v in zip(block.iter_vars, block.iter_values) if iv.kind == "reduce"]
+    reducing = {axis for v, axis in axes.items() if any(uses_var(e, v) for e in values)}
+    if not reducing:
+        return None
+    if not come_together(outermost_step(link), axes):
+        return _threads(extents)
+    lengths = [(extents[axis], axis in reducing) for axis in BLOCK if axis in extents]
+    return exchanged(lengths, results)
 
 
 def _aligned(size: int) -> int:

@@ -347,18 +347,27 @@ def bound_region(block: Block, region: BufferRegion) -> BufferRegion:
 
 
 def region_under(
-    link: Link, top: Link, region: BufferRegion, *, exact: bool = False, threads: bool = False
+    link: Link,
+    top: Link,
+    region: BufferRegion,
+    *,
+    exact: bool = False,
+    threads: bool = False,
+    lanes: bool = False,
 ) -> tuple[Range, ...] | None:
     """The box that the block touches while the loops below `top` run; None if a bound is not
     constant, or with `exact` if the block leaves gaps in the box. With `threads` it is what all
-    threads of a GPU block touch: thread loops from `top` upwards run too."""
+    threads of a GPU block touch: thread loops from `top` upwards run too; with `lanes` what those
+    of a warp touch: loops over threadIdx.x."""
     inner: list[For] = []
     below = True
     for x in link.above():
         below = below and x.node is not top.node
-        if type(x.node) is For and (below or (threads and _is_thread(x.node))):
+        if type(x.node) is For and (
+            below or (threads and _is_thread(x.node)) or (lanes and x.node.thread == "threadIdx.x")
+        ):
             inner.append(x.node)
-        elif not below and (not threads or type(x.node) is Block):
+        elif not below and (not (threads or lanes) or type(x.node) is Block):
             break
     ranges = loop_ranges(inner)
     if ranges is None:

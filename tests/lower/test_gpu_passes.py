@@ -677,14 +677,14 @@ def main(A: T.Buffer((4, {n}), "float32"), B: T.Buffer((4,), "float32")):
 """
 
 
-@pytest.mark.parametrize(("threads", "rounds"), [(2, 1), (32, 5), (48, 5), (64, 6)])
-def test_threads_share_a_reduction(threads: int, rounds: int) -> None:
+@pytest.mark.parametrize(("threads", "warps"), [(2, 1), (32, 1), (48, 2), (64, 2)])
+def test_threads_share_a_reduction(threads: int, warps: int) -> None:
     n = threads * 3 - 1
     body = body_of(ROW_SUM.format(n=n, steps=3, threads=threads))
-    names = {a.buffer.name: a.buffer.scope for a in all_of(body, Alloc)}
-    assert names == {"B_thread": "local", "B_shares": "shared"}
-    # one before each round of the tree; of 48 shares the first two rounds touch different ones
-    assert barriers(body) == rounds
+    sizes = {a.buffer.name: (a.buffer.scope, str(a.buffer.shape[0])) for a in all_of(body, Alloc)}
+    own, between = {"B_thread": ("local", "1")}, {"B_shares": ("shared", str(warps))}
+    assert sizes == (own if warps == 1 else own | between)
+    assert barriers(body) == warps - 1  # before the first warp takes what the others left
     loops = all_of(body, For)
     assert [f.var.name for f in loops] == ["k"]
     assert barriers(loops[0].body) == 0

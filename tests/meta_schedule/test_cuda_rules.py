@@ -494,10 +494,11 @@ def test_dynamic_launches_and_unknown_devices() -> None:
 
 
 def test_what_threads_exchange_is_counted() -> None:
-    """A shared-out reduction needs an element for each thread."""
-    _, shared = ruled(CrossThreadReduction([64]), row_sum, "S")
-    (usage,) = kernels_of(shared.mod["row_sum"])
-    assert (usage.threads, usage.shared_bytes) == (64, 256)
+    """A shared-out reduction needs an element for each warp, if a row has several."""
+    for threads, size in ((64, 16), (32, 0)):
+        _, shared = ruled(CrossThreadReduction([threads]), row_sum, "S")
+        (usage,) = kernels_of(shared.mod["row_sum"])
+        assert (usage.threads, usage.shared_bytes) == (threads, size)
 
 
 def test_padding_is_counted() -> None:

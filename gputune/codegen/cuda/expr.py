@@ -31,6 +31,7 @@ from ...ir.nodes import (
 from ...ir.ops import MATH, VECTOR
 from ...lower import linear as lin
 from ...lower.flat import LANE, by_lane, place, steps_of
+from ...lower.lanes import SHUFFLE, is_shuffle
 from .names import NARROW, Names, compute_type, stored_type
 
 _LEVEL = {
@@ -352,6 +353,8 @@ def _call(e: Call, s: Scope) -> tuple[str, int]:
             return "0", _ATOM
         case "reinterpret":
             return _reinterpret(e, s)
+        case _ if is_shuffle(e):
+            return _shuffle(e, s)
         case op if op in MATH:
             out = _math(e, s)
             if e.dtype in NARROW:
@@ -389,6 +392,20 @@ def _math(e: Call, s: Scope) -> str:
         one = "1.0" if dtype == "float64" else "1.0f"
         return f"({one} / ({one} + exp{suffix}(-({args[0]}))))"
     return f"{_MATH[e.op]}{suffix}({', '.join(args)})"
+
+
+def _shuffle(e: Call, s: Scope) -> tuple[str, int]:
+    """All lanes of the warp take part (a shorter warp lacks some). Lanes exchange 32 or 64 bits:
+    narrow values as those in which they are computed."""
+    dtype = e.dtype
+    value, lane = text(e.args[0], s), text(e.args[1], s)
+    name = "__shfl_sync" if e.op == SHUFFLE else "__shfl_xor_sync"
+    if dtypes.is_float(dtype) or dtypes.bits(dtype) >= 32:
+        return f"{name}(0xffffffffu, {value}, {lane})", _ATOM
+    out = f"{name}(0xffffffffu, (int)({value}), {lane})"
+    if dtypes.is_bool(dtype):
+        return f"{out} != 0", _LEVEL["!="]
+    return f"({compute_type(dtype)}){out}", _UNARY
 
 
 _BITS = {
