@@ -23,6 +23,7 @@ from .accesses import Access, collect, loop_bounds
 from .blocks import ALIGN_ATTR
 from .limits import CpuLimits
 from .prepare import as_block
+from .tiles import of_warp
 from .vthreads import is_virtual
 
 _Aligns = dict[Buffer, list[tuple[int, int, int]]]
@@ -33,19 +34,19 @@ def compact_buffers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     aligns: _Aligns = {}
     for buffer, axis, factor, offset in dict(func.attrs).get(ALIGN_ATTR, ()):
         aligns.setdefault(buffer, []).append((axis, factor, offset))
-    out = as_block(func, _go(func.body, {}, aligns, frozenset()))
+    out = as_block(func, _go(func.body, {}, aligns, ()))
     attrs = tuple((k, v) for k, v in out.attrs if k != ALIGN_ATTR)
     return PrimFunc(out.params, out.buffer_map, out.body, attrs) if aligns else out
 
 
-def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset[Var]) -> Stmt:
+def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: tuple[For, ...]) -> Stmt:
     """`threads`: the thread axes around `s`, virtual ones among them."""
     match s:
         case For():
             bounds = loop_bounds(s)
             inner = dom if bounds is None else {**dom, s.var: bounds}
             if is_virtual(s) or (s.thread is not None and s.thread.startswith("threadIdx")):
-                threads = threads | {s.var}
+                threads = (*threads, s)
             body = _go(s.body, inner, aligns, threads)
             return s if body is s.body else For(
                 s.var, s.min, s.extent, s.kind, body, s.thread, s.annotations
@@ -58,10 +59,14 @@ def _go(s: Stmt, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset
             return out
 
 
-def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: frozenset[Var]) -> Stmt:
+def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: tuple[For, ...]) -> Stmt:
     old = s.buffer
     found = collect(s.body, old)
-    inside = threads if old.scope.startswith("shared") else frozenset[Var]()
+    inside = frozenset([
+        f.var
+        for f in threads
+        if old.scope.startswith("shared") or (of_warp(old) and f.thread == "threadIdx.x")
+    ])  # fmt: skip
     boxes = [_dimension(k, old.shape[k], found, dom, inside) for k in range(len(old.shape))]
     shape = tuple(n if box is None else IntImm(box[1]) for n, box in zip(old.shape, boxes))
     strides = _padded(shape, aligns.get(old, []))

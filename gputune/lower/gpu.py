@@ -29,6 +29,7 @@ from .private import check_private
 from .races import check_races
 from .simplify import simplify_within
 from .vthreads import sink_vthreads
+from .warp_memory import lower_warp_memory
 from .warps import check_warps
 
 WHOLE: tuple[Pass, ...] = (
@@ -44,6 +45,7 @@ KERNEL: tuple[Pass, ...] = (
     compact_buffers,  # shared and local buffers are as small as what is used of them
     sink_vthreads,  # virtual threads take turns only where they differ
     simplify_within,
+    lower_warp_memory,  # what warps hold is registers of their lanes
     check_warps,  # what whole warps do together
     check_private,  # registers hold what their own thread wrote
     check_races,  # what no barrier can put in order

@@ -37,7 +37,7 @@ from ..ir.nodes import (
 from ..schedule.tree import block_with
 from .auto_copy import shared_copies
 from .pragmas import with_pragmas
-from .tiles import WARP, has_tile_op, in_registers
+from .tiles import WARP, has_tile_op, in_registers, of_warp
 from .vthreads import VIRTUAL
 
 Triple: TypeAlias = tuple[int, int, int]
@@ -153,19 +153,19 @@ def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
             "gputune.default_gpu_schedule",
             code="unbound-block",
         )
-    if has_tile_op(s):
+    if has_tile_op(s) or any(of_warp(b) for b in _stored(s)):
         _warp_lanes(out)
     return out
 
 
 def _warp_lanes(extents: dict[str, int]) -> None:
-    """The threads of a warp lie along threadIdx.x where whole warps run operations on tiles; loops
-    bound to threadIdx.y and threadIdx.z count warps."""
+    """The threads of a warp lie along threadIdx.x where whole warps run operations on tiles or have
+    memory together; loops bound to threadIdx.y and threadIdx.z count warps."""
     n = extents.get("threadIdx.x", 1)
     if n > WARP:
         raise LowerError(
-            f"threadIdx.x has {n} steps in a kernel with operations of whole warps, which has "
-            f"the {WARP} threads of a warp there",
+            f"threadIdx.x has {n} steps in a kernel with operations or memory of whole warps, "
+            f"which has the {WARP} threads of a warp there",
             hint="bind what counts warps to threadIdx.y, and split what threads fetch by "
             f"{WARP} for threadIdx.x",
             code="warp-lanes",
@@ -274,7 +274,11 @@ class _Spmd:
         for axis, n in self.extents.items():
             if axis == "threadIdx.x" and has_tile_op(s):
                 continue  # all threads of a warp come to it; other statements inside see to theirs
-            keep = {"local", "wmma"} if axis in BLOCK else {"local", "wmma", "shared"}
+            keep = {"local", "wmma", "warp"} if axis in BLOCK else {
+                "local", "wmma", "warp", "shared"
+            }  # fmt: skip
+            if axis == "threadIdx.x":
+                keep.discard("warp")  # which lanes have together
             apart = axis not in bound or (axis in BLOCK and self._same(s, bound[axis]))
             if n > 1 and apart and axis not in inside and scopes - keep:
                 cond = build.logical_and(cond, build.eq(self.axes[axis], IntImm(0)))

@@ -18,6 +18,7 @@ from ..schedule.analysis import blocks_below, region_under
 from ..schedule.tree import Link, block_with, graft, with_body
 from .limits import CpuLimits
 from .prepare import as_block
+from .tiles import of_warp
 
 
 def on_chip(b: Buffer) -> bool:
@@ -79,7 +80,7 @@ def common_loops(links: Sequence[Link]) -> list[Link]:
 def _written_first(users: Sequence[Link], at: Link, b: Buffer) -> bool:
     """Is all of `b` that one iteration of the loop reads written earlier in that iteration? (What
     threads share is read and written by all of them.)"""
-    shared = b.scope.startswith("shared")
+    shared, lanes = b.scope.startswith("shared"), of_warp(b)
     loops = {at.loop().var} | {x.loop().var for x in at.above() if type(x.node) is For}
     for k, user in enumerate(users):
         block = user.block()
@@ -93,11 +94,11 @@ def _written_first(users: Sequence[Link], at: Link, b: Buffer) -> bool:
         for r in block.reads:
             if r.buffer is not b or (mine and block.init is not None):
                 continue
-            need = region_under(user, at, r, threads=shared)
+            need = region_under(user, at, r, threads=shared, lanes=lanes)
             if need is None:
                 return False
             made = [
-                region_under(w, at, x, threads=shared)
+                region_under(w, at, x, threads=shared, lanes=lanes)
                 for w in users[:k]
                 for x in w.block().writes
                 if x.buffer is b

@@ -12,6 +12,7 @@ from . import linear as lin
 from .accesses import collect, loop_bounds
 from .kernels import inner
 from .limits import CpuLimits
+from .tiles import of_warp
 from .touches import Points, Threads, Touch, length, reach
 
 
@@ -30,7 +31,8 @@ def check_private(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
 
 def _go(s: Stmt, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
     # one in global memory that is allocated inside a kernel is each thread's own, too
-    if type(s) is Alloc and not s.buffer.scope.startswith("shared"):
+    # (and what warps have was looked at before its lanes got their parts, see `warp_memory`)
+    if type(s) is Alloc and not s.buffer.scope.startswith("shared") and not of_warp(s.buffer):
         _check(s, dom, threads)
     if type(s) is For:
         dom = {**dom, s.var: loop_bounds(s) or reach(s, dom)}
@@ -39,9 +41,24 @@ def _go(s: Stmt, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
 
 
 def _check(s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
+    if reads_of_others(s, dom, threads):
+        what = "one" if s.buffer.scope == "global" else "registers"
+        raise LowerError(
+            f"{s.buffer.scope} buffer {s.buffer.name}: a thread reads an element that another "
+            f"thread wrote, but each thread has {what} of its own",
+            hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
+            code="not-private",
+        )
+
+
+def reads_of_others(
+    s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads, *, warps: bool = False
+) -> bool:
+    """Is it known that a thread (or, of `warps`, a warp) reads an element of the buffer that others
+    wrote, and it did not?"""
     found = _points(s, dom, threads, dom)
     if found is None:
-        return  # not known
+        return False  # not known
     if len({frozenset(p.symbolic.items()) for p in (*found[False], *found[True])}) > 1:
         # some depend on the block or on loops around, others do not: count a few of those out too
         few = {
@@ -50,16 +67,11 @@ def _check(s: Alloc, dom: dict[Var, lin.Bounds], threads: Threads) -> None:
         }
         found = _points(s, few, threads, {})
         if found is None:
-            return
+            return False
+    if warps:
+        found = {store: [threads.warps_of(p) for p in some] for store, some in found.items()}
     wrote = np.unique(np.concatenate([_keys(p, threads) for p in found[True]] or [_NONE]))
-    if any(not np.isin(_keys(p, threads), wrote).all() for p in found[False]):
-        what = "one" if s.buffer.scope == "global" else "registers"
-        raise LowerError(
-            f"{s.buffer.scope} buffer {s.buffer.name}: a thread reads an element that another "
-            f"thread wrote, but each thread has {what} of its own",
-            hint='bind the loops of writer and reader alike, or set_scope(..., "shared")',
-            code="not-private",
-        )
+    return any(not np.isin(_keys(p, threads), wrote).all() for p in found[False])
 
 
 def _points(

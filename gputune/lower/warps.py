@@ -35,6 +35,7 @@ from .tiles import (
     in_registers,
     is_fragment,
     number_of,
+    of_warp,
     operands,
     place_of,
     tile_op,
@@ -125,7 +126,9 @@ class _Checker:
     def _differs(self, e: Expr) -> bool:
         """May threads of one warp find different values?"""
         return any(
-            x in self.own if type(x) is Var else type(x) is BufferLoad and x.buffer.scope == "local"
+            x in self.own
+            if type(x) is Var
+            else type(x) is BufferLoad and (x.buffer.scope == "local" or of_warp(x.buffer))
             for x in walk.walk_expr(e)
         )
 

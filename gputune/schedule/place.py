@@ -318,8 +318,9 @@ def compute_at(
     needed: dict[Var, Range] = {}
     for w in me.writes:
         shared = w.buffer.scope.startswith("shared")  # one copy for all threads of a block
+        lanes = w.buffer.scope == "warp"  # one copy for all threads of a warp
         regions = [
-            region_under(u, at, r, threads=shared)
+            region_under(u, at, r, threads=shared, lanes=lanes)
             for u in users
             for r in u.block().reads
             if r.buffer is w.buffer

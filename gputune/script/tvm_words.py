@@ -55,6 +55,11 @@ INSTEAD: dict[str, str] = {
         "write the copy as a loop over a buffer in scope shared: barriers are placed by lowering",
     ),
     "tvm_thread_allreduce": "write the reduction as a block: lowering combines what threads hold",
+    **dict.fromkeys(
+        ("tvm_warp_shuffle", "tvm_warp_shuffle_up", "tvm_warp_shuffle_down", "tvm_warp_activemask"),
+        "reductions that threads share are combined by shuffles, and so are loads of what other "
+        "lanes hold of a buffer in scope warp",
+    ),
     "call_packed": "T.call_extern calls a C function that the process has loaded",
     "comm_reducer": "write the combination in a block with T.init, or gputune.schedule."
     "register_reducer",

@@ -172,6 +172,7 @@ def test_keywords_of_a_buffer_that_are_refused(
         ("C[0] = A.data", "A.data is a pointer", "T.tvm_load_matrix_sync"),
         ("C[0] = T.ptx_mma(1)", "T.ptx_mma is not part of this language", "wmma.mma"),
         ("C[0] = T.address_of(A[0, 0])", "T.address_of is not part of this language", "index the buffer"),
+        ("C[0] = T.tvm_warp_shuffle(1)", "T.tvm_warp_shuffle is not part of this language", "scope warp"),
         ('B[0] = T.if_then_else(n < 1, B[0], B[1], dtype="float16")', "have dtype float32, dtype= says float16", "T.cast"),
         ('B[0] = T.exp(B[1], dtype="float64")', "has dtype float32, dtype= says float64", "T.cast"),
         ('C[0] = u.vload([0], "int8x4")', "a load of uint8 from buffer u is not one of int8x4", "T.reinterpret"),
