@@ -284,6 +284,64 @@ def test_results_of_a_thread_wait_for_one_barrier(x: int, y: int, each: int, bar
     assert usage.shared_bytes == lowered_bytes(func)
 
 
+def run_rows(func: PrimFunc, rows: int, length: int) -> CudaSource:
+    """The source, after it summed rows in three orders."""
+    source = generate(func)
+    a = Case(x(32), rows, length).matrix()
+    for order in ORDERS:
+        report = host_run(host_compile(source), {"A": a, "B": None}, order=order, seed=1)
+        assert not report.findings, f"{report}\n{source.text}"
+        np.testing.assert_array_equal(report.outputs["B"], a.sum(1))
+    return source
+
+
+def test_virtual_threads_take_turns_at_the_shuffles() -> None:
+    text = """@T.prim_func
+def main(A: T.Buffer((12, 100), "float32"), B: T.Buffer((12,), "float32")):
+    for b in T.thread_binding(2, thread="blockIdx.x"):
+        for o in T.thread_binding(3, thread="vthread.x"):
+            for y in T.thread_binding(2, thread="threadIdx.y"):
+                for t in T.thread_binding({threads}, thread="threadIdx.x"):
+                    for k in range({steps}):
+                        with T.block("B"):
+                            v = T.axis.spatial(12, b * 6 + o * 2 + y)
+                            w = T.axis.reduce(100, k * {threads} + t)
+                            T.where(k * {threads} + t < 100)
+                            with T.init():
+                                B[v] = T.float32(0)
+                            B[v] = B[v] + A[v, w]
+"""
+    for threads in (32, 64):
+        func = parsed(text.format(threads=threads, steps=-(-100 // threads)))
+        source = run_rows(func, 12, 100)
+        (usage,) = kernels_of(func)
+        assert usage.shared_bytes == lowered_bytes(func) == (16 if threads > 32 else 0)
+        assert "__shfl" in source.text
+
+
+def test_inside_of_another_block_threads_take_turns() -> None:
+    """Its condition might keep some of them away."""
+    text = """@T.prim_func
+def main(A: T.Buffer((6, 32), "float32"), B: T.Buffer((6,), "float32")):
+    for b in T.thread_binding(6, thread="blockIdx.x"):
+        with T.block("O"):
+            o = T.axis.spatial(6, b)
+            T.reads(A[o, 0:32])
+            T.writes(B[o])
+            for t in T.thread_binding(32, thread="threadIdx.x"):
+                with T.block("B"):
+                    w = T.axis.reduce(32, t)
+                    with T.init():
+                        B[o] = T.float32(0)
+                    B[o] = B[o] + A[o, w]
+"""
+    func = parsed(text)
+    source = run_rows(func, 6, 32)
+    (usage,) = kernels_of(func)
+    assert usage.shared_bytes == lowered_bytes(func) == 128
+    assert "__shfl" not in source.text
+
+
 def test_threads_that_do_not_all_come_take_turns() -> None:
     """Shuffles need the whole warp: under a condition of threads they are no way to combine."""
     text = """@T.prim_func
