@@ -93,6 +93,8 @@ KERNELS = table(
         check_shapes=(
             {"batch": 1, "heads": 2, "seq": 8, "dim": 4},
             {"batch": 2, "heads": 1, "seq": 7, "dim": 5},
+            {"batch": 1, "heads": 1, "seq": 33, "dim": 2},
+            {"batch": 1, "heads": 1000, "seq": 2, "dim": 1},
             {"batch": 1, "heads": 3, "seq": 1, "dim": 13},
         ),
         # two products; scale, maximum, subtraction, sum and division of each score

@@ -136,6 +136,7 @@ _MATRIX_CHECKS = (
     {"m": 8, "n": 8, "k": 8},
     {"m": 1, "n": 33, "k": 7},
     {"m": 13, "n": 1, "k": 17},
+    {"m": 2, "n": 1000, "k": 3},
     {"m": 5, "n": 3, "k": 1},
 )
 
@@ -156,7 +157,7 @@ KERNELS = table(
         _product,
         outputs=("C",),
         shapes={"b": 16, "m": 128, "n": 128, "k": 64},
-        check_shapes=tuple({"b": b, **s} for b, s in zip((1, 3, 2, 5), _MATRIX_CHECKS)),
+        check_shapes=tuple({"b": b, **s} for b, s in zip((1, 3, 2, 1, 5), _MATRIX_CHECKS)),
         flops=lambda b, m, n, k: 2 * b * m * n * k,
         dtypes=PRODUCTS,
     ),
@@ -166,7 +167,13 @@ KERNELS = table(
         _product,
         outputs=("Y",),
         shapes={"m": 1024, "k": 1024},
-        check_shapes=({"m": 16, "k": 16}, {"m": 1, "k": 33}, {"m": 33, "k": 1}, {"m": 17, "k": 29}),
+        check_shapes=(
+            {"m": 16, "k": 16},
+            {"m": 1, "k": 33},
+            {"m": 33, "k": 1},
+            {"m": 3, "k": 1000},
+            {"m": 17, "k": 29},
+        ),
         flops=lambda m, k: 2 * m * k,
         dtypes=PRODUCTS,
     ),
@@ -188,6 +195,7 @@ KERNELS = table(
         check_shapes=(
             {"batch": 1, "seq": 8, "heads": 2, "dim": 4},
             {"batch": 2, "seq": 7, "heads": 3, "dim": 5},
+            {"batch": 1, "seq": 2, "heads": 1000, "dim": 1},
             {"batch": 1, "seq": 1, "heads": 1, "dim": 33},
         ),
         flops=lambda batch, seq, heads, dim: 2 * batch * heads * seq * seq * dim,

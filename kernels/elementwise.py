@@ -128,7 +128,13 @@ def _jacobi2d_reference(a: Array, /, **_: int) -> tuple[Array, ...]:
 
 
 _SHAPE = {"m": 1024, "n": 1024}
-_CHECKS = ({"m": 8, "n": 8}, {"m": 1, "n": 33}, {"m": 33, "n": 1}, {"m": 13, "n": 17})
+_CHECKS = (
+    {"m": 8, "n": 8},
+    {"m": 1, "n": 33},
+    {"m": 33, "n": 1},
+    {"m": 3, "n": 1000},
+    {"m": 13, "n": 17},
+)
 
 KERNELS = table(
     Kernel("transpose", _transpose, lambda a, /, **_: (np.ascontiguousarray(a.T),),

@@ -56,7 +56,7 @@ class Kernel:
             sizes by keyword, gives the outputs as a tuple.
         outputs: names of the buffers that the program writes; all others are inputs.
         shapes: the default size of every parameter, in order.
-        check_shapes: small sizes for tests, odd ones among them.
+        check_shapes: small sizes for tests; 1, 33, 1000 and a prime are among them.
         flops: operations of one run at given sizes; agrees with `ir.flops.estimate_flops`.
         dtypes: element types that the operator is defined for.
         accumulates: computes in a wider type than its inputs; only then may the caller choose

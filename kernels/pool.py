@@ -119,6 +119,7 @@ _SHAPE = {"n": 1, "h": 112, "w": 112, "c": 64, "kernel": 3, "stride": 2, "paddin
 _CHECKS = (
     {"n": 1, "h": 6, "w": 6, "c": 4, "kernel": 2, "stride": 2, "padding": 0},
     {"n": 2, "h": 7, "w": 5, "c": 3, "kernel": 3, "stride": 2, "padding": 1},
+    {"n": 1, "h": 2, "w": 1000, "c": 1, "kernel": 2, "stride": 2, "padding": 0},
     {"n": 1, "h": 1, "w": 33, "c": 1, "kernel": 3, "stride": 1, "padding": 2},
 )
 

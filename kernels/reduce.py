@@ -176,7 +176,13 @@ def _argmax_reference(a: Array, /, **_: int) -> tuple[Array, ...]:
 
 
 _SHAPE = {"m": 1024, "n": 1024}
-_CHECKS = ({"m": 8, "n": 8}, {"m": 1, "n": 33}, {"m": 33, "n": 1}, {"m": 13, "n": 17})
+_CHECKS = (
+    {"m": 8, "n": 8},
+    {"m": 1, "n": 33},
+    {"m": 33, "n": 1},
+    {"m": 3, "n": 1000},
+    {"m": 13, "n": 17},
+)
 
 KERNELS = table(
     Kernel("row_sum", _row_sum, lambda a, /, **_: (a.sum(axis=1),),

@@ -194,7 +194,13 @@ def _norm_reference(a: Array, /, **_: int) -> tuple[Array, ...]:
     return (np.sqrt(np.einsum("bi,bi->b", flat, flat)),)
 
 
-_ROW_CHECKS = ({"m": 8, "n": 16}, {"m": 1, "n": 33}, {"m": 7, "n": 13}, {"m": 33, "n": 1})
+_ROW_CHECKS = (
+    {"m": 8, "n": 16},
+    {"m": 1, "n": 33},
+    {"m": 7, "n": 13},
+    {"m": 3, "n": 1000},
+    {"m": 33, "n": 1},
+)
 
 KERNELS = table(
     Kernel(
@@ -250,6 +256,7 @@ KERNELS = table(
         check_shapes=(
             {"b": 2, "m": 4, "n": 8},
             {"b": 1, "m": 33, "n": 1},
+            {"b": 1, "m": 2, "n": 1000},
             {"b": 3, "m": 5, "n": 7},
         ),
         flops=lambda b, m, n: 2 * b * m * n,

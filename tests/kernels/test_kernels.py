@@ -173,7 +173,9 @@ def test_declares_itself_fully(name: str) -> None:
     for shape in kernel.check_shapes:
         assert list(shape) == [k for k in kernel.shapes if k in shape]
         kernel.shape(shape)
-    assert any(v in (1, 33) or v % 2 for s in kernel.check_shapes for v in s.values())
+    sizes = {v for s in kernel.check_shapes for v in s.values()}
+    assert {1, 33, 1000} <= sizes
+    assert sizes & {5, 7, 11, 13, 17, 19, 23, 29, 31}, "a prime beside the vectors' widths"
 
 
 def test_suite_names_and_order() -> None:
