@@ -68,6 +68,16 @@ def insert_barriers(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
     return with_inner(kernel, out.stmt)
 
 
+def has_enough(kernel: PrimFunc) -> bool:
+    """Do the barriers of a lowered kernel suffice: would no other be put?
+
+    Raises:
+        LowerError: one more would stand where not all threads of the block come by.
+    """
+    put = insert_barriers(kernel, CpuLimits())
+    return _count(put.body) == _count(kernel.body)
+
+
 @dataclass(frozen=True, slots=True)
 class _Done:
     """A statement with its barriers.
@@ -102,6 +112,8 @@ class _Inserter:
             case Alloc():
                 x = self.go(s.body, dom)
                 return _Done(Alloc(s.buffer, x.stmt), x.head, x.tail, x.fenced)
+            case Evaluate() if is_barrier(s):
+                return _Done(s, [], [], True)
             case _:
                 own = self._touches(s, dom)
                 return _Done(s, own, own, False)
@@ -240,6 +252,10 @@ def _diverges(what: str) -> LowerError:
 
 def _has_barrier(s: Stmt) -> bool:
     return any(is_barrier(x) for x in walk.walk_stmt(s))
+
+
+def _count(s: Stmt) -> int:
+    return sum(is_barrier(x) for x in walk.walk_stmt(s))
 
 
 def _may_repeat(s: IfThenElse) -> bool:

@@ -36,7 +36,15 @@ def generate(func: PrimFunc, name: str | None = None) -> CudaSource:
     if name is not None and name != func.name:
         func = func.with_attr("global_symbol", name)
     _check_static(func)
-    program = lower_gpu(func)
+    return generate_lowered(func, lower_gpu(func))
+
+
+def generate_lowered(func: PrimFunc, program: GpuProgram) -> CudaSource:
+    """The CUDA program of the kernels that a scheduled function was lowered to.
+
+    Raises:
+        BuildError: a construct without CUDA code.
+    """
     names = Names()
     host_names: dict[Buffer | Var, str] = {}
     params = _params(func, names, host_names)
