@@ -20,6 +20,7 @@ from .cuda_runner import CudaRunner, shared_gpu_worker
 from .derived import left_open
 from .early_stop import Outlook, StopRule
 from .failures import Failure, in_words, write_failures
+from .host_runner import HostExecutionRunner
 from .judgement import judge_round, judged
 from .logging import console
 from .measure_callback import (
@@ -693,6 +694,8 @@ def verifier_of(
     """
     if target.kind == "cuda" and isinstance(runner, LocalRunner | CudaRunner):
         return Verifier(mod, target, shared_gpu_worker(), seed())
+    if target.kind == "cuda" and isinstance(runner, HostExecutionRunner):
+        return Verifier(mod, target, runner.worker, seed(), on_host=True)
     if target.kind == "llvm":
         worker = runner.worker if isinstance(runner, LocalRunner) else shared_worker()
         return Verifier(mod, target, worker, seed())

@@ -32,6 +32,8 @@ _BUILD_SECONDS = 30.0
 _PATIENCE_SECONDS = 30.0
 _ON_A_CORE = 5.0
 """Seconds that the reference of a GPU kernel may take on a core of the processor."""
+_HOST_SECONDS = 120.0
+"""For compiling a CUDA program for the processor, and running it there with all checks."""
 _SETS = 4
 _OTHER_INPUTS = 2  # that must be right where an error is slight
 # Symbolic sizes take these values, each one more than the one before.
@@ -79,6 +81,7 @@ class Verifier:
         seed: of the inputs; every check has fresh ones.
         longest_s: where the unscheduled program would take longer than that, it is not run, and the
             outcome is "unknown".
+        on_host: run CUDA programs on the processor (`runtime.host_execution`).
 
     Attributes:
         checks: how many were made.
@@ -91,6 +94,7 @@ class Verifier:
         worker: Worker,
         seed: int = 1,
         longest_s: float = math.inf,
+        on_host: bool = False,
     ) -> None:
         self.mod = mod
         self.target = target
@@ -98,6 +102,7 @@ class Verifier:
         self.checks = 0
         self._seed = seed
         self._longest_s = longest_s
+        self._on_host = on_host
         self._reference: Artifact | None = None
         self._problem: GputuneError | None = None
         self._trusted = False
@@ -206,7 +211,7 @@ class Verifier:
         if self.target.kind == "llvm":
             options = {**self.target.export(), "num-cores": 1}
             return self.mod, Target(options, trusted=True)
-        if self._seconds > _ON_A_CORE:
+        if self._seconds > _ON_A_CORE and not self._on_host:
             from ..default_gpu_schedule import default_gpu_schedule
 
             return default_gpu_schedule(self.mod, self.target).mod, self.target
@@ -239,6 +244,8 @@ class Verifier:
                 "seed": seed,
             }
             blobs = (artifact.code, reference.code)
+            if self._on_host:
+                return self.worker.request("check_host", args, blobs, limit + _HOST_SECONDS)
             return self.worker.request("check_cuda", args, blobs, limit)
         args = {
             "symbol": artifact.symbol,

@@ -3,7 +3,7 @@ checked; the clock is that of the simulation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from gputune.codegen.cuda.program import CudaSource
 from gputune.errors import RunError
 from gputune.ir import dtypes
 
-from .operations import Argument, Held, arguments, parse_argument
+from .operations import Argument, Held, arguments, bound, compared, parse_argument
 
 
 def run_host(args: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bytes, ...]]:
@@ -29,21 +29,9 @@ def run_host(args: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bytes, ...]
         RunError: the checks found something; its code is the kind of the first finding.
         BuildError: the program cannot be compiled for the processor.
     """
-    try:
-        source = CudaSource.from_json(args["cuda"])
-    except (KeyError, TypeError, ValueError) as e:
-        raise RunError(f"run_host: this is no CUDA program: {e}") from None
     wanted, seed = bool(args.get("outputs")), int(args.get("seed", 0))
-    specs = [parse_argument(s, i) for i, s in enumerate(args["arguments"])]
     held = arguments(args, seed)
-    report = host_run(
-        host_compile(source),
-        {a.name: _value(a, h, wanted) for a, h in zip(specs, held)},
-        order=args.get("order", "forward"),
-        seed=seed,
-        timeout_s=float(args.get("limit_s", 60.0)),
-    )
-    _complain(report)
+    specs, names, report = _ran(args, held, wanted)
     data: dict[str, Any] = {
         "run_secs": [max(report.seconds, 1e-9)],
         "warnings": [str(f) for f in report.findings],
@@ -51,9 +39,60 @@ def run_host(args: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bytes, ...]
     }
     if not wanted:
         return data, ()
-    written = [a for a in specs if a.written]
-    data["outputs"] = [{"name": a.name, "dtype": a.dtype, "shape": a.shape} for a in written]
-    return data, tuple([report.outputs[a.name].tobytes() for a in written])
+    written = [(a, name) for a, name in zip(specs, names) if a.written]
+    data["outputs"] = [{"name": a.name, "dtype": a.dtype, "shape": a.shape} for a, _ in written]
+    return data, tuple([report.outputs[name].tobytes() for _, name in written])
+
+
+def check_host(
+    args: Mapping[str, Any], blobs: Sequence[bytes]
+) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """Run a CUDA program on the processor, and a reference with equal arguments, and compare.
+
+    Args: as of `run_host`, and "reference": {"symbol"} of object code for this machine's processor.
+    Blobs: the candidate's, which is not looked at, and the reference's code. Answer: as
+    `operations._check`.
+
+    Raises:
+        RunError, BuildError: as of `run_host`.
+    """
+    seed = int(args.get("seed", 0))
+    before, wanted, found = (arguments(args, seed) for _ in range(3))
+    bound(blobs[1], args["reference"]["symbol"], wanted, 1)()
+    _, names, report = _ran(args, before, True)
+    for h, name in zip(found, names):
+        if isinstance(h, Held) and h.argument.written:
+            h.array[...] = report.outputs[name].reshape(h.array.shape)
+    return compared(found, wanted, before, args.get("rtol"), args.get("atol")), ()
+
+
+def _ran(
+    args: Mapping[str, Any], held: Sequence[int | Held], wanted: bool
+) -> tuple[list[Argument], list[str], HostReport]:
+    """The arguments, what the program calls them, and what one run without a fault found."""
+    try:
+        source = CudaSource.from_json(args["cuda"])
+    except (KeyError, TypeError, ValueError) as e:
+        raise RunError(f"run_host: this is no CUDA program: {e}") from None
+    specs = [parse_argument(s, i) for i, s in enumerate(args["arguments"])]
+    names = _names(source, specs)
+    report = host_run(
+        host_compile(source),
+        {name: _value(a, h, wanted) for name, a, h in zip(names, specs, held)},
+        order=args.get("order", "forward"),
+        seed=int(args.get("seed", 0)),
+        timeout_s=float(args.get("limit_s", 60.0)),
+    )
+    _complain(report)
+    return specs, names, report
+
+
+def _names(source: CudaSource, specs: Sequence[Argument]) -> list[str]:
+    """What the program calls its arguments: as they are called, or, where one has a name that C++
+    has another use for, what stands in their places."""
+    params = [p.name for p in source.host.params]
+    names = [a.name for a in specs]
+    return names if set(names) <= set(params) or len(names) != len(params) else params
 
 
 def _complain(report: HostReport) -> None:

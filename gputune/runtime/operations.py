@@ -1,5 +1,5 @@
-"""Which requests can a worker carry out? ping, build, run, check, run_host, and on a GPU run_cuda,
-check_cuda and outputs_cuda (see `operations_cuda`).
+"""Which requests can a worker carry out? ping, build, run, check, run_host, check_host, and on a
+GPU run_cuda, check_cuda and outputs_cuda (see `operations_cuda`).
 
 Kernels come as object code; arguments as JSON descriptions (`signature.concrete_arguments`), or in
 the short form of MetaSchedule's args_info, ["TENSOR", dtype, shape].
@@ -491,6 +491,13 @@ def _run_host(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     return run_host(args)
 
 
+def _check_host(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Compare a CUDA program on the processor with a reference; see `host_execution.check_host`."""
+    from .host_execution import check_host
+
+    return check_host(args, blobs)
+
+
 ON_GPU = ("run_cuda", "check_cuda", "outputs_cuda")
 """What `operations_cuda` does."""
 
@@ -500,4 +507,5 @@ OPERATIONS: dict[str, Callable[[Mapping[str, Any], Blobs], Answer]] = {
     "run": _run,
     "check": _check,
     "run_host": _run_host,
+    "check_host": _check_host,
 }
