@@ -12,10 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from . import attention, conv, conv_variants, dense, elementwise, pool, reduce, rows, suite
+from . import (
+    attention,
+    axis,
+    conv,
+    conv_variants,
+    dense,
+    elementwise,
+    fused,
+    pool,
+    reduce,
+    rows,
+    suite,
+)
 from .kernel import Kernel, lookup, table
 
-FAMILIES = (dense, conv, conv_variants, rows, reduce, attention, pool, elementwise, suite)
+FAMILIES = (
+    dense, conv, conv_variants, rows, reduce, axis, attention, pool, elementwise, fused, suite,
+)  # fmt: skip
 
 KERNELS: Mapping[str, Kernel] = table(*(k for f in FAMILIES for k in f.KERNELS.values()))
 """Every operator by name, the suite's included."""

@@ -28,6 +28,23 @@ def _matmul(m: int, n: int, k: int, dtype: str, acc: str, out: str) -> PrimFunc:
     return narrow(matmul, "C", out)
 
 
+def _linear(m: int, n: int, k: int, dtype: str, acc: str, out: str) -> PrimFunc:
+    @T.prim_func
+    def linear(
+        X: T.Buffer((m, k), dtype),
+        W: T.Buffer((n, k), dtype),
+        Y: T.Buffer((m, n), acc),
+    ):
+        for i, j, r in T.grid(m, n, k):
+            with T.block("Y"):
+                vi, vj, vr = T.axis.remap("SSR", [i, j, r])
+                with T.init():
+                    Y[vi, vj] = 0
+                Y[vi, vj] = Y[vi, vj] + T.Cast(acc, X[vi, vr]) * T.Cast(acc, W[vj, vr])
+
+    return narrow(linear, "Y", out)
+
+
 def _batch_matmul(b: int, m: int, n: int, k: int, dtype: str, acc: str, out: str) -> PrimFunc:
     @T.prim_func
     def batch_matmul(
@@ -146,6 +163,16 @@ KERNELS = table(
         _matmul,
         _product,
         outputs=("C",),
+        shapes={"m": 128, "n": 128, "k": 128},
+        check_shapes=_MATRIX_CHECKS,
+        flops=lambda m, n, k: 2 * m * n * k,
+        dtypes=PRODUCTS,
+    ),
+    Kernel(
+        "linear",
+        _linear,
+        lambda x, w, /, **_: (x @ w.T,),
+        outputs=("Y",),
         shapes={"m": 128, "n": 128, "k": 128},
         check_shapes=_MATRIX_CHECKS,
         flops=lambda m, n, k: 2 * m * n * k,

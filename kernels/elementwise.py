@@ -11,8 +11,8 @@ from gputune.script import tir as T
 
 from .kernel import FLOATS, Array, Kernel, table
 
-_GELU_SCALE = math.sqrt(2.0 / math.pi)
-_GELU_CUBE = 0.044715
+GELU_SCALE = math.sqrt(2.0 / math.pi)
+GELU_CUBE = 0.044715
 
 
 def _transpose(m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
@@ -24,6 +24,17 @@ def _transpose(m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
                 B[vj, vi] = A[vi, vj]
 
     return transpose
+
+
+def _batch_transpose(b: int, m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
+    @T.prim_func
+    def batch_transpose(A: T.Buffer((b, m, n), dtype), B: T.Buffer((b, n, m), dtype)):
+        for t, j, i in T.grid(b, n, m):
+            with T.block("B"):
+                vt, vj, vi = T.axis.remap("SSS", [t, j, i])
+                B[vt, vj, vi] = A[vt, vi, vj]
+
+    return batch_transpose
 
 
 def _bias_relu(m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
@@ -53,9 +64,9 @@ def _gelu(m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
         for i, j in T.grid(m, n):
             with T.block("inner"):
                 vi, vj = T.axis.remap("SS", [i, j])
-                inner[vi, vj] = _GELU_SCALE * (
+                inner[vi, vj] = GELU_SCALE * (
                     T.Cast(acc, X[vi, vj])
-                    + _GELU_CUBE
+                    + GELU_CUBE
                     * T.Cast(acc, X[vi, vj])
                     * T.Cast(acc, X[vi, vj])
                     * T.Cast(acc, X[vi, vj])
@@ -120,7 +131,7 @@ def _jacobi2d(m: int, n: int, dtype: str, acc: str, out: str) -> PrimFunc:
 
 # ----------------------------------------------------------------------------- references
 def _gelu_reference(x: Array, /, **_: int) -> tuple[Array, ...]:
-    return (0.5 * x * (1.0 + np.tanh(_GELU_SCALE * (x + _GELU_CUBE * x * x * x))),)
+    return (0.5 * x * (1.0 + np.tanh(GELU_SCALE * (x + GELU_CUBE * x * x * x))),)
 
 
 def _jacobi2d_reference(a: Array, /, **_: int) -> tuple[Array, ...]:
@@ -139,6 +150,11 @@ _CHECKS = (
 KERNELS = table(
     Kernel("transpose", _transpose, lambda a, /, **_: (np.ascontiguousarray(a.T),),
            ("B",), _SHAPE, _CHECKS, lambda m, n: 0, accumulates=False),
+    Kernel("batch_transpose", _batch_transpose,
+           lambda a, /, **_: (np.ascontiguousarray(a.transpose(0, 2, 1)),),
+           ("B",), {"b": 8, "m": 256, "n": 256},
+           tuple({"b": b, **s} for b, s in zip((2, 1, 3, 5), _CHECKS)),
+           lambda b, m, n: 0, accumulates=False),
     Kernel("bias_relu", _bias_relu, lambda x, b, /, **_: (np.maximum(x + b, 0),),
            ("Y",), _SHAPE, _CHECKS, lambda m, n: 2 * m * n, accumulates=False),
     Kernel("gelu", _gelu, _gelu_reference,
