@@ -115,9 +115,13 @@ class TorchForm:
 
 
 def torch_forms(torch: Any, kernel: Kernel, inputs: Sequence[Any]) -> dict[str, TorchForm]:
-    """The operator in torch, by the name of the layout; "out" is not for torch.compile."""
+    """The operator in torch, by the name of the layout; "out" is not for torch.compile.
+
+    Args:
+        inputs: NumPy's arrays, or tensors wherever they are.
+    """
     f = torch.nn.functional
-    x = tuple(torch.from_numpy(a) for a in inputs)
+    x = tuple(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in inputs)
     s = kernel.shape()
     match kind(kernel):
         case "matmul":
