@@ -1,6 +1,6 @@
 """How fast are gputune's kernels on this GPU, beside what else there is? See bench/run.
 
-    bench/run --gpu gate                what issue "CUDA in full" asks of a GPU
+    bench/run --gpu gate                three products and large rows: what an issue asks first
     bench/run --gpu gemm conv           shards of one family each, in one call
     bench/run --gpu --plan [SHARD...]   what would run, and how long it should take; needs no GPU
     bench/run --gpu --table             all records in Markdown; needs no GPU

@@ -35,7 +35,7 @@ TUNED, DEFAULT = "gputune", "gputune default"
 OURS = (TUNED, DEFAULT)
 STREAM, FMA = "ceiling bytes", "ceiling fma"
 CEILINGS = (STREAM, FMA)
-_PER_ROUND = 32
+_PER_ROUND = 64  # as `gt.tune`
 _LARGE = 4 << 30  # bytes of arguments: a worker that held as many is ended, for its memory
 
 

@@ -524,6 +524,9 @@ def test_a_plan_ends_in_time(shard: str) -> None:
 def test_the_gate_fits_into_one_call() -> None:
     lines = gpu_plan.plan(CELLS["gate"])
     assert all(x.tuning is not None for x in lines)
+    products = [x.tuning for x in lines if x.cell.kernel == "matmul"]
+    assert len(products) == 3
+    assert min(products) > 60  # seconds: 256 trials are asked for at most
 
 
 def test_tuning_is_shared_out_by_weight() -> None:
