@@ -479,8 +479,8 @@ def _redirect(s: Stmt, copy: _Copy, loop: For, dom: _Dom) -> Stmt:
 
 
 def _set_before(out: list[Stmt], copy: _Copy, dom: _Dom) -> int | None:
-    """If a statement in `out` sets all cells of `copy` (those lanes of them that are written back)
-    to values that need no loads, let it set the registers; its position."""
+    """If a statement in `out` sets all cells of `copy` (those lanes of them that are written back),
+    let it set the registers; its position."""
     at = len(out) - 1
     while at >= 0 and not touches(out[at], copy.buffer):
         at -= 1
@@ -523,10 +523,10 @@ def _has_axis(loop: For, form: _Form) -> bool:
 
 
 def _plain_stores(s: Stmt) -> bool:
-    """Nothing but unrolled loops around stores of values without loads?"""
+    """Nothing but unrolled loops around stores?"""
     match s:
         case BufferStore():
-            return not _loads(s.value)
+            return True
         case For():
             return s.kind == "unrolled" and _plain_stores(s.body)
         case Seq():

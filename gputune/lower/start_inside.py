@@ -11,6 +11,8 @@ of that loop touches other elements, it sets its own ones, which then never leav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..ir import build, dtypes, walk
 from ..ir.nodes import BufferStore, Evaluate, Expr, For, IfThenElse, PrimFunc, Seq, Stmt, Var
 from . import linear as lin
@@ -47,13 +49,15 @@ def _around(s: For, body: Stmt) -> For:
 
 def _sequence(s: Seq, dom: _Dom) -> Stmt:
     items: list[Stmt | None] = list(s.items)
-    for k, item in enumerate(s.items):
-        store = _initial(item)
-        if store is None:
+    for k, item in enumerate(items):  # an item may have become more than it was
+        store = None if item is None else _initial(item)
+        if item is None or store is None:
             continue
         user = next((j for j in range(k + 1, len(items)) if _uses(items[j], store)), None)
         loop = None if user is None else items[user]
         if user is None or type(loop) is not For:
+            continue
+        if not _same_there(store, items[k + 1 : user + 1]):
             continue
         moved = _moved(item, store, loop, dom)
         if moved is not None:
@@ -69,8 +73,28 @@ def _uses(s: Stmt | None, store: BufferStore) -> bool:
     return s is not None and touches(s, store.buffer)
 
 
+def _same_there(store: BufferStore, items: Sequence[Stmt | None]) -> bool:
+    """Does what the initial value is read from stay as it is while these run, the last of which
+    adds to it?"""
+    read = {x.buffer for e in walk.stmt_exprs(store) for x in walk.loads(e)}
+    if not read:
+        return True
+    last = items[-1]
+    assert last is not None  # it uses the buffer
+    if not any(type(x) is BufferStore and x.buffer is store.buffer for x in walk.walk_stmt(last)):
+        return False  # a copy for others to read
+    for item in items:
+        for x in () if item is None else walk.walk_stmt(item):
+            if type(x) is BufferStore and x.buffer in read:
+                return False
+            if type(x) is Evaluate and any(touches(x, b) for b in read):
+                return False  # a call may change what it names
+    return True
+
+
 def _initial(s: Stmt) -> BufferStore | None:
-    """The store of a loop nest that does nothing but set elements to a value known before it."""
+    """The store of a loop nest that does nothing but set elements to a value known before it: no
+    element of the buffer that it sets."""
     if type(s) is not For:
         return None
     inner: Stmt = s
@@ -85,7 +109,8 @@ def _initial(s: Stmt) -> BufferStore | None:
             break
     if type(inner) is not BufferStore or inner.predicate is not None:
         return None
-    return None if any(walk.loads(e) for e in walk.stmt_exprs(inner)) else inner
+    read = [x for e in walk.stmt_exprs(inner) for x in walk.loads(e)]
+    return None if any(x.buffer is inner.buffer for x in read) else inner
 
 
 def _moved(item: Stmt, store: BufferStore, loop: For, dom: _Dom) -> For | None:

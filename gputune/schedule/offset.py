@@ -158,11 +158,10 @@ def _apply(
     # A with the offset, element by element
     moved = Buffer(fresh_name(s, func, f"{buffer.name}_offset"), buffer.shape, dtype, buffer.scope)
     at = tuple([Var(f"v{k}", n.dtype) for k, n in enumerate(buffer.shape)])
-    value = build.add(build.cast(wide, build.load(buffer, at)), build.const(offset, wide))
     copy, _ = grid_block(
         moved.name,
         [(v, n, "spatial") for v, n in zip(at, buffer.shape, strict=True)],
-        BufferStore(moved, build.cast(dtype, value), at),
+        BufferStore(moved, _shifted(build.load(buffer, at), offset, dtype, wide), at),
     )
     # the sums of B, for each value of the spatial iterators that it depends on
     fresh = {iv.var: Var(iv.var.name, iv.var.dtype) for iv in b.iter_vars}
@@ -211,6 +210,14 @@ def _apply(
             alloc_buffers=(*base.alloc_buffers, moved, sums),
         ),
     )
+
+
+def _shifted(e: Expr, offset: int, dtype: str, wide: str) -> Expr:
+    """`e + offset`, as `dtype`. Unsigned numbers of the same size wrap around to it, a vector of
+    them in one instruction."""
+    if dtypes.is_unsigned(dtype) and dtypes.bits(dtype) == dtypes.bits(e.dtype):
+        return build.add(build.cast(dtype, e), build.const(offset % 2 ** dtypes.bits(dtype), dtype))
+    return build.cast(dtype, build.add(build.cast(wide, e), build.const(offset, wide)))
 
 
 def _is_zero(e: Expr) -> bool:

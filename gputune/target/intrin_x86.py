@@ -1,6 +1,7 @@
 """Which tensor intrinsics do x86 processors have for vectors? Dot products of AVX-512 and AVX-VNNI.
 
-All of them compute 16 (or 8) sums over a few products: `C[i] += sum_k A[k] * B[i, k]`. Those of
+The `dot_*` compute 16 (or 8) sums over a few products: `C[i] += sum_k A[k] * B[i, k]`; the `sum_*`
+what an offset of A adds to those: `C[i] += sum_k B[i, k]`. Those of
 integers are exact, sums wrap around. How far one of floats may be off says its description, in the
 attribute "tolerance": see `TensorIntrin.tolerance`. Tiles of matrices are in `intrin_amx.py`.
 """
@@ -193,6 +194,47 @@ def dot_16x2_avx512bf16(
     )  # fmt: skip
 
 
+def _sums(lanes: int) -> Callable[..., Any]:
+    """So many sums over four signed bytes."""
+
+    def desc(b: T.handle, c: T.handle):
+        B = T.match_buffer(b, (lanes, 4), "int8")
+        C = T.match_buffer(c, (lanes,), "int32")
+        for i, k in T.grid(lanes, 4):
+            with T.block("update"):
+                vi, vk = T.axis.remap("SR", [i, k])
+                C[vi] = C[vi] + T.Cast("int32", B[vi, vk])
+
+    return desc
+
+
+def _sums_by_ones(lanes: int, op: str) -> Callable[..., Any]:
+    """As a dot product with ones."""
+    result = f"int32x{lanes}"
+
+    def impl(b: T.handle, c: T.handle):
+        B = T.match_buffer(b, (lanes, 4), "int8")
+        C = T.match_buffer(c, (lanes,), "int32")
+        C[0:lanes] = T.call_intrin(
+            result, op, C[0:lanes], T.Broadcast(T.uint8(1), 4 * lanes),
+            B[T.Ramp(0, 1, 4 * lanes) // 4, T.Ramp(0, 1, 4 * lanes) % 4],
+        )  # fmt: skip
+
+    return impl
+
+
+def sum_16x4_avx512(B: T.Buffer((16, 4), "int8"), C: T.Buffer((16,), "int32")):
+    """Sums of two bytes, then of two of those. (vpmaddubsw does not saturate here.)"""
+    C[0:16] = C[0:16] + T.call_intrin(
+        "int32x16", "x86.pmaddwd",
+        T.call_intrin(
+            "int16x32", "x86.pmaddubsw", T.Broadcast(T.uint8(1), 64),
+            B[T.Ramp(0, 1, 64) // 4, T.Ramp(0, 1, 64) % 4],
+        ),
+        T.Broadcast(T.int16(1), 32),
+    )  # fmt: skip
+
+
 INTRINSICS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "dot_16x4_vnni": (dot_16x4_u8i8i32, dot_16x4_vnni),
     "dot_16x4_avx512": (dot_16x4_u8i8i32, dot_16x4_avx512),
@@ -202,4 +244,7 @@ INTRINSICS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "dot_8x4_i8i8_avxvnni": (_signed(8), _signed_by_offset(8, "x86.vpdpbusd.256")),
     "dot_8x4_avxvnniint8": (_signed(8), dot_8x4_avxvnniint8),
     "dot_16x2_avx512bf16": (dot_16x2_bf16bf16f32, dot_16x2_avx512bf16),
+    "sum_16x4_vnni": (_sums(16), _sums_by_ones(16, "x86.vpdpbusd")),
+    "sum_16x4_avx512": (_sums(16), sum_16x4_avx512),
+    "sum_8x4_avxvnni": (_sums(8), _sums_by_ones(8, "x86.vpdpbusd.256")),
 }

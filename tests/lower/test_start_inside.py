@@ -127,17 +127,103 @@ def totals(A: T.Buffer((8, 4), "float32"), B: T.Buffer((4,), "float32")):
 
 
 @T.prim_func
-def from_data(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+def changed_inside(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
     for i in range(8):
         B[i] = A[7 - i]
     for i in range(8):
         B[i] = B[i] + A[i]
+        A[i] = T.float32(0)
 
 
-@pytest.mark.parametrize("func", [neighbours, backwards, longer, read_between, totals, from_data])
+@T.prim_func
+def changed_between(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+    for i in range(8):
+        B[i] = A[7 - i]
+    A[3] = T.float32(1)
+    for i in range(8):
+        B[i] = B[i] + T.float32(1)
+
+
+@T.prim_func
+def maybe_changed(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+    for i in range(8):
+        B[i] = A[7 - i]
+    T.evaluate(T.call_extern("int32", "change", A[0]))
+    for i in range(8):
+        B[i] = B[i] + T.float32(1)
+
+
+@T.prim_func
+def of_itself(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
+    for i in range(8):
+        B[i] = B[7 - i]
+    for i in range(8):
+        B[i] = B[i] + A[i]
+
+
+@T.prim_func
+def copied(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32"),
+           C: T.Buffer((8,), "float32")):  # fmt: skip
+    for i in range(8):
+        B[i] = A[i]
+    for i in range(8):
+        C[i] = B[i]
+
+
+SHARED = [neighbours, backwards, longer, read_between, totals]
+CHANGED = [changed_inside, changed_between, maybe_changed, of_itself, copied]
+
+
+@pytest.mark.parametrize("func", [*SHARED, *CHANGED])
 def test_values_that_iterations_share_stay_before_the_loop(func: PrimFunc) -> None:
     plain = before(func)
     assert start_inside(plain, AVX512) is plain
+
+
+@T.prim_func
+def from_data(A: T.Buffer((8, 4), "float32"), D: T.Buffer((8,), "float32"),
+              B: T.Buffer((8,), "float32")):  # fmt: skip
+    for i in range(8):
+        B[i] = D[7 - i] * T.float32(3)
+    for i, k in T.grid(8, 4):
+        B[i] = B[i] + A[i, k]
+
+
+def test_initial_values_from_data_are_set_there_too() -> None:
+    """And stay in registers: a product of signed bytes starts from sums of the other operand."""
+    moved = start_inside(before(from_data), AVX512)
+    assert len([x for x in walk.walk_stmt(moved.body) if type(x) is For]) == 2
+    read = {e.buffer.name for e in walk.all_loads(lower(from_data, AVX512).body)}
+    assert "B" not in read
+    rng = np.random.default_rng(0)
+    a, d = (rng.integers(-4, 5, n).astype(np.float32) for n in ((8, 4), 8))
+    found = np.full(8, np.nan, np.float32)
+    build(from_data, "llvm --num-cores=1")["from_data"](a, d, found)
+    np.testing.assert_array_equal(found, d[::-1] * 3 + a.sum(axis=1))
+
+
+@T.prim_func
+def chained(A: T.Buffer((8,), "float32"), D: T.Buffer((8,), "float32"),
+            B: T.Buffer((8,), "float32"), C: T.Buffer((8,), "float32")):  # fmt: skip
+    for i in range(8):
+        B[i] = A[i]
+    for i in range(8):
+        B[i] = B[i] + D[i]
+    for i in range(8):
+        C[i] = B[i]
+    for i in range(8):
+        C[i] = C[i] + D[i]
+
+
+def test_what_is_moved_into_a_loop_goes_with_it() -> None:
+    """Named for a bug: of two initial values one after the other the first one was lost, where the
+    loop that it had been moved into was itself taken for one that only sets elements."""
+    rng = np.random.default_rng(0)
+    a, d = (rng.integers(-4, 5, 8).astype(np.float32) for _ in range(2))
+    b, c = np.full(8, np.nan, np.float32), np.full(8, np.nan, np.float32)
+    build(chained, "llvm --num-cores=1")["chained"](a, d, b, c)
+    np.testing.assert_array_equal(b, a + d)
+    np.testing.assert_array_equal(c, a + 2 * d)
 
 
 @T.prim_func

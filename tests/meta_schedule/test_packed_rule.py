@@ -10,12 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gputune import meta_schedule as ms
+from gputune.errors import UserError
 from gputune.ir import dtypes
 from gputune.ir.build import const_int
 from gputune.ir.interp import run
 from gputune.ir.nodes import PrimFunc
+from gputune.ir.walk import blocks
 from gputune.meta_schedule.postproc import Postproc, postprocess
-from gputune.meta_schedule.schedule_rule import MultiLevelTilingPacked
+from gputune.meta_schedule.schedule_rule import DEFAULTS, MultiLevelTilingPacked
 from gputune.meta_schedule.sketch_feature import Machine, features_of
 from gputune.meta_schedule.sketch_layout import describe
 from gputune.runtime.module import build
@@ -80,10 +82,10 @@ def window(channels: int, out: int) -> dict[str, int]:
     return {"n": 1, "h": 3, "w": 4, "o": out, "r": 3, "rs": 2, "k": channels}
 
 
-def tiled(func: PrimFunc, kind: str) -> list[Schedule]:
+def tiled(func: PrimFunc, kind: str, sum_intrin: str | None = "sum_16x4_vnni") -> list[Schedule]:
     """The sketches with the instruction, from the rule alone."""
     rule = MultiLevelTilingPacked(
-        KINDS[kind][3], structure="SSRSRS", max_innermost_factor=64,
+        KINDS[kind][3], structure="SSRSRS", max_innermost_factor=64, sum_intrin=sum_intrin,
         reuse_write={"req": "may", "levels": [1, 2], "scope": "global"},
     )  # fmt: skip
     context = ms.TuneContext(mod=func, target=SERVER, rand_state=1)
@@ -179,9 +181,57 @@ def test_packing_is_vectors() -> None:
 def test_sums_of_the_offset_are_taken_where_it_lay() -> None:
     """Named for a bug: they were taken of the packed copy, byte by byte."""
     func = product(MATMUL, {"i": 4, "j": 64, "k": 8}, "s8s8")
-    sch = tiled(func, "s8s8")[0]
-    read = sch.get(sch.get_block("B_sum")).reads[0].buffer
-    assert read is func.buffers[1]
+    fitting = {"sum_16x4_vnni", "sum_8x4_avxvnni", None}
+    for name in fitting:
+        sch = tiled(func, "s8s8", name)[0]
+        read = sch.get(sch.get_block("B_sum")).reads[0].buffer
+        assert (read is func.buffers[1]) == (name != "sum_16x4_vnni")
+
+
+@pytest.mark.parametrize(
+    ("where", "extents"),
+    [
+        (MATMUL, {"i": 4, "j": 128, "k": 8}),
+        (MATMUL, {"i": 4, "j": 48, "k": 8}),  # three vectors: one at a time
+        ("C[i, j] A[i, k] B[j, k]", {"i": 4, "j": 64, "k": 16}),
+        ("C[b, i, j] A[b, i, k] B[b, k, j]", {"b": 2, "i": 3, "j": 64, "k": 8}),
+        (NHWC, window(8, 64)),
+    ],
+)
+def test_sums_of_the_offset_by_the_instruction(where: str, extents: dict[str, int]) -> None:
+    """Of each few vectors right after they are packed, while they are in a cache."""
+    func = product(where, extents, "s8s8")
+    for sch in tiled(func, "s8s8"):
+        copy, sums = (sch.get_loops(sch.get_block(x)) for x in ("B_global", "B_sum_o"))
+        assert sch.get(copy[0]) is sch.get(sums[0])
+        assert "sum_16x4_vnni" in str(sch.trace)
+        assert postprocess(sch, list(Postproc.create("vnni"))) is None
+        assert "B_sum" not in {b.name for b in blocks(sch.mod["f"].body)}
+        is_right(func, sch)
+    check_round_trips(func, tiled(func, "s8s8")[0])
+
+
+def test_loops_that_sum_have_a_limit_of_their_own() -> None:
+    """Half of the sum at most would be added to in memory: a bfloat16 matmul had 512 steps."""
+    func = product(MATMUL, {"i": 64, "j": 1024, "k": 1024}, "bf16")
+    for most, want in ((None, [8, 8, 8]), (512, [8, 8, 512])):
+        rule = MultiLevelTilingPacked(
+            "dot_16x2_avx512bf16", structure="SSRSRS", max_innermost_factor=8, max_sum_factor=most
+        )
+        rule.initialize_with_tune_context(ms.TuneContext(mod=func, target=SERVER, rand_state=1))
+        sch = Schedule(func, seed=3)
+        found = rule.apply(sch, sch.get_block("C"))[-1].trace.insts
+        assert [int(x.attrs[1]) for x in found if x.kind.name == "SamplePerfectTile"] == want
+
+
+def test_the_default_rules_sum_by_an_instruction() -> None:
+    for name, dot in (("vnni", "vnni"), ("avx512", "avx512"), ("avxvnni", "avxvnni")):
+        rules = [r for r in DEFAULTS[name] if isinstance(r, MultiLevelTilingPacked)]
+        first = next(r for r in rules if r.intrin_name.endswith(dot))
+        assert first.sum_intrin is not None
+        assert first.sum_intrin.endswith(dot)
+    with pytest.raises(UserError, match="no tensor intrinsic"):
+        MultiLevelTilingPacked("dot_16x4_vnni", structure="SSRSRS", sum_intrin="sum_1x1")
 
 
 # ----------------------------------------------------------------------------- what it leaves alone

@@ -98,7 +98,7 @@ def test_the_program_that_it_makes() -> None:
                 v0, v1 = T.axis.remap("SS", [ax0, ax1])
                 T.reads(A[v0, v1])
                 T.writes(A_offset[v0, v1])
-                A_offset[v0, v1] = T.Cast("uint8", T.Cast("int32", A[v0, v1]) + 128)
+                A_offset[v0, v1] = T.Cast("uint8", A[v0, v1]) + T.uint8(128)
         for ax0, ax1 in T.grid(7, 9):
             with T.block("B_sum"):
                 vj, vk = T.axis.remap("SR", [ax0, ax1])

@@ -65,6 +65,14 @@ LLVM: tuple[ScheduleRule, ...] = (
 """What a CPU gets, in the order of application."""
 
 
+_SUMS: Mapping[str, str] = {
+    "dot_16x4_vnni": "sum_16x4_vnni",
+    "dot_16x4_avx512": "sum_16x4_avx512",
+    "dot_8x4_avxvnni": "sum_8x4_avxvnni",
+}
+"""What sums the operand that such a dot product takes as signed bytes."""
+
+
 def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
     """What a CPU gets, with tilings for these intrinsics as further candidates. (The rule of one
     that the processor does not have does nothing.)"""
@@ -73,8 +81,10 @@ def _with_intrinsics(*names: str) -> tuple[ScheduleRule, ...]:
         MultiLevelTilingPacked(
             name,
             structure="SSRSRS",
-            max_innermost_factor=256,  # steps of the sum, each of a few products
+            max_innermost_factor=64,
+            max_sum_factor=1024,  # steps of a few products each
             reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+            sum_intrin=_SUMS.get(name),
         )
         for name in names
     ]

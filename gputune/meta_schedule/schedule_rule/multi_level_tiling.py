@@ -192,10 +192,14 @@ class MultiLevelTiling(ScheduleRule):
         self, sch: Schedule, block: BlockRV, loop: LoopRV, n: int
     ) -> list[tuple[LoopRV, ExprRV | int]]:
         """Tiles of a loop of a block, the outermost first: each loop and its extent."""
-        limit = self.max_innermost_factor or int(const_int(sch.get(loop).extent) or 1)
+        limit = self._limit(sch, block, loop) or int(const_int(sch.get(loop).extent) or 1)
         sample = sch.sample_perfect_tile if self.must_divide else sch.sample_tile
         factors = sample(loop, n, limit)
         return list(zip(sch.split(loop, list(factors)), factors, strict=True))
+
+    def _limit(self, sch: Schedule, block: BlockRV, loop: LoopRV) -> int | None:
+        """Of the innermost tile of a loop; None: no limit."""
+        return self.max_innermost_factor
 
     # ------------------------------------------------------------------ caches
     def _cache_writes(self, tiled: Tiled) -> list[Tiled]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ScheduleError
 from ...ir import build
@@ -14,12 +14,12 @@ from ...ir.index_map import IndexMap
 from ...ir.nodes import Block, Buffer, Expr, IterVar, Var
 from ...ir.walk import uses_var
 from ...schedule.intrin_mapping import operands_of, tile_with_tensor_intrin
-from ...target.intrin import intrin
-from ..analysis import AUTO_TENSORIZE
+from ...target.intrin import TensorIntrin, intrin
+from ..analysis import AUTO_TENSORIZE, loop_kinds, loop_links
 from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
 
 if TYPE_CHECKING:
-    from ...schedule import BlockRV, Schedule
+    from ...schedule import BlockRV, LoopRV, Schedule
 
 _NEIGHBOURS = 4
 """Vectors of the packed operand that are copied in turn."""
@@ -82,9 +82,37 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
     stays a candidate. Where a primitive refuses on the way, there is no other.
 
     Args:
-        intrin_name, structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read,
-            reuse_write, filter_fn: see MultiLevelTilingWithIntrin.
+        intrin_name: see MultiLevelTilingWithIntrin.
+        sum_intrin: the intrinsic `C[i] += sum over k of B[i, k]` of the same sizes. With it, the
+            sums that an offset needs are taken of each few vectors of B right after these are
+            packed; without, of B as it was, in a nest of their own.
+        max_sum_factor: of the innermost tiles of loops that sum, in place of max_innermost_factor.
+            A tile that is the whole sum is never added to in memory.
+        args, settings: see MultiLevelTilingWithIntrin.
+
+    Raises:
+        UserError: a setting makes no sense; there is no such intrinsic.
     """
+
+    def __init__(
+        self,
+        intrin_name: str,
+        *args: Any,
+        sum_intrin: str | None = None,
+        max_sum_factor: int | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(intrin_name, *args, **settings)
+        if sum_intrin is not None:
+            TensorIntrin.get(sum_intrin)  # refuse a name that does not exist
+        self.sum_intrin = sum_intrin
+        self.max_sum_factor = max_sum_factor
+
+    def _limit(self, sch: Schedule, block: BlockRV, loop: LoopRV) -> int | None:
+        kinds = loop_kinds(loop_links(sch.block(block)))
+        if self.max_sum_factor is not None and kinds[sch.get(loop).var] == "reduce":
+            return self.max_sum_factor
+        return super()._limit(sch, block, loop)
 
     def apply(self, sch: Schedule, block: BlockRV) -> list[Schedule]:
         """The schedule as it is, and its tilings with the instruction."""
@@ -111,12 +139,14 @@ class MultiLevelTilingPacked(MultiLevelTilingWithIntrin):
         of the work would be on padding."""
         if plan.waste > _MOST_PADDING:
             return None
-        new = sch.copy()
-        try:
-            _pack(new, block, plan)
-        except ScheduleError:  # such as padding where a convolution's window moves
-            return None
-        return new
+        for sum_intrin in dict.fromkeys([self.sum_intrin, None]):
+            new = sch.copy()
+            try:
+                if _pack(new, block, plan, sum_intrin):
+                    return new
+            except ScheduleError:  # such as padding where a convolution's window moves
+                continue
+        return None
 
     def _joined(self, sch: Schedule, block: BlockRV, plan: _Plan) -> Schedule | None:
         """The same, with the iterators of the sum joined to one before; None where there is but
@@ -215,15 +245,25 @@ def _with_offset(sch: Schedule, block: BlockRV, name: str) -> tuple[Schedule, _P
 
 
 # ----------------------------------------------------------------------------- how
-def _pack(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
-    """Arrange the operands of the block."""
+def _pack(sch: Schedule, block: BlockRV, plan: _Plan, sum_intrin: str | None) -> bool:
+    """Arrange the operands of the block; False where the intrinsic does not fit the sums of B that
+    an offset needs."""
     reads = [r.buffer for r in sch.get(block).reads]
     at_a, at_b = reads.index(plan.a), reads.index(plan.b)
+    sums = None
     if plan.waste > 1.0:
         sch.pad_einsum(block, list(plan.padding))
-    copy = sch.cache_read(block, at_b, "global", [block])  # sums of B go along its rows
+    elif sum_intrin is not None:
+        sums = _sums_of(sch, block, plan.b)
+    # without an instruction, sums of B go along its rows
+    copy = sch.cache_read(block, at_b, "global", [block, *([] if sums is None else [sums])])
+    outermost, vector = _loops_of_copy(sch, copy, plan)
+    if sums is not None:
+        sch.reverse_compute_at(sums, outermost, preserve_unit_loops=True)
     sch.transform_layout(block, ("read", at_b), _layout_of_b(plan))
-    _write_together(sch, copy, plan)
+    sch.vectorize(sch.fuse(*vector))
+    if sums is not None and not _sum_vectors(sch, sums, sum_intrin, plan):
+        return False
     if plan.depth_of_a != len(plan.a.shape) - 1:
         sch.cache_read(block, at_a, "global", [block])
         sch.transform_layout(block, ("read", at_a), _layout_of_a(plan))
@@ -231,6 +271,41 @@ def _pack(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
     if plan.lane_of_c != len(out.shape) - 1:
         sch.cache_write(block, 0, "global")
         sch.transform_layout(block, ("write", 0), _layout_of_c(plan, len(out.shape)))
+    return True
+
+
+def _sums_of(sch: Schedule, block: BlockRV, b: Buffer) -> BlockRV | None:
+    """The block in which `offset_operand` sums the other operand."""
+    for maker in sch.get_producers(block):
+        found = sch.get(maker)
+        if found.init is not None and [r.buffer for r in found.reads] == [b]:
+            return maker
+    return None
+
+
+def _sum_vectors(sch: Schedule, sums: BlockRV, name: str | None, plan: _Plan) -> bool:
+    """Sum the packed operand by an instruction, a few chains of sums side by side; False where it
+    does not fit. The loops of the block are that of the copy, and one for each of its iterators."""
+    _, *loops = sch.get_loops(sums)
+    b = sch.get(sums)
+    kinds = [iv.kind for iv in b.iter_vars]
+    if name is None or len(loops) != len(kinds):
+        return False
+    used = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "spatial"]
+    over = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "reduce"]
+    lane, depth = used.pop(), over.pop()
+    lane, lanes = sch.split(lane, [None, plan.lanes])
+    depth, steps = sch.split(depth, [None, plan.steps])
+    sch.reorder(*used, *over, depth, lane, lanes, steps)
+    outer = sch.blockize(lanes)
+    trial = sch.copy()
+    try:
+        trial.decompose_reduction(outer, trial.get_loops(outer)[1 + len(used)])
+        trial.tensorize(outer, name)
+    except ScheduleError:  # such as sums along other dimensions
+        return False
+    sch.annotate(outer, AUTO_TENSORIZE, name)
+    return True
 
 
 def _join_sums(sch: Schedule, block: BlockRV, plan: _Plan) -> bool:
@@ -271,9 +346,12 @@ def _joining(given: Sequence[Var], joined: Sequence[IterVar]) -> IndexMap:
     )
 
 
-def _write_together(sch: Schedule, copy: BlockRV, plan: _Plan) -> None:
-    """Loops of the copy of B in the order of its new layout, one vector for each instruction; a few
-    neighbours of i together, so that whole cache lines are read where i is the last dimension."""
+def _loops_of_copy(
+    sch: Schedule, copy: BlockRV, plan: _Plan
+) -> tuple[LoopRV, tuple[LoopRV, LoopRV]]:
+    """Put the loops of the copy of B in the order of its new layout, a few neighbours of i
+    together, so that whole cache lines are read where i is the last dimension; the outermost one,
+    and those of what one instruction takes."""
     loops = sch.get_loops(copy)
     i, k = loops[plan.lane_of_b], loops[plan.depth_of_b]
     rest = [x for x in loops if x is not i]
@@ -285,7 +363,7 @@ def _write_together(sch: Schedule, copy: BlockRV, plan: _Plan) -> None:
         i, together = sch.split(i, [None, _NEIGHBOURS])
         rest.append(together)
     sch.reorder(i, *rest, lanes, steps)
-    sch.vectorize(sch.fuse(lanes, steps))
+    return i, (lanes, steps)
 
 
 def _layout_of_b(plan: _Plan) -> IndexMap:
