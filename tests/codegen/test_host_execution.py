@@ -342,6 +342,49 @@ extern "C" __global__ void k(float* out) {
         assert figures.counted_blocks == 1
 
 
+def test_sectors_of_global_memory_are_counted() -> None:
+    """Of each buffer, and for 16 bytes a thread at once."""
+    text = """
+extern "C" __global__ void k(float* out, const float* in, float4* copy, const float4* wide) {
+  copy[threadIdx.x] = wide[threadIdx.x];
+  out[threadIdx.x * STEP + SHIFT] = in[threadIdx.x / 4];
+}"""
+    params = [
+        Param("out", "float32", 64 * 33, True),
+        Param("in", "float32", 16),
+        Param("copy", "float32", 256, True),
+        Param("wide", "float32", 256),
+    ]
+    launch = Launch("k", (3, 1, 1), (64, 1, 1), ("out", "in", "copy", "wide"))
+    for step, shift, sectors in ((1, 0, 8), (1, 1, 10), (2, 0, 16), (32, 0, 64)):
+        source = program(text, params, launch, options=(f"-DSTEP={step}", f"-DSHIFT={shift}"))
+        given = {"in": np.ones(16, np.float32), "wide": np.ones(256, np.float32)}
+        figures = run(source, **given).kernels["k"]
+        assert figures.counted_blocks == 2
+        found = {(t.buffer, t.writes): (t.requests, t.units) for t in figures.traffic}
+        assert found == {
+            ("out", True): (4, 2 * sectors), ("in", False): (4, 4), ("wide", False): (4, 64),
+            ("copy", True): (4, 64),
+        }  # fmt: skip
+        assert not any(t.shared for t in figures.traffic)
+        assert figures.global_requests == 16
+        assert figures.global_sectors == 2 * sectors + 4 + 128
+        assert figures.uncounted == figures.shared_requests == 0
+
+
+def test_what_there_is_no_room_to_count_is_said() -> None:
+    text = """
+extern "C" __global__ void k(float* out) {
+  for (int j = 0; j < 3000; ++j) ((volatile float*)out)[threadIdx.x] = j;
+}"""
+    source = program(
+        text, [Param("out", "float32", 32, True)], Launch("k", (1, 1, 1), (32, 1, 1), ("out",))
+    )
+    figures = run(source).kernels["k"]
+    assert figures.uncounted > 0
+    assert figures.global_requests + figures.uncounted / 32 == 3000
+
+
 # ----------------------------------------------------------------------------- how it is asked
 def test_some_blocks_of_a_large_grid() -> None:
     n = 1 << 16

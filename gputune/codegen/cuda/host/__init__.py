@@ -3,7 +3,7 @@
 from .build import HostCode, host_compile
 from .compiler import HostCompiler, host_compiler
 from .execution import host_run
-from .report import Finding, HostReport, KernelFigures
+from .report import Finding, HostReport, KernelFigures, Traffic
 
 __all__ = [
     "Finding",
@@ -11,6 +11,7 @@ __all__ = [
     "HostCompiler",
     "HostReport",
     "KernelFigures",
+    "Traffic",
     "host_compile",
     "host_compiler",
     "host_run",

@@ -28,7 +28,7 @@ from gputune.ir import dtypes
 
 from ..program import Launch, Memset, Param, Workspace
 from .build import HostCode
-from .report import KINDS, Finding, HostReport, KernelFigures, Severity
+from .report import KINDS, Finding, HostReport, KernelFigures, Severity, Traffic
 from .text import FILE, dynamic_name
 
 ORDERS = ("forward", "reverse", "random")
@@ -476,8 +476,17 @@ def _source_lines(code: HostCode, addresses: Sequence[int]) -> dict[int, int]:
 
 def _figures(lines: Sequence[Sequence[str]]) -> dict[str, KernelFigures]:
     out = {}
+    traffic: dict[str, list[Traffic]] = {}
+    for line in lines:
+        if line[0] == "traffic":
+            writes, shared, requests, units = map(int, line[3:])
+            found = Traffic(line[2], bool(writes), bool(shared), requests, units)
+            traffic.setdefault(line[1], []).append(found)
     for line in lines:
         if line[0] == "figures":
             n = [int(v) for v in line[2:]]
-            out[line[1]] = KernelFigures(n[0], n[1], n[2], n[3], n[4], n[5] / 1e9, n[6], n[7], n[8])
+            out[line[1]] = KernelFigures(
+                n[0], n[1], n[2], n[3], n[4], n[5] / 1e9, n[6], n[7], n[8], n[9], n[10], n[11],
+                tuple(traffic.get(line[1], ())),
+            )  # fmt: skip
     return out

@@ -95,6 +95,25 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """What the warps of a kernel asked of one buffer, in the blocks that were counted.
+
+    Attributes:
+        buffer: the parameter, workspace or variable.
+        writes: stores? Else loads.
+        shared: in shared memory? Else in global memory.
+        requests: instructions of warps.
+        units: of shared memory, passes over its banks; of global memory, sectors of 32 bytes.
+    """
+
+    buffer: str
+    writes: bool
+    shared: bool
+    requests: int
+    units: int
+
+
+@dataclass(frozen=True, slots=True)
 class KernelFigures:
     """What one kernel did in a run.
 
@@ -105,7 +124,11 @@ class KernelFigures:
         seconds: spent in it, on the CPU.
         shared_requests: of 32 words to shared memory, in the blocks that were counted.
         bank_conflicts: repetitions that these needed since lanes met in a bank.
-        counted_blocks: how many blocks the last two stand for.
+        counted_blocks: how many blocks the figures about memory stand for.
+        global_requests: instructions of warps that access global memory, in these blocks.
+        global_sectors: of 32 bytes, that these touched.
+        uncounted: accesses of threads in these blocks for which there was no room.
+        traffic: the same by buffer.
     """
 
     launches: int
@@ -117,6 +140,10 @@ class KernelFigures:
     shared_requests: int
     bank_conflicts: int
     counted_blocks: int
+    global_requests: int = 0
+    global_sectors: int = 0
+    uncounted: int = 0
+    traffic: tuple[Traffic, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

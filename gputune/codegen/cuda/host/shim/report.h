@@ -106,10 +106,32 @@ __attribute__((format(printf, 3, 4))) static void report(const char* kind, const
 struct Figures {
   u64 launches, blocks, threads, switches, barriers, nanoseconds;
   u64 shared_requests, bank_conflicts, bank_blocks;
+  u64 global_requests, global_sectors;
+  u64 uncounted;  // accesses that there was no room to count
 };
 constexpr int MAX_KERNELS = 256;
 static Figures figures[MAX_KERNELS];
 static Figures* now_counting = &figures[0];
+
+// What warps asked of one buffer: instructions, and sectors or passes over the banks.
+struct Traffic {
+  int kernel;
+  const char* buffer;
+  bool write, shared;
+  u64 requests, units;
+};
+constexpr int MAX_TRAFFIC = 1024;
+static Traffic traffics[MAX_TRAFFIC + 1];  // the last one is for what finds no room
+static int traffic_count;
+
+static Traffic& traffic_of(const char* buffer, bool write, bool shared) {
+  for (int i = traffic_count; i-- > 0;)
+    if (traffics[i].buffer == buffer && traffics[i].write == write && traffics[i].kernel == launch.kernel)
+      return traffics[i];
+  if (traffic_count == MAX_TRAFFIC) return traffics[MAX_TRAFFIC];
+  traffics[traffic_count] = Traffic{launch.kernel, buffer, write, shared, 0, 0};
+  return traffics[traffic_count++];
+}
 
 // ---- the end of the run
 static FILE* result;
@@ -144,9 +166,15 @@ static u64 in_image(const void* pc) { return pc ? u64(pc) - image_base : 0; }
   }
   for (int k = 0; gt_kernels[k].name; ++k) {
     const Figures& f = figures[k];
-    fprintf(result, "figures\t%s\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\n", gt_kernels[k].name,
-            f.launches, f.blocks, f.threads, f.switches, f.barriers, f.nanoseconds, f.shared_requests,
-            f.bank_conflicts, f.bank_blocks);
+    fprintf(result, "figures\t%s\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\t%llu\n",
+            gt_kernels[k].name, f.launches, f.blocks, f.threads, f.switches, f.barriers, f.nanoseconds,
+            f.shared_requests, f.bank_conflicts, f.bank_blocks, f.global_requests, f.global_sectors, f.uncounted);
+  }
+  for (int i = 0; i < traffic_count; ++i) {
+    const Traffic& t = traffics[i];
+    if (t.kernel >= 0)
+      fprintf(result, "traffic\t%s\t%s\t%d\t%d\t%llu\t%llu\n", gt_kernels[t.kernel].name, t.buffer, int(t.write),
+              int(t.shared), t.requests, t.units);
   }
   fprintf(result, "dropped\t%llu\nend\n", findings_dropped);
   fclose(result);

@@ -333,7 +333,7 @@ static void check_access(const void* address, usize bytes, unsigned how, const v
            verb(how), r->name);
     return;
   }
-  if (r->shared && counting_banks && !(how & ATOMIC)) log_touch(address, bytes, pc);
+  if (counting_banks && !(how & ATOMIC)) log_touch(*r, address, bytes, how & WRITE, pc);
   const usize offset = usize((const u8*)address - r->begin);
   fit_cells(*r, offset, bytes);
   const usize first = offset >> r->shift, last = (offset + bytes - 1) >> r->shift;
