@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 from ..ir import dtypes
 from ..ir.build import const_int
 from ..ir.nodes import (
+    BinOp,
     Block,
     Buffer,
     BufferLoad,
@@ -29,6 +30,7 @@ from ..ir.nodes import (
 )
 from ..ir.ops import TILE, VECTOR
 from ..ir.walk import expr_children, stmt_children, stmt_exprs, walk_stmt
+from ..lower.linear import conjuncts
 from ..lower.place_memory import home_of
 from ..schedule.analysis import region_under
 from ..schedule.dim import expr_of, maximum, minimum
@@ -80,6 +82,7 @@ class GpuAccess:
             around this block run; that of the vectorized loop; then those of the form.
         steps: facts: distances of neighbours in all dimensions but the last, in elements.
         reads, writes: is it loaded; is it stored?
+        buffer: its name.
     """
 
     scope: Scope
@@ -91,6 +94,7 @@ class GpuAccess:
     steps: tuple[int, ...]
     reads: bool
     writes: bool
+    buffer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +128,9 @@ class GpuBlock:
         guarded: does it run under a predicate?
         crossing: places of the thread loops that share a reduction.
         everyone: does it write nothing but the threads' own registers?
+        within: what its predicate compares: indices, each with the fact that it must be below.
+        refilled: how many of a thread's loops, from the outermost, fill shared memory anew that it
+            uses: with barriers inside, nothing stays in registers from one iteration to the next.
         again: how many of a thread's loops, from the outermost, may touch the same elements again;
             -1: any of them.
         warp: what a whole warp does together, if it does.
@@ -141,6 +148,8 @@ class GpuBlock:
     guarded: bool
     crossing: tuple[int, ...]
     everyone: bool
+    within: tuple[tuple[Span, int], ...]
+    refilled: int
     again: int
     warp: WarpOp | None = None
     exchange: int = -1
@@ -438,6 +447,8 @@ class _Program:
             type(b.predicate) is not IntImm,
             self._crossing(b, loops, outside),
             everyone,
+            self._within(b, outside),
+            self._refilled([k[0] for k in touched], loops),
             self._again([k[0] for k in touched], stored, loops),
             exchange=self._exchange(b),
         )
@@ -448,6 +459,22 @@ class _Program:
         found = None if link is None else elements_exchanged(self.extents, link)
         return -1 if found is None else self.fact(found)
 
+    def _refilled(self, touched: Sequence[Buffer], loops: Sequence[For]) -> int:
+        """How many of a thread's loops fill shared memory anew."""
+        homes = [self.homes[x] for x in touched if _scope(x) == "shared" and x in self.homes]
+        return max([sum(f.thread is None and f in h for f in loops) for h in homes], default=0)
+
+    def _within(self, b: Block, a: _Around) -> tuple[tuple[Span, int], ...]:
+        """What the predicate of a block compares with constants."""
+        if type(b.predicate) is IntImm:
+            return ()
+        out = []
+        for c in conjuncts(b.predicate):
+            most = const_int(c.b) if type(c) is BinOp and c.op == "<" else None
+            if most is not None and type(c) is BinOp:
+                out.append((span_of(c.a, a.spans, self.fact), self.fact(most)))
+        return tuple(out)
+
     def _warp_block(self, b: Block, a: _Around, outside: _Around, warp: WarpOp) -> GpuBlock:
         """A block that warps run: each thread of them does."""
         stored = [w.buffer for w in b.writes]
@@ -457,7 +484,20 @@ class _Program:
         guarded = type(b.predicate) is not IntImm
         everyone = all(_scope(s) == "local" for s in stored)
         return GpuBlock(
-            facts, (x, y, z), (), 0.0, 0.0, False, a.unroll, guarded, (), everyone, -1, warp
+            facts,
+            (x, y, z),
+            (),
+            0.0,
+            0.0,
+            False,
+            a.unroll,
+            guarded,
+            (),
+            everyone,
+            (),
+            0,
+            -1,
+            warp,
         )
 
     def _again(
@@ -558,6 +598,7 @@ class _Program:
             tuple(map(self.fact, steps[:-1])),
             how[0],
             how[1],
+            b.name,
         )
 
 

@@ -64,6 +64,8 @@ _LATENCY = 600.0  # cycles until data comes from memory
 _BARRIER = 40.0  # cycles
 _HIDING = 16.0  # warps with which arithmetic does not wait for itself
 _DEEP = 8.0  # loads of a thread under way at once
+_INSTRUCTION = 16.0  # bytes
+_CODE, _SLOWEST_CODE = 128.0 * 1024, 3.0  # bytes of code that a multiprocessor keeps; else slower
 _NEVER = 1.0  # seconds: what cannot run
 
 
@@ -93,7 +95,9 @@ def gpu_features(
         The seconds expected of each candidate, and its floating-point operations.
     """
     count = facts.shape[1]
-    kernels = [_Kernel(k, facts, machine) for k in layout.kernels]
+    kernels = [
+        _Kernel(k, facts, machine, near) for k, near in zip(layout.kernels, _passed_on(layout))
+    ]
     zero = np.zeros(count)
     seconds, flops = zero + LAUNCH_SECONDS * len(kernels), zero
     dram, l2, rest = zero, zero, zero
@@ -107,6 +111,19 @@ def gpu_features(
         dram, l2 = dram + kernel.dram, l2 + kernel.l2
     _put(out, 0, [float(len(kernels)), seconds * 1e9, flops, dram, l2, rest * 1e9], PROGRAM)
     return seconds, flops
+
+
+def _passed_on(layout: GpuLayout) -> list[frozenset[str]]:
+    """For each kernel, the buffers in global memory that other kernels leave in the L2 cache for
+    it: those that another one writes, and inputs that one before it in the list reads. (Which of
+    them runs first makes no difference to the sum.)"""
+    far = [[a for b in k.blocks for a in b.accesses if a.scope == "global"] for k in layout.kernels]
+    written = [{a.buffer for a in some if a.writes} for some in far]
+    read = [{a.buffer for a in some if a.reads} for some in far]
+    return [
+        frozenset[str]().union(*written[:k], *written[k + 1 :], *read[:k])
+        for k in range(len(layout.kernels))
+    ]
 
 
 def _put(out: Floats, at: int, values: Sequence[Floats | float], names: Sequence[str]) -> None:
@@ -159,10 +176,21 @@ class _Seen:
 
 
 class _Kernel:
-    """A launch, for all candidates at once."""
+    """A launch, for all candidates at once.
 
-    def __init__(self, kernel: GpuKernel, facts: Floats, machine: GpuMachine) -> None:
+    `passed` are buffers that other kernels of the program have touched: they are in the L2 cache
+    when they are read, if there is room for all that the reader touches.
+    """
+
+    def __init__(
+        self,
+        kernel: GpuKernel,
+        facts: Floats,
+        machine: GpuMachine,
+        passed: frozenset[str] = frozenset(),
+    ) -> None:
         self.kernel = kernel
+        self.passed = passed
         self.facts = facts
         self.machine = machine
         self.count = facts.shape[1]
@@ -194,17 +222,21 @@ class _Kernel:
             if m.scope == "local":
                 elements = np.minimum(self._product(m.shape), self._product(m.written))
                 out = out + elements * self._product(m.copies) * (m.size / 4 * m.share)
-        loaded = np.zeros(self.count)
+        loaded, fetched = np.zeros(self.count), np.zeros(self.count)
         for b in self.blocks:
-            loaded = np.maximum(loaded, b.loaded)
-        return out + np.minimum(loaded, _OPERANDS)
+            if b.fetches:  # all that is fetched at a time is on its way at once
+                fetched = fetched + b.loaded
+            else:
+                loaded = np.maximum(loaded, np.minimum(b.loaded, _OPERANDS))
+        return out + np.maximum(loaded, fetched)
 
     def _barriers(self) -> tuple[Floats, Floats]:
         """Barriers that a block of threads waits at; threads that share a reduction."""
         turns = {m.home: m.turns for m in self.kernel.memory if m.scope == "shared"}
         barriers = np.zeros(self.count)
-        for t in turns.values():
-            barriers = barriers + 2.0 * self._product(t)
+        for t in turns.values():  # behind each filling, and before the next one
+            often = self._product(t)
+            barriers = barriers + np.where(often > 1.0, 2.0 * often, 1.0)
         crossing = np.ones(self.count)
         for b in self.blocks:
             if b.block.crossing:
@@ -238,6 +270,8 @@ class _Kernel:
         for s, once, in_wave in parts:
             again = np.maximum(once, np.minimum(s.l2, share * in_wave))
             s.dram = np.where(fits, np.minimum(once, np.maximum(s.l2, SECTOR)), again)
+            if s.access.buffer in self.passed and not s.access.writes:
+                s.dram = np.where(fits, 0.0, s.dram)
             self.l2 = self.l2 + s.l2
             self.dram = self.dram + s.dram
 
@@ -248,13 +282,15 @@ class _Kernel:
         instructions, arithmetic, latency = zero, zero, zero
         self.flops, self.memory_instructions = zero, zero
         self.unrolled, self.tile, lanes = zero + 1.0, zero + 1.0, zero + 1.0
-        deep, fetching = zero, zero
+        deep, fetching, code = zero, zero, zero
         for k, b in enumerate(self.blocks):
             if k == 0:
                 self.unrolled, self.tile = b.unrolled, b.tile
                 lanes = np.minimum(np.maximum(b.tile, 1.0), 4.0)
             rate = speeds.fp64_lanes if b.block.wide else speeds.fp32_lanes
             instructions = instructions + b.instructions
+            each = b.instructions / np.maximum(b.turns * b.warps, 1.0)
+            code = code + each * b.unrolled * _INSTRUCTION
             arithmetic = arithmetic + b.arithmetic * (32.0 / rate) + b.calls * 2.0
             arithmetic = arithmetic + b.tensor / speeds.fp16_tensor
             self.flops = self.flops + b.flops * x.blocks
@@ -283,7 +319,8 @@ class _Kernel:
         resident = np.minimum(x.resident, x.rounds)
         hidden = np.minimum(1.0, resident * x.warps * lanes / _HIDING)
         per_sm = x.rounds / speeds.clock_hz
-        self.issue_s = self.instructions / 4.0 * per_sm / hidden
+        fetched = np.clip(code / _CODE, 1.0, _SLOWEST_CODE)  # instructions, again and again
+        self.issue_s = self.instructions / 4.0 * per_sm / hidden * fetched
         self.arithmetic_s = arithmetic * per_sm / hidden
         self.shared_s = shared * per_sm
         self.l1_s = l1 * per_sm
@@ -394,11 +431,30 @@ class _Block:
             # threads of whole rows only: where rows are cut, every warp has some of them
             cut = facts[block.threads[0]] < facts[block.accesses[0].params[0]]
             self.warps = np.where(cut, warps, self.warps)
+        self.rows = np.maximum(threads / self._product(block.crossing), 1.0)
+        self.active = self._active()
         self.seen = [s for a in block.accesses for s in self._see(a)]
         self._work(threads)
 
     def _extent(self, k: int) -> Floats:
         out: Floats = self.facts[self.block.loops[k].extent]
+        return out
+
+    def _product(self, which: Sequence[int]) -> Floats:
+        """How often some of the loops run."""
+        out = self.one
+        for k in which:
+            out = out * self._extent(k)
+        return out
+
+    def _active(self) -> Floats:
+        """The share of the instances that the predicate lets through."""
+        loops = range(len(self.block.loops))
+        extents = {k: self._extent(k) for k in loops}
+        spans = Spans(self.facts, extents, self._product(loops))
+        out = self.one
+        for index, below in self.block.within:
+            out = out * np.minimum(self.facts[below] / spans.of(index), 1.0)
         return out
 
     def _inside(self, start: int) -> Floats:
@@ -415,7 +471,8 @@ class _Block:
         limit = np.maximum(step, _AUTO_UNROLL)
         n = len(self.plain)
         reducing = [loops[k].reduces for k in self.plain]
-        starts = [d for d in range(n) if d == 0 or reducing[d] != reducing[d - 1]]
+        first = min(self.block.refilled, n)  # further out there are barriers
+        starts = [d for d in range(n) if d in (0, first) or reducing[d] != reducing[d - 1]]
         self.unrolled = self.one
         self.effective: dict[int, Floats] = {}
         inside = counted = self.one
@@ -426,7 +483,7 @@ class _Block:
                 inside = inside * self._extent(k)
                 if loops[k].kind == "serial":
                     counted = counted * self._extent(k)
-            open_ = open_ & (counted <= limit)
+            open_ = open_ & (counted <= limit) & (start >= first)
             self.unrolled = np.where(open_, inside, self.unrolled)
             for k in self.plain[start:end]:
                 self.effective[k] = np.where(open_, self._extent(k), 1.0)
@@ -466,17 +523,33 @@ class _Block:
         if a.writes:
             times = times + stores
         reuse = self.turns / np.maximum(self.outside * elements, 1.0)
-        return [_Seen(a, warp, times * self.warps, reuse)]
+        if a.writes and self.block.crossing:  # one thread of a row stores its result
+            results = self._product([k for k in self.plain if not self.block.loops[k].reduces])
+            return [_Seen(a, warp, results * np.minimum(self.rows, self.warps), reuse)]
+        return [_Seen(a, warp, self._asked(times * self.warps), reuse)]
+
+    def _asked(self, requests: Floats) -> Floats:
+        """Requests, less those of warps of which no thread passes the predicate."""
+        if not self.block.within:
+            return requests
+        if self.block.again < 0:
+            return requests * self.active
+        # a copy begins anew in each turn of the buffer on the chip
+        turns = self._inside(0) / self._inside(self.block.again)
+        each: Floats = np.minimum(np.ceil(requests / turns * self.active), requests / turns)
+        return each * turns
 
     def _work(self, threads: Floats) -> None:
         block = self.block
         fused = block.flops / 2.0 if self.reduces and block.flops >= 2 else block.flops
         warps = self.warps
-        self.flops = self.turns * threads * (block.flops + 8.0 * block.calls)
-        self.arithmetic = self.turns * warps * fused
-        self.calls = self.turns * warps * block.calls
-        each = max(fused, 0.5) + _CALL * block.calls + 2.0 * block.guarded
-        self.instructions = (self.turns * each + 3.0 * self.outside) * warps
+        busy = self.turns * self.active
+        self.flops = busy * threads * (block.flops + 8.0 * block.calls)
+        self.arithmetic = busy * warps * fused
+        self.calls = busy * warps * block.calls
+        each = max(fused, 0.5) + _CALL * block.calls
+        guards = 2.0 * block.guarded * self.turns
+        self.instructions = (busy * each + guards + 3.0 * self.outside) * warps
         self.loaded = np.zeros(self.count)
         for s in self.seen:
             self.instructions = self.instructions + s.requests * _ACCESS
@@ -552,7 +625,7 @@ class _Block:
                 x[:] = self._extent(k)
             extents[k] = x
             inside *= x
-        spans = Spans(self.facts, extents, inside)
+        spans = Spans(self.facts, extents, inside, part=1)
         bytes_ = [self._bytes(s.access, spans) for s in far]
         if len(starts) == 1:
             often = self.turns / self._inside(0 if self.block.again < 0 else self.block.again)

@@ -18,12 +18,21 @@ class Spans:
         extents: how far each loop runs (loops that are not there stand still).
         instances: how many instances that are: an index of which nothing is known takes as many
             values.
+        part: of the first axis of extents and instances, if they have two: a place where loops run
+            over a part only of what they do in place 0, in turns that follow each other.
     """
 
-    def __init__(self, facts: Floats, extents: dict[int, Floats], instances: Floats) -> None:
+    def __init__(
+        self,
+        facts: Floats,
+        extents: dict[int, Floats],
+        instances: Floats,
+        part: int | None = None,
+    ) -> None:
         self.facts = facts
         self.extents = extents
         self.instances = instances
+        self.part = part
         self._one = np.ones(facts.shape[1])
         self._found: dict[Span, Floats] = {}
         self._counted: dict[Span, Floats] = {}
@@ -67,6 +76,12 @@ class Spans:
             out = np.abs(n) * (x - 1.0) + 1.0
         elif s[0] == "div":
             out = np.floor((x - 1.0) / np.maximum(n, 1.0)) + 1.0
+            if self.part is not None:
+                # on average over the turns, of which few begin where a quotient does
+                turn = x[self.part]
+                step = np.gcd(turn.astype(np.int64), np.maximum(n, 1.0).astype(np.int64))
+                mean = (turn - step) / np.maximum(n, 1.0) + 1.0
+                out[self.part] = np.minimum(mean, out[0])
         else:
             out = np.minimum(x, np.maximum(n, 1.0))
         return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from gputune.codegen.cuda.raw import Configuration, RawArgument, raw_module
 from gputune.errors import TargetError
 from gputune.ir.nodes import IRModule
 from gputune.meta_schedule.gpu_machine import GpuMachine, blocks_of, most_registers, with_device
-from gputune.meta_schedule.gpu_model import GPU_COLUMNS, SLOTS, _Kernel, column
+from gputune.meta_schedule.gpu_model import GPU_COLUMNS, SLOTS, _Kernel, _passed_on, column
 from gputune.meta_schedule.gpu_warps import PREFIX, _tables, warp_access
 from gputune.meta_schedule.index_spans import Form, facts_in, renumbered
 from gputune.meta_schedule.population import Sketch
@@ -228,6 +229,95 @@ def test_each_statement_of_the_root_is_a_kernel() -> None:
     assert round(told(got, "program.kernels")) == len(low) == 4
     assert told(got, f"kernel{len(SLOTS) - 1}.present") == 1
     assert told(got, "program.rest_nanoseconds") > 0
+
+
+def dram_of(mod: IRModule) -> dict[tuple[str, bool], list[float]]:
+    """Bytes from and to DRAM, by buffer and direction, of each access."""
+    layout, facts = describe(mod)
+    assert layout.gpu is not None
+    assert MACHINE.gpu is not None
+    near = _passed_on(layout.gpu)
+    kernels = [_Kernel(k, columns(facts), MACHINE.gpu, n) for k, n in zip(layout.gpu.kernels, near)]
+    out: dict[tuple[str, bool], list[float]] = {}
+    for s in (s for k in kernels for s in k.seen if s.access.scope == "global"):
+        key = (s.access.buffer, s.access.writes)
+        out.setdefault(key, []).append(float(np.broadcast_to(s.dram, 1)[0]))
+    return out
+
+
+def test_what_kernels_hand_on_is_in_the_l2_cache() -> None:
+    """Inputs are read once from DRAM however many kernels read them, what one kernel writes and
+    another reads not at all; unless there is too much of it."""
+    build, space = SPACES["softmax_in_kernels"]
+    for func, fits in ((build(), True), (softmax(16384, 4096), False)):
+        sch = Schedule(func, seed=1)
+        space(sch)
+        found = dram_of(sch.mod)
+        read = {name: sorted(x) for (name, writes), x in found.items() if not writes}
+        once = np.prod([int(n.value) for n in func.buffers[0].shape]) * 4
+        handed_on = [x for name, some in read.items() if name != "A" for x in some]
+        if fits:
+            assert sum(read["A"]) == pytest.approx(once)
+            assert len(read["A"]) > 1
+            assert handed_on
+            assert not any(handed_on)
+        else:
+            assert sum(read["A"]) >= 0.99 * len(read["A"]) * once
+            assert max(handed_on) >= once
+        assert min(x for (_, writes), some in found.items() if writes for x in some) > 0
+
+
+def test_blocks_of_a_wave_share_what_their_order_says() -> None:
+    """Against counting out, block by block: which rows of A and columns of B each wave needs."""
+    sketch = sketch_of("matmul_in_tiles")
+    assert MACHINE.gpu is not None
+    speeds = replace(MACHINE.gpu.speeds, sms=6, l2_bytes=1)
+    small = GpuMachine(replace(MACHINE.gpu.limits, sms=6), speeds)
+    seen = 0
+    ratios = []
+    for row in sketch.decisions.sample(400, np.random.default_rng(21)):
+        layout, facts = describe(sketch.materialise(row).mod)
+        assert layout.gpu is not None
+        (kernel,) = (_Kernel(k, columns(facts), small) for k in layout.gpu.kernels)
+        i0, j0 = int(row[0]), int(row[5])
+        together = int(kernel.launch.resident[0]) * 6
+        if kernel.launch.threads[0] > 1024 or 3 * together > i0 * j0 or min(i0, j0) < 2:
+            continue  # the last of few waves, which is not full, is another matter
+        rows = columns_ = 0
+        for first in range(0, i0 * j0, together):
+            blocks = range(first, min(first + together, i0 * j0))
+            rows += len({b // j0 for b in blocks})
+            columns_ += len({b % j0 for b in blocks})
+        counted = {"A": rows * (256 // i0) * 256 * 4, "B": columns_ * (256 // j0) * 256 * 4}
+        for s in kernel.seen:
+            if s.access.scope == "global" and s.access.reads:
+                once = 256 * 256 * 4
+                want = max(once, min(float(s.l2[0]), counted[s.access.buffer]))
+                ratios.append(float(s.dram[0]) / want)
+        seen += 1
+        if seen == 60:
+            break
+    assert seen >= 20
+    assert all(0.75 < r < 1.35 for r in ratios), sorted(ratios)[:3] + sorted(ratios)[-3:]
+    assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)
+
+
+def test_much_code_is_slow_to_fetch() -> None:
+    """A thread that has its whole tile written out, and one that has as much in loops."""
+
+    def issue(steps: int) -> tuple[float, float]:
+        sch = Schedule(matmul(256))
+        i, j, k = sch.get_loops(sch.get_block("C"))
+        (i0, i1), (j0, j1) = (sch.split(x, [None, 32]) for x in (i, j))
+        sch.reorder(i0, j0, i1, j1, k)
+        sch.bind(i0, "blockIdx.x")
+        sch.bind(j0, "threadIdx.x")
+        sch.annotate(i0, "pragma_auto_unroll_max_step", steps)
+        row, _ = row_of(sch.mod)
+        return told(row, "kernel0.issue_ns"), told(row, "kernel0.instructions")
+
+    few, many = issue(16), issue(1 << 20)
+    assert many[0] / many[1] > 1.5 * few[0] / few[1]
 
 
 # ----------------------------------------------------------------------------- warps
