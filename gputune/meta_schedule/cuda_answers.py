@@ -13,6 +13,7 @@ from ..errors import GputuneError
 from ..ir import dtypes
 from ..runtime.process import Reply
 from .artifact import Artifact
+from .compiled import facts_in
 from .failures import Failure
 from .runner import RunnerFuture, RunnerInput, RunnerResult
 
@@ -53,7 +54,8 @@ def arrays_of(reply: Reply) -> dict[str, np.ndarray[Any, Any]]:
 
 def told(artifact: Artifact) -> dict[str, Any]:
     """What records keep of a compiled CUDA program: the facts of its kernels."""
-    return {"facts": artifact.cuda["facts"]} if artifact.cuda.get("facts") else {}
+    facts = facts_in(artifact.cuda)
+    return {"facts": facts} if facts else {}
 
 
 def failure_of(e: GputuneError) -> Failure:

@@ -13,14 +13,18 @@ from ..errors import GputuneError, RecordError
 INFRASTRUCTURE = "start"
 """The phase of failures that are not the candidate's fault: no worker could be had."""
 
+REFUSED = "refuse"
+"""The phase of candidates that were built and not measured: a rule takes them to be slow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a candidate has no time.
 
     Attributes:
-        phase: "build", "run", "check", "start" where no worker could be had, or "callback" where a
-            part of the search raised after a round.
+        phase: "build", "run", "check", "start" where no worker could be had, "refuse" where a rule
+            of `second_look` takes what was built to be slow, or "callback" where a part of the
+            search raised after a round.
         kind: a short word for counting: "timeout", "crash", "wrong_result", an error's class.
         message: what was said, for people.
     """

@@ -104,6 +104,10 @@ def _extras(
         "versions": versions(),
     }
     extras.update(ran.extras)
+    if candidate.compiled is not None and candidate.compiled.code:
+        extras["code"] = candidate.compiled.code
+    if candidate.excused:
+        extras["excused"] = candidate.excused
     if failure is not None:
         extras["error"] = failure.as_json()
         return extras

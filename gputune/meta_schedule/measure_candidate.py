@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from ..ir.equal import structural_hash
 from ..schedule import Schedule
 from .arg_info import ArgInfo
+
+if TYPE_CHECKING:
+    from .compiled import Compiled
 
 
 class MeasureCandidate:
@@ -24,6 +28,10 @@ class MeasureCandidate:
         score: what the strategy's model thought of it when it was proposed (higher is better); None
             where nobody said.
         features: its row of sketch features, where the strategy knows them.
+        score_built: what the model thought of it once it was built; None where nobody said.
+        compiled: what the compiler tells of it, once it is built for a GPU.
+        excused: the rule that refuses it, where it is measured all the same: a few are, so that the
+            rule is known to be right. "" for all others.
     """
 
     def __init__(self, sch: Schedule, args_info: Sequence[ArgInfo]) -> None:
@@ -31,6 +39,9 @@ class MeasureCandidate:
         self.args_info = list(args_info)
         self.score: float | None = None
         self.features: npt.NDArray[np.float32] | None = None
+        self.score_built: float | None = None
+        self.compiled: Compiled | None = None
+        self.excused = ""
 
     @staticmethod
     def of(sch: Schedule) -> MeasureCandidate:

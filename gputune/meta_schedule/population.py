@@ -34,6 +34,7 @@ from ..schedule.trace import Instruction, Trace
 from .decisions import Category, Decisions, IntArray, Location, Site, Tile
 from .polynomials import Literal, Polynomials, Range, Values
 from .postproc import Postproc, postprocess
+from .postproc.postproc import lenient
 from .sketch_feature import (
     FEATURE_COUNT,
     Features,
@@ -73,6 +74,7 @@ class Evaluation:
         classes: number of the structure class; -1 where the row was replayed by itself, -2 where it
             was not looked at because its class is new and no more were wanted.
         refusals: why rows are not valid, counted.
+        examples: of each of these reasons, where a row is that was refused for it.
     """
 
     valid: Bools
@@ -80,6 +82,7 @@ class Evaluation:
     score: Floats
     classes: npt.NDArray[np.int64]
     refusals: dict[str, int]
+    examples: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,30 +360,34 @@ class Sketch:
         return found
 
     # ------------------------------------------------------------------ one row
-    def schedule(self, row: IntArray) -> tuple[Schedule, str | None]:
+    def schedule(self, row: IntArray, excused: str = "") -> tuple[Schedule, str | None]:
         """The schedule of a row after the postprocs, and why it is refused (None if it is not)."""
-        return self._replay(self._decider(row))
+        return self._replay(self._decider(row), excused)
 
-    def materialise(self, row: IntArray) -> Schedule:
+    def materialise(self, row: IntArray, excused: str = "") -> Schedule:
         """The finished schedule of a legal row.
+
+        Args:
+            row: of a candidate.
+            excused: a refusal that is a judgement, which is passed over; see `Postproc.choices`.
 
         Raises:
             ScheduleError: the row is refused.
         """
-        sch, refusal = self.schedule(row)
+        sch, refusal = self.schedule(row, excused)
         if refusal is not None:
             raise ScheduleError(f"the candidate is refused: {refusal}", code="refused")
         return sch
 
     def _replay(
-        self, decide: Callable[[Instruction, list[Any], list[Any], Any], Any]
+        self, decide: Callable[[Instruction, list[Any], list[Any], Any], Any], excused: str = ""
     ) -> tuple[Schedule, str | None]:
         sch, table = self._begun()
         try:
             self.trace.continue_on(sch, table, self.trace.insts[self._undecided :], decide)
         except ScheduleError as e:
             return sch, _reason(e)
-        error = postprocess(sch, self.postprocs)
+        error = postprocess(sch, lenient(self.postprocs, excused))
         return sch, None if error is None else _reason(error)
 
     # ------------------------------------------------------------------ many rows
@@ -596,6 +603,8 @@ class Sketch:
             if c.layout is None:
                 reason = str(c.refusal)
                 out.refusals[reason] = out.refusals.get(reason, 0) + len(local)
+                if len(local):
+                    out.examples[reason] = int(at[local[-1]])
                 continue
             out.valid[at[local]] = True
             for part in c.parts:
@@ -628,6 +637,7 @@ class Sketch:
             refusal, row, score = self._remembered(rows[k])
             if refusal is not None:
                 out.refusals[refusal] = out.refusals.get(refusal, 0) + 1
+                out.examples[refusal] = k
                 continue
             out.valid[k] = True
             out.features[k] = row

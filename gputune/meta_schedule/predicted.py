@@ -1,11 +1,12 @@
 """What is the answer before anything is measured? The candidate that the model ranks first.
 
-Its numbers are checked like those of a new best; it has no time, and says so.
+Its numbers are checked like those of a new best; it has no time, and says so. On a GPU it is the
+first of which the compiler tells nothing bad (see `second_look`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..target import Target
 from .builder import Builder, BuilderInput, same_order
 from .failures import Failure
 from .measure_candidate import MeasureCandidate
+from .second_look import look, refused_by
 from .tune_context import TuneContext
 from .verify import Checker
 
@@ -79,13 +81,37 @@ def predict(
         The choice; None if there is not even a default schedule.
     """
     asked = getattr(context.search_strategy, "best_candidates", None)
-    for candidate in (asked(_ATTEMPTS) if callable(asked) else None) or ():
+    found = list((asked(_ATTEMPTS) if callable(asked) else None) or ())
+    for candidate in _slow_last(found, context.target, builder):
         verified, failure = _judged(candidate, context.target, builder, verifier)
         if failure is None:
             source = source_of(model)
             return Predicted(context.mod, candidate.sch, source, verified, candidate.score)
         note(candidate, failure)
     return _default(context, verifier)
+
+
+def _slow_last(
+    candidates: Sequence[MeasureCandidate], target: Target, builder: Builder
+) -> Iterator[MeasureCandidate]:
+    """The candidates in their order; those that a rule takes to be slow, once they are built, come
+    after all others. Each is built when it is asked for."""
+    if target.kind != "cuda":
+        yield from candidates
+        return
+    from .measure_callback import remove_artifacts
+
+    slow: list[MeasureCandidate] = []
+    for candidate in candidates:
+        inputs = [BuilderInput(candidate.sch.mod, target)]
+        built = same_order(builder.build(inputs), inputs)
+        look([candidate], built)
+        remove_artifacts(built)
+        if refused_by(candidate):
+            slow.append(candidate)
+        else:
+            yield candidate
+    yield from slow
 
 
 def _judged(

@@ -126,7 +126,11 @@ class TuningRecord:
             ({"phase", "kind", "message"} of a failure), "withdraws" (`key` of a record that is not
             to be used), "remeasures" (`key` of a record that has these times from now on, see
             `finalists`; it took "was", and "processes" are the seconds in each), "cut" (timed with
-            one call only, being clearly slower), "seed", "time" (Unix seconds), "versions".
+            one call only, being clearly slower), "seed", "time" (Unix seconds), "versions". Of a
+            program for a GPU also "facts" (of each kernel, as `codegen.cuda.cubin.KernelFacts` has
+            them), "code" (digest of its machine code), "same_code_as" (the "program" whose times
+            these are, being those of the same code), "excused" (the rule that refuses it, where it
+            was measured all the same).
 
     Raises:
         RecordError: `run_secs` are no seconds: a list of finite numbers from 0.

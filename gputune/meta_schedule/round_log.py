@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .builder import BuilderResult
-from .failures import write_failures
+from .failures import REFUSED, write_failures
 from .measure_candidate import MeasureCandidate
 from .runner import RunnerResult
 from .search_strategy.search_strategy import SearchCounts
+from .second_look import same_code
 
 ROUNDS_FILE = "rounds.jsonl"
 _MOST_REASONS = 12
@@ -34,6 +35,9 @@ class Round:
         attempted: of these, those that were sent to the builder.
         built: of these, those that compiled.
         measured: of these, those that have a time; `cut` of them were called once only.
+        same_code: of those that were built, those that have the times of another candidate, which
+            compiled to the same code.
+        refused_built: of those that were built, those that a rule took to be slow.
         lost: those that failed for no fault of theirs, which cost no trial.
         build_errors, run_errors: the others, counted by kind.
         wrong: those that computed something else than the program.
@@ -44,6 +48,8 @@ class Round:
     built: int = 0
     measured: int = 0
     cut: int = 0
+    same_code: int = 0
+    refused_built: int = 0
     lost: int = 0
     wrong: int = 0
     build_errors: Counter[str] = field(default_factory=Counter)
@@ -57,11 +63,15 @@ class Round:
             out.built += b.problem is None
         for b, r in zip(built, results):
             problem = b.problem or r.problem
-            if problem is None:
+            if same_code(r):
+                out.same_code += 1
+            elif problem is None:
                 out.measured += 1
                 out.cut += r.cut
             elif problem.infrastructure:
                 out.lost += 1
+            elif problem.phase == REFUSED:
+                out.refused_built += 1
             elif b.problem is not None:
                 out.build_errors[problem.kind] += 1
             elif problem.kind == _WRONG:
@@ -78,6 +88,8 @@ class Round:
             "built": self.built,
             "measured": self.measured,
             "cut": self.cut,
+            "same_code": self.same_code,
+            "refused_built": self.refused_built,
             "lost": self.lost,
             "wrong": self.wrong,
             "build_errors": dict(self.build_errors),
@@ -144,10 +156,20 @@ def predictions(
     candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]
 ) -> dict[str, list[float]]:
     """What the model said of measured candidates, and their seconds: both lists in one order,
-    candidates without a score and failures left out."""
+    candidates without a score and failures left out. Where it was asked again once they were built,
+    the same for what it said then ("built_scores", "built_seconds")."""
+    before = _pairs([c.score for c in candidates], results)
+    built = _pairs([c.score_built for c in candidates], results)
+    out = {"scores": before[0], "seconds": before[1]}
+    return {**out, "built_scores": built[0], "built_seconds": built[1]} if built[0] else out
+
+
+def _pairs(
+    scores: Sequence[float | None], results: Sequence[RunnerResult]
+) -> tuple[list[float], list[float]]:
     pairs = [
-        (c.score, r.seconds)
-        for c, r in zip(candidates, results)
-        if c.score is not None and math.isfinite(c.score) and math.isfinite(r.seconds)
+        (float(s), float(r.seconds))
+        for s, r in zip(scores, results)
+        if s is not None and math.isfinite(s) and math.isfinite(r.seconds)
     ]
-    return {"scores": [float(s) for s, _ in pairs], "seconds": [float(t) for _, t in pairs]}
+    return [s for s, _ in pairs], [t for _, t in pairs]

@@ -18,6 +18,7 @@ from .failures import Failure, in_words
 from .measure_candidate import MeasureCandidate
 from .predicted import Predicted
 from .runner import BestSoFar, RunnerFuture, RunnerResult
+from .second_look import MeasuredCode
 from .tune_context import TuneContext
 from .verify import Checker
 
@@ -55,6 +56,8 @@ class TaskRecord:
         spent_s: of all rounds.
         proposed: candidates of the last round.
         last_turn: which of all rounds was its last, from 1.
+        code: what was measured in this run, by machine code.
+        accepted: has it a candidate that no rule refuses, and that is measured?
     """
 
     ctx: TuneContext
@@ -85,6 +88,8 @@ class TaskRecord:
     spent_s: float = 0.0
     proposed: int = 0
     last_turn: int = 0
+    code: MeasuredCode = field(default_factory=MeasuredCode)
+    accepted: bool = False
     _shash: str = ""
     _led_by: float = math.inf
     _since: float = 0.0

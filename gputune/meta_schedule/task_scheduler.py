@@ -7,6 +7,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,6 +35,7 @@ from .predicted import predict, source_of
 from .profiler import Profiler
 from .round_log import Round, RoundLog, predictions
 from .runner import LocalRunner, Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
+from .second_look import look, rank_again, refusals, regret
 from .statistics_table import table
 from .task_record import FAILED_MS, Budget, Progress, TaskRecord
 from .tune_context import TuneContext, check_seed
@@ -393,11 +395,13 @@ class TaskScheduler(ABC):
         built = task.builder_results
         # what was not built for want of time is not a trial
         task.measure_candidates = task.measure_candidates[: len(built)]
+        known = self._second_look(task)
+        built = task.builder_results
         device = "cpu" if task.ctx.target.kind == "llvm" else task.ctx.target.kind
         inputs = [
-            RunnerInput(b.artifact_path, device, c.args_info, task.best)
-            for c, b in zip(task.measure_candidates, built)
-            if b.problem is None and b.artifact_path is not None
+            RunnerInput(str(b.artifact_path), device, c.args_info, task.best)
+            for c, b, f in zip(task.measure_candidates, built, known)
+            if f is None
         ]
         self._logger.info("Sending %d sample(s) to runner", len(inputs))
         self._report("measure", task_id)
@@ -412,10 +416,33 @@ class TaskScheduler(ABC):
                 code="runner",
             )
         coming = iter(given)
-        task.runner_futures = [
-            next(coming) if b.problem is None else _ready(RunnerResult.failed(b.problem))
-            for b in built
+        task.runner_futures = [next(coming) if f is None else f for f in known]
+
+    def _second_look(self, task: TaskRecord) -> list[RunnerFuture | None]:
+        """What is known of candidates without a measurement, now that they are built; None of those
+        to measure. Those of a GPU are put in the order of what the model says of them now."""
+        candidates, built = task.measure_candidates, task.builder_results
+        assert candidates is not None
+        assert built is not None
+        out: list[RunnerFuture | None] = [
+            None if b.problem is None else _ready(RunnerResult.failed(b.problem)) for b in built
         ]
+        if task.ctx.target.kind != "cuda":
+            return out
+        look(candidates, built)
+        order = rank_again(task.ctx, self.cost_model, candidates)
+        candidates[:] = [candidates[i] for i in order]
+        built[:] = [built[i] for i in order]
+        out = [out[i] for i in order]
+        refused = refusals(candidates, built, task.accepted)
+        for i, (candidate, no) in enumerate(zip(candidates, refused)):
+            if out[i] is not None:
+                continue
+            if no is not None:
+                out[i] = _ready(no)
+            elif task.code.again(candidate):
+                out[i] = RunnerFuture(lambda: True, partial(task.code.result_of, candidate))
+        return out
 
     def join_running_task(self, task_id: int) -> list[RunnerResult]:
         """Wait for the round of a task that is under way, and take in its results.
@@ -438,6 +465,7 @@ class TaskScheduler(ABC):
                     if self._has_to_end(results):
                         break
                     results.append(judged(task, candidate, b, _result_of(future)))
+                    task.code.note(candidate, results[-1])
                     task.lead(candidate, results[-1])
                     self._report("measure", task_id, results)
             judge_round(task, candidates, built, results)
@@ -470,13 +498,15 @@ class TaskScheduler(ABC):
     ) -> list[RunnerResult]:
         """Count, record and learn from the results of a round."""
         task = self.tasks[task_id]
+        task.code.end_round()
         self._count_lost(task, built, results)
         charged = [i for i, r in enumerate(results) if not r.is_lost]
         kept = [candidates[i] for i in charged]
         kept_built = [built[i] for i in charged]
         kept_results = [results[i] for i in charged]
-        for b, r in zip(kept_built, kept_results):
+        for c, b, r in zip(kept, kept_built, kept_results):
             task.charge(b, r)
+            task.accepted |= r.problem is None and not c.excused
         self._write_failures(task, kept, kept_results)
         best = task.best_latency_ms
         task.best_history_ms.append(FAILED_MS if best is None else best)
@@ -559,6 +589,7 @@ class TaskScheduler(ABC):
             **{name: round(seconds, 4) for name, seconds in task.laps.items()},
             **Round.of(task.proposed, built, results).as_json(),
             **predictions(candidates, results),
+            **regret(candidates, results),
         }
         self.rounds.add(task_id, line, counts() if callable(counts) else None)
 

@@ -1,4 +1,5 @@
-"""Where did the candidates of a tuning go, and was the model right? `Why` reads it off the logs.
+"""Where did the candidates of a tuning go, and were model and rules right? `Why` reads it off the
+logs.
 
 The logs are `rounds.jsonl` and `failures.jsonl` of a work_dir (`round_log`, `failures`). They are
 data from anywhere: lines that cannot be read are counted and passed over, and their text is made
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError
+from .failures import REFUSED
+from .postproc.verify_gpu_code import CHOICES
 from .round_log import ROUNDS_FILE
+from .second_look import RULES
 
 FAILURES_FILE = "failures.jsonl"
 TOP = 8
@@ -34,6 +38,26 @@ class Part:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     right: tuple[int, ...] = ()
+
+
+@dataclass(slots=True)
+class Refused:
+    """What became of the candidates that a rule refuses.
+
+    Attributes:
+        reason: the rule.
+        count: how many it refused, those that were measured all the same included.
+        measured: how many of them were.
+        best: their least seconds; None if none has a time.
+        judged: is the rule a guess, so that some of what it refuses is measured? Else what it
+            refuses cannot run, or is not legal.
+    """
+
+    reason: str
+    count: int = 0
+    measured: int = 0
+    best: float | None = None
+    judged: bool = False
 
 
 @dataclass(slots=True)
@@ -68,12 +92,36 @@ class TaskWhy:
         """The least seconds; None if there are none."""
         return min((x for r in self.rounds if (x := _seconds(r.get("best")))), default=None)
 
+    @property
+    def accepted(self) -> float | None:
+        """The least seconds of what no rule refuses; None if there are none."""
+        found = [_seconds(r.get("accepted" if "rules" in r else "best")) for r in self.rounds]
+        return min((x for x in found if x), default=None)
+
+    def refusals(self) -> list[Refused]:
+        """What each rule refused, and how those did that were measured all the same; the rule that
+        refused the most first."""
+        out = {r: Refused(r, n, judged=r in _JUDGED) for r, n in self.counter("refused").items()}
+        for line in self.rounds:
+            rules = line.get("rules")
+            for name, row in rules.items() if isinstance(rules, dict) else ():
+                if not isinstance(row, dict):
+                    continue
+                found = out.setdefault(str(name), Refused(str(name), judged=True))
+                found.count += _count(row.get("refused"))
+                found.measured += _count(row.get("measured"))
+                best = _seconds(row.get("best"))
+                found.best = min((x for x in (found.best, best) if x), default=None)
+        return sorted(out.values(), key=lambda x: -x.count)
+
     def reasons(self) -> list[tuple[str, int, str]]:
         """Why candidates failed: reason, how many, and what the last of them said; the most
-        frequent first."""
+        frequent first. What a rule refused is no failure."""
         counts: Counter[str] = Counter()
         said: dict[str, str] = {}
         for line in self.failures:
+            if line.get("phase") == REFUSED:
+                continue
             reason = f"{line.get('phase', '?')} {line.get('kind', '?')}"
             counts[reason] += 1
             said[reason] = str(line.get("message", ""))
@@ -88,7 +136,8 @@ class TaskWhy:
     def _fates(self) -> Part:
         build, run = self.counter("build_errors"), self.counter("run_errors")
         proposed, attempted = self.total("proposed"), self.total("attempted")
-        ended = self.total("measured") + self.total("wrong") + run.total()
+        ended = sum(map(self.total, ("measured", "same_code", "refused_built", "wrong")))
+        ended += run.total()
         unread = self.total("built") - ended - self.total("lost")
         rows = [
             ("sampled", self.total("sampled"), "rows and schedules that the search looked at"),
@@ -97,6 +146,12 @@ class TaskWhy:
             ("proposed", proposed, "sent to be built"),
             ("build errors", build.total(), _in_words(build)),
             ("built", self.total("built"), ""),
+            (
+                "same code",
+                self.total("same_code"),
+                "as one that was measured: its times are theirs",
+            ),
+            ("refused built", self.total("refused_built"), "taken to be slow: the rules are below"),
             ("run errors", run.total(), _in_words(run)),
             ("wrong results", self.total("wrong"), "their numbers are not the program's"),
             ("lost", self.total("lost"), "no worker could be had: not their fault"),
@@ -116,28 +171,45 @@ class TaskWhy:
         return Part(title, ("candidates", "count", ""), tuple(shown) if self.rounds else (), (1,))
 
     def _refusals(self) -> Part:
-        rows = [(str(n), reason) for reason, n in self.counter("refused").most_common()]
-        return Part(f"{self.name}: refused before building", ("count", "reason"), tuple(rows), (0,))
+        accepted = self.accepted
+        rows = []
+        for x in self.refusals():
+            text = f"{x.reason}: {RULES[x.reason].text}" if x.reason in RULES else x.reason
+            measured = str(x.measured) if x.judged else "-"  # what cannot run cannot be measured
+            best = "-" if x.best is None else _duration(x.best)
+            ratio = "-" if x.best is None or accepted is None else f"{x.best / accepted:.2f}"
+            rows.append((str(x.count), measured, best, ratio, text))
+        head = ("refused", "of these measured", "best", "by the best accepted", "reason")
+        return Part(f"{self.name}: refused by rules", head, tuple(rows), (0, 1, 2, 3))
 
     def _failed(self) -> Part:
         rows = [(str(n), reason, said) for reason, n, said in self.reasons()]
         return Part(f"{self.name}: failures", ("count", "reason", "example"), tuple(rows), (0,))
 
     def _model(self) -> Part:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for r in self.rounds:
             found = judgement_of(r)
             if found is None:
                 continue
             n, correlation, recall = found
-            told = (_figure(correlation), _figure(recall))
+            built = judgement_of(r, "built_")
+            told = (_figure(correlation), _figure(recall), _figure(built[1] if built else None))
             rows.append((str(r.get("round", "?")), str(r.get("model", "?")), str(n), *told))
-        head = ("round", "model", "measured", "rank correlation", f"top-{TOP} recall")
-        return Part(f"{self.name}: predicted and measured", head, tuple(rows), (0, 2, 3, 4))
+        head: tuple[str, ...]
+        head = ("round", "model", "measured", "rank correlation", f"top-{TOP} recall", "once built")
+        if all(row[5] == "-" for row in rows):  # the model was not asked again
+            head, rows = head[:5], [row[:5] for row in rows]
+        right = tuple(k for k in range(len(head)) if k != 1)
+        return Part(f"{self.name}: predicted and measured", head, tuple(rows), right)
 
 
-def judgement_of(line: Line) -> tuple[int, float, float | None] | None:
+def judgement_of(line: Line, when: str = "") -> tuple[int, float, float | None] | None:
     """How well a round's scores, given before it, ranked its times.
+
+    Args:
+        line: of the round.
+        when: "built_" for the scores given once they were built.
 
     Returns:
         How many candidates, the rank correlation (1: as predicted), and the recall of the fastest
@@ -145,7 +217,7 @@ def judgement_of(line: Line) -> tuple[int, float, float | None] | None:
     """
     from .cost_model.metrics import rank_correlation, recall
 
-    scores, seconds = _numbers(line.get("scores")), _numbers(line.get("seconds"))
+    scores, seconds = (_numbers(line.get(when + x)) for x in ("scores", "seconds"))
     if len(scores) != len(seconds) or len(scores) < 3:
         return None
     found = rank_correlation(scores, seconds)
@@ -229,6 +301,7 @@ class Why:
     __repr__ = __str__
 
 
+_JUDGED = frozenset({*CHOICES, *RULES})
 _LAPS = {"search_s": "search", "build_s": "build", "measure_s": "measure and learn"}
 
 

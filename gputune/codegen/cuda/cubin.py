@@ -10,6 +10,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 
 from ...errors import BuildError
 
@@ -50,6 +51,10 @@ _IADD = 0x035
 _SIZED = 4
 _MAX_THREADS, _REQUIRED_THREADS, _FRAME, _REGISTERS, _BARRIERS = 0x05, 0x10, 0x11, 0x2F, 0x4C
 _FUNCTION, _ENTRY, _NOBITS = 2, 0x10, 8
+_SILENT = (
+    ".debug", ".nv_debug", ".rel.debug", ".rela.debug", ".note", ".shstrtab", ".strtab", ".symtab",
+)  # fmt: skip
+"""Sections, by how their names begin, that change nothing of what a kernel does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class KernelFacts:
         instructions: those that can execute; padding is not counted.
         mix: how many of them by mnemonic, such as {"FFMA": 64, "LDG": 4}; operations that have no
             name here are "0x1e5" and the like.
+        code_bytes: of its machine code, padding and all.
     """
 
     registers: int
@@ -80,6 +86,7 @@ class KernelFacts:
     max_threads: int | None
     instructions: int
     mix: dict[str, int]
+    code_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +113,28 @@ def read_cubin(cubin: bytes) -> dict[str, KernelFacts]:
             hint="a cubin is what NVRTC, nvcc -cubin and ptxas make for one architecture",
             code="cubin",
         ) from None
+
+
+def code_digest(cubin: bytes) -> str:
+    """A digest of what a cubin makes the GPU do: machine code, constants, and what a launch is told
+    of each kernel. Cubins that differ in nothing but names of files and lines have the same one.
+
+    Raises:
+        BuildError: as of `read_cubin`.
+    """
+    digest = blake2b(digest_size=16)
+    try:
+        digest.update(b"sm_%d\0" % _architecture(cubin))
+        for s in _sections(cubin):
+            if s.name.startswith(_SILENT):
+                continue
+            data = _data(cubin, s)
+            digest.update(f"{s.name}\0{s.type} {s.flags} {s.size} {len(data)}\0".encode() + data)
+    except (struct.error, ValueError, IndexError) as e:
+        raise BuildError(
+            f"{len(cubin)} bytes are not a readable cubin: {e}", code="cubin"
+        ) from None
+    return digest.hexdigest()
 
 
 def _read(cubin: bytes) -> dict[str, KernelFacts]:
@@ -156,6 +185,7 @@ def _facts(
         max_threads=_threads(attributes),
         instructions=sum(mix.values()),
         mix=mix,
+        code_bytes=len(code),
     )
 
 

@@ -56,6 +56,13 @@ class CostModel(ABC):
         """Can it be asked about matrices of sketch features?"""
         return type(self).predict_features is not CostModel.predict_features
 
+    @property
+    def takes_compiled(self) -> bool:
+        """Does it learn from what the compiler tells of a candidate (`MeasureCandidate.compiled`),
+        and can it rank by that what is built? Its rows may then have the columns of `compiled`
+        behind the features."""
+        return False
+
     def knows(self, workload: str) -> bool:
         """Has it learned from measurements of this workload?"""
         return False

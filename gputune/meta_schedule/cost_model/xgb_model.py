@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from ...errors import RecordError, UserError
 from ...ir.equal import structural_hash
+from ..compiled import COMPILED, told
 from ..feature_extractor import FeatureExtractor, SketchFeature
 from ..sketch_feature import FEATURE_COUNT
 from .boosting import SKETCH_CONFIG, Examples, Rules, XGBConfig, ask, sums, train
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _FORMAT = 2
 _CYCLES = 7  # the column of the analytic model's cycles (log2)
+_TOLD = FEATURE_COUNT + len(COMPILED)  # columns of a row of sketch features, as it is kept
 _TRUST = 24  # with so many rows, trees and analytic model have equal say
 _ANEW = 5  # trees are trained anew when a workload has grown by a fifth
 _WARM, _WARM_SKETCH = 100, 8  # measurements before trees are trained
@@ -122,6 +124,11 @@ class XGBModel(CostModel):
         return isinstance(self.extractor, SketchFeature)
 
     @property
+    def takes_compiled(self) -> bool:
+        """With sketch features."""
+        return self.takes_features
+
+    @property
     def is_trained(self) -> bool:
         """Are there enough measurements for trees?"""
         return self._booster is not None or (
@@ -152,9 +159,18 @@ class XGBModel(CostModel):
         """Learn from measurements; a failure counts as infinitely slow."""
         if not candidates:
             return
-        packs = self.extractor.extract_from(context, candidates)
+        packs = self._packs(context, candidates)
         key = structural_hash(context.mod)
         self._data.add(key, packs, [seconds_of(r) for r in results])
+
+    def _packs(
+        self, context: TuneContext, candidates: Sequence[MeasureCandidate]
+    ) -> list[npt.NDArray[Any]]:
+        """The rows of each candidate, with what is known of it once it is built."""
+        packs = self.extractor.extract_from(context, candidates)
+        if not self.takes_features:
+            return packs
+        return [told(p, [c.compiled]) for p, c in zip(packs, candidates)]
 
     def update_features(self, workload: str, features: Rows, seconds: Sequence[float]) -> None:
         """Learn from rows of one workload and their seconds (infinite for failures)."""
@@ -162,7 +178,7 @@ class XGBModel(CostModel):
             super().update_features(workload, features, seconds)
         if len(features) != len(seconds):
             raise UserError(f"{len(features)} rows with {len(seconds)} times")
-        self._data.add(workload, list(features[:, None, :]), seconds)
+        self._data.add(workload, list(_wide(features, _TOLD)[:, None, :]), seconds)
 
     def _is_stale(self) -> bool:
         """Is there enough that is new?"""
@@ -183,13 +199,14 @@ class XGBModel(CostModel):
         self._trained = self._data.counts()
         if self.takes_features:
             self._line = _fit_line(rows[:, _CYCLES], share)
+            rows, sizes, share = _both_forms(rows, sizes, share)
         threads = self.config.nthread or self.num_tuning_cores or 1
         self._booster = train(Examples(rows, sizes, share), self.config, threads, self._rules)
 
     # ------------------------------------------------------------------ asking
     def predict(self, context: TuneContext, candidates: Sequence[MeasureCandidate]) -> Scores:
         """A score for each candidate, about the share of the best speed; higher is better."""
-        packs = self.extractor.extract_from(context, candidates)
+        packs = self._packs(context, candidates)
         if not packs:
             return np.empty(0)
         rows = np.concatenate(packs).astype(np.float32)
@@ -209,7 +226,7 @@ class XGBModel(CostModel):
         cycles = features[:, _CYCLES].astype(np.float64)
         if self._booster is None or len(features) == 0:
             return -cycles
-        trees = ask(self._booster, features)
+        trees = ask(self._booster, _wide(features, int(self._booster.num_features())))
         trust = self.row_count / (self.row_count + _TRUST)
         line = np.clip(self._line[0] + self._line[1] * cycles, 0.0, 1.0)
         blend: Scores = trust * trees + (1.0 - trust) * line
@@ -233,7 +250,7 @@ class XGBModel(CostModel):
 
     def _width(self) -> int:
         """The number of features; 0 while it is not known."""
-        return FEATURE_COUNT if self.takes_features else self._data.width or 0
+        return _TOLD if self.takes_features else self._data.width or 0
 
     def load(self, path: str) -> None:
         """Take up what `save` wrote, instead of what is known.
@@ -244,10 +261,15 @@ class XGBModel(CostModel):
         """
         data = read(path, _ARRAYS)
         self._check(data, path)
+        width = int(data["version"][1])
         found = TrainingData.of(data, path)
-        if found.count and found.width != int(data["version"][1]):
+        if found.count and found.width != width:
             raise RecordError(f"{path}: not a saved cost model: its arrays do not fit together")
-        self._booster = _booster(data["trees"].tobytes(), found.width, path)
+        if found.count and self.takes_features and width == FEATURE_COUNT:  # of an earlier version
+            wide = {**data, "rows": _wide(data["rows"], _TOLD)}
+            found = TrainingData.of(wide, path)
+        widths = (FEATURE_COUNT, _TOLD) if self.takes_features else (found.width,)
+        self._booster = _booster(data["trees"].tobytes(), widths, path)
         self._data = found
         self._trained = dict(zip(found.workloads, data["trained"].tolist(), strict=True))
         a, b = data["line"].tolist()
@@ -256,7 +278,7 @@ class XGBModel(CostModel):
     def _check(self, data: dict[str, npt.NDArray[Any]], path: str) -> None:
         version, mine = data["version"].tolist(), type(self.extractor).__name__
         other = not isinstance(version, list) or len(version) != 2 or version[0] != _FORMAT
-        if other or (self.takes_features and version[1] != FEATURE_COUNT):
+        if other or (self.takes_features and version[1] not in (FEATURE_COUNT, _TOLD)):
             raise RecordError(
                 f"{path}: a cost model of another version of gputune",
                 hint="delete it: the search learns anew",
@@ -284,7 +306,28 @@ _ARRAYS = (
 )  # fmt: skip
 
 
-def _booster(trees: bytes, width: int | None, path: str) -> Any:
+def _wide(rows: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """Rows with so many columns: zeros behind them, or without the last."""
+    missing = width - rows.shape[1]
+    if missing <= 0:
+        return rows[:, :width]
+    return np.concatenate([rows, np.zeros((len(rows), missing), rows.dtype)], axis=1)
+
+
+def _both_forms(
+    rows: Rows, sizes: npt.NDArray[np.int64], share: Scores
+) -> tuple[Rows, npt.NDArray[np.int64], Scores]:
+    """What trees learn from: each row as it was before it was compiled, and again as it is since;
+    without the columns of `COMPILED` where no row has them."""
+    known = rows[:, FEATURE_COUNT] > 0
+    bare = np.ascontiguousarray(rows[:, :FEATURE_COUNT])
+    if not known.any():
+        return bare, sizes, share
+    both = np.concatenate([_wide(bare, _TOLD), rows[known]])
+    return both, np.ones(len(both), np.int64), np.concatenate([share, share[known]])
+
+
+def _booster(trees: bytes, widths: Sequence[int | None], path: str) -> Any:
     """The trees of a file; None if it has none."""
     if not trees:
         return None
@@ -293,7 +336,7 @@ def _booster(trees: bytes, width: int | None, path: str) -> Any:
     booster = xgboost.Booster()
     try:
         booster.load_model(bytearray(trees))
-        if booster.num_features() != width:
+        if booster.num_features() not in widths:
             raise RecordError(f"{path}: the trees are about other features")
     except xgboost.core.XGBoostError as e:
         reason = str(e).splitlines()[0] if str(e) else "unreadable"

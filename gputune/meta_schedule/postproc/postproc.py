@@ -25,10 +25,13 @@ class Postproc(ABC):
     Attributes:
         last_error: why the last schedule was refused, None if it was not.
         calls_users: does it call functions of the user's, which do not know of sampled values?
+        choices: codes of those refusals that are judgements, not limits: the device could run what
+            they refuse. A few of it are measured all the same.
     """
 
     last_error: ScheduleError | None = None
     calls_users: bool = False
+    choices: frozenset[str] = frozenset()
 
     def initialize_with_tune_context(self, context: TuneContext) -> None:
         """Learn what is tuned (`context.mod`) and for which machine (`context.target`)."""
@@ -40,6 +43,11 @@ class Postproc(ABC):
     @abstractmethod
     def apply(self, sch: Schedule) -> bool:
         """Change the schedule in place. False: the candidate is refused."""
+
+    def excusing(self, code: str) -> Postproc:
+        """A postproc of its own that does not refuse for one of its `choices`; for subclasses that
+        have some."""
+        return self.clone()
 
     def clone(self) -> Postproc:
         """A postproc of its own with the same settings."""
@@ -55,6 +63,18 @@ class Postproc(ABC):
         from . import DEFAULTS
 
         return [p.clone() for p in choose(DEFAULTS, kind, "postprocs")]
+
+
+def lenient(postprocs: Sequence[Postproc], code: str) -> Sequence[Postproc]:
+    """The postprocs without one of their refusals that are judgements; "": as they are."""
+    if not code:
+        return postprocs
+    return [p.excusing(code) if code in getattr(p, "choices", ()) else p for p in postprocs]
+
+
+def choices_of(postprocs: Sequence[Postproc]) -> frozenset[str]:
+    """The codes of all refusals that are judgements."""
+    return frozenset(code for p in postprocs for code in getattr(p, "choices", ()))
 
 
 def postprocess(sch: Schedule, postprocs: Sequence[Postproc]) -> ScheduleError | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ MAX_VTHREAD = 8
 """The most virtual threads of one loop: each keeps what it accumulates in registers."""
 MAX_VECTOR_BYTES = 16
 """The widest access of a thread."""
+CHOICES = frozenset({"gpu-thread-window", "gpu-vthread"})
+"""Codes of refusals that are judgements: a device can run such kernels; they are seldom fast."""
 
 
 class VerifyGPUCode(Postproc):
@@ -37,11 +40,21 @@ class VerifyGPUCode(Postproc):
 
     Everything is read off the scheduled program; nothing is lowered. `last_error` names the limit,
     and its code is one of "gpu-dynamic", "gpu-thread-window", "gpu-threads", "gpu-thread-axis",
-    "gpu-grid", "gpu-vthread", "gpu-vector", "gpu-shared".
+    "gpu-grid", "gpu-vthread", "gpu-vector", "gpu-shared". The window and the virtual threads are
+    judgements (`choices`): `excusing` gives a postproc that lets one of them pass.
     """
+
+    choices = CHOICES
 
     def __init__(self) -> None:
         self.limits: GpuLimits | None = None
+        self.excused: frozenset[str] = frozenset()
+
+    def excusing(self, code: str) -> VerifyGPUCode:
+        """A postproc of its own that does not refuse for `code`."""
+        out = copy.copy(self)
+        out.excused = self.excused | ({code} & CHOICES)
+        return out
 
     def _initialize_with_tune_context(self, context: TuneContext) -> None:
         target = target_of(context)
@@ -59,7 +72,8 @@ class VerifyGPUCode(Postproc):
             return False
         for func in sch.mod.functions.values():
             for kernel in kernels_of(func):
-                self.last_error = next(faults(kernel, self.limits), None)
+                found = faults(kernel, self.limits)
+                self.last_error = next((e for e in found if e.code not in self.excused), None)
                 if self.last_error is not None:
                     return False
         return True

@@ -23,9 +23,11 @@ import numpy.typing as npt
 from ...errors import RecordError, ScheduleError, UserError
 from ...ir.equal import structural_hash
 from ...schedule.trace import Trace
+from ..compiled import Compiled, facts_in, told
 from ..cost_model.cost_model import seconds_of
 from ..decisions import IntArray, row_numbers
 from ..measure_candidate import MeasureCandidate
+from ..postproc.postproc import choices_of
 from ..profiler import Profiler
 from .search_strategy import (
     Search,
@@ -34,6 +36,7 @@ from .search_strategy import (
     begun,
     callers,
     context_of,
+    postprocs_of,
     refuse_second,
 )
 from .selection import Scores, Spread, parents, ranking
@@ -59,6 +62,7 @@ _DOUBTED_FIRST, _DOUBTED = 0.7, 0.35  # shares of a batch for which scores are d
 _DOUBT_FIRST, _DOUBT = 0.3, 0.08  # by how much: of log2 of the time; then of the best speed
 _CLIMBERS, _CLIMBS = 12, 3  # rows that climb at the end of a round, and their steps
 _STALE = 3  # rounds without a better time, after which parents are drawn more freely
+_SPARED = 0.02  # of a batch: refused by a rule that is a judgement, and measured all the same
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +71,7 @@ class _Island:
 
     space: Space
     rows: dict[bytes, float] = field(default_factory=dict)  # measured: seconds
+    compiled: dict[bytes, Compiled] = field(default_factory=dict)  # of those that records tell of
     all_rows: IntArray | None = None  # every row, where there are few
 
 
@@ -279,6 +284,8 @@ class _Evolution:
         for island in self.islands:
             island.all_rows = island.space.enumerate(_ENUMERATE)
         self.empty = 0
+        self._choices = choices_of(postprocs_of(search.context))
+        self._refused: dict[str, tuple[int, IntArray]] = {}  # of each judgement, a row
         self._stale = 0  # rounds since a better time was seen
         self._best = math.inf
         self._where: dict[str, tuple[int, IntArray]] = {}
@@ -315,6 +322,9 @@ class _Evolution:
             row = island.space.row_of(trace)
             if row is not None:
                 island.rows[row.tobytes()] = record.seconds
+                facts = facts_in(record.extras)
+                if facts:
+                    island.compiled[row.tobytes()] = Compiled(facts)
                 self._where[digest] = (k, row)
                 return
 
@@ -328,7 +338,11 @@ class _Evolution:
                 rows = _matrix(list(island.rows))
                 found = island.space.evaluate(rows)
                 seconds = np.array(list(island.rows.values()))[found.valid]
-                model.update_features(workload, found.features[found.valid], seconds.tolist())
+                features = found.features[found.valid]
+                if island.compiled and getattr(model, "takes_compiled", False):
+                    valid = [key for key, good in zip(island.rows, found.valid) if good]
+                    features = told(features, [island.compiled.get(key) for key in valid])
+                model.update_features(workload, features, seconds.tolist())
 
     def notify(
         self, candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]
@@ -486,6 +500,8 @@ class _Evolution:
         rows = pool.unseen(k, rows)
         found = self.islands[k].space.evaluate(rows, classes)
         self.search.refusals.update(found.refusals)
+        for reason in self._choices & found.examples.keys():
+            self._refused[reason] = k, rows[found.examples[reason]]
         self.search.sampled += int((found.classes != -2).sum())  # -2: not looked at
         rows = rows[found.valid]
         if len(rows) == 0:
@@ -531,6 +547,7 @@ class _Evolution:
         order = ranking(pool.scores)
         measured = sum(len(i.rows) for i in self.islands)
         by_chance = self.settings.eps_greedy
+        self._spare(batch, wanted)
         if measured == 0:
             # nothing is known: some of each space, and a part from the upper half by chance
             for k in range(len(self.islands)):
@@ -552,6 +569,15 @@ class _Evolution:
         self._describe(batch.out)
         return batch.out
 
+    def _spare(self, batch: _Batch, wanted: int) -> None:
+        """Now and then one that a judgement refuses, so that it is known whether it is right."""
+        for reason, (k, row) in list(self._refused.items()):
+            if wanted > 1 and self.rng.random() < min(_SPARED * wanted, 0.5):
+                del self._refused[reason]
+                new = self.claim(k, row, reason)
+                if new is not None:
+                    batch.out.append(new)
+
     def _doubted(self, pool: _Pool, doubt: float) -> IntArray:
         """Positions by score as it might be: what a model gets wrong it gets wrong for all programs
         of a kind, so each kind is given an error of its own."""
@@ -570,15 +596,19 @@ class _Evolution:
             return
         where = [self._where[c.digest] for c in batch]
         for k in dict.fromkeys(k for k, _ in where):
-            mine = [(c, row) for c, (island, row) in zip(batch, where) if island == k]
+            mine = [
+                (c, row) for c, (i, row) in zip(batch, where) if i == k and not c.excused
+            ]  # fmt: skip
+            if not mine:
+                continue
             found = self.islands[k].space.evaluate(np.array([row for _, row in mine]))
             for (c, _), valid, features in zip(mine, found.valid, found.features):
                 c.features = features if valid else None
 
-    def claim(self, k: int, row: IntArray) -> MeasureCandidate | None:
+    def claim(self, k: int, row: IntArray, excused: str = "") -> MeasureCandidate | None:
         """The candidate of a row, if it can be made and its program is new."""
         try:
-            sch = self.islands[k].space.materialise(row)
+            sch = self.islands[k].space.materialise(row, excused)
         except ScheduleError as e:
             self.search.refusals[e.message] += 1
             self.islands[k].rows[row.tobytes()] = math.inf
@@ -587,6 +617,7 @@ class _Evolution:
         if new is None:  # another row gives the same program
             self.islands[k].rows.setdefault(row.tobytes(), math.inf)
             return None
+        new.excused = excused
         self._where[new.digest] = (k, row)
         return new
 

@@ -17,6 +17,7 @@ from ...schedule.trace import Trace
 from ..decisions import Category, IntArray, Tile
 from ..population import Evaluation, Sketch, Unsupported
 from ..postproc import Postproc, postprocess
+from ..postproc.postproc import lenient
 from ..sketch_feature import FEATURE_COUNT, Machine, features_of
 from ..watched import Maker, is_ours
 
@@ -61,8 +62,9 @@ class Space(Protocol):
     def evaluate(self, rows: IntArray, new_classes: int | None = None) -> Evaluation:
         """Verdicts and features; see `Sketch.evaluate`."""
 
-    def materialise(self, row: IntArray) -> Schedule:
-        """The finished schedule of a row; ScheduleError if it is refused."""
+    def materialise(self, row: IntArray, excused: str = "") -> Schedule:
+        """The finished schedule of a row; ScheduleError if it is refused, and not for what is
+        excused (see `Postproc.choices`)."""
 
     def row_of(self, trace: Trace) -> IntArray | None:
         """The row of a recorded trace, if it is one of this space."""
@@ -202,6 +204,7 @@ class TraceSpace:
                 out.valid[k], out.features[k], out.score[k] = True, x, score
             else:
                 out.refusals[refusal] = out.refusals.get(refusal, 0) + 1
+                out.examples[refusal] = k
         return out
 
     def _look(self, place: int) -> tuple[str | None, np.ndarray, float]:
@@ -213,17 +216,18 @@ class TraceSpace:
             return f"{type(e).__name__}: {e}", np.zeros(FEATURE_COUNT, np.float32), -np.inf
         return None, x, score
 
-    def _schedule(self, place: int) -> Schedule:
+    def _schedule(self, place: int, excused: str = "") -> Schedule:
         sch = Schedule(self.mod, seed=1, error_render_level="none")
         self._traces[place].apply_to_schedule(sch)
-        error = postprocess(sch, self.postprocs)
+        error = postprocess(sch, lenient(self.postprocs, excused))
         if error is not None:
             raise error
         return sch
 
-    def materialise(self, row: IntArray) -> Schedule:
-        """The finished schedule of a row; ScheduleError if it is refused."""
-        return self._schedule(int(row[0]))
+    def materialise(self, row: IntArray, excused: str = "") -> Schedule:
+        """The finished schedule of a row; ScheduleError if it is refused, and not for what is
+        excused."""
+        return self._schedule(int(row[0]), excused)
 
     def row_of(self, trace: Trace) -> IntArray | None:
         """The row of a trace that this space could have made."""
