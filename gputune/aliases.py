@@ -133,6 +133,7 @@ _TIR: dict[str, str] = {
     "schedule.instruction.InstructionKind": "schedule:InstructionKind",
     **_under("analysis", _OF_PROGRAMS, _OF_SCHEDULES),
     **_under("tensor_intrin", _INTRINS, _wmma()),
+    "transform.DefaultGPUSchedule": "default_gpu_schedule:DefaultGPUSchedule",
 }
 
 ALIASES: dict[str, str | dict[str, str]] = {

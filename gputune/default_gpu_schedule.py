@@ -42,11 +42,13 @@ from .ir.nodes import (
     Stmt,
     Var,
 )
+from .ir.scheduled import SCHEDULED, is_scheduled
 from .ir.walk import all_exprs, blocks, replace_buffers, stmt_children, walk_stmt
 from .schedule import BlockRV, LoopRV, Schedule
 from .schedule.reducers import reducer_of
 from .schedule.tree import block_with
 from .target import Target
+from .target.target import TargetLike
 
 Step: TypeAlias = Callable[[Schedule, BlockRV, GpuSizes], None]
 """Changes the schedule so that a block runs on the device; ScheduleError if it cannot."""
@@ -61,7 +63,9 @@ _LONG = 32  # a reduction that a warp can share
 
 def default_gpu_schedule(func: PrimFunc | IRModule, target: Target) -> Schedule:
     """A schedule made in milliseconds without a search, after which every block of every function
-    is under loops bound to `blockIdx`. Statements outside any block run in one thread.
+    is under loops bound to `blockIdx`. Statements outside any block run in one thread. Functions
+    that say that they are scheduled already (`tir.is_scheduled`) stay as they are, and so do loops
+    that are bound. As a pass from modules to modules this is `DefaultGPUSchedule`.
 
     Raises:
         TargetError: the target is not cuda.
@@ -70,15 +74,52 @@ def default_gpu_schedule(func: PrimFunc | IRModule, target: Target) -> Schedule:
         >>> sch = default_gpu_schedule(matmul, Target("cuda -arch=sm_90"))
         >>> build(sch.mod, "cuda -arch=sm_90")
     """
+    sizes = GpuSizes.of(_cuda(target))
+    sch = Schedule(_prepared(func), seed=1, error_render_level="none")
+    for name, f in sch.mod.functions.items():
+        if not is_scheduled(f):
+            sch = _schedule_function(sch, name, f.body.name, sizes)
+    return sch
+
+
+class DefaultGPUSchedule:
+    """A pass: the module with every function made to run on a GPU that is not yet.
+
+    Functions that it has scheduled are marked `tir.is_scheduled`, so that neither a second run nor
+    tuning changes them. Those that are marked, or whose statements are all in a grid, are the same
+    objects afterwards.
+
+    Args:
+        target: a cuda target; None: that of the innermost `with Target(...)`.
+
+    Raises:
+        TargetError: there is no target, or it is not cuda.
+
+    Example:
+        >>> mod = DefaultGPUSchedule("cuda -arch=sm_80")(mod)
+    """
+
+    def __init__(self, target: TargetLike | None = None) -> None:
+        chosen = Target.current(allow_none=False) if target is None else Target(target)
+        assert chosen is not None  # current has raised
+        self.target = _cuda(chosen)
+
+    def __call__(self, mod: IRModule) -> IRModule:
+        """The scheduled module."""
+        done = default_gpu_schedule(mod, self.target).mod
+        functions = {
+            name: f if is_scheduled(f) or done[name] is f else done[name].with_attr(SCHEDULED, True)
+            for name, f in mod.functions.items()
+        }
+        return IRModule(functions, mod.attrs)
+
+
+def _cuda(target: Target) -> Target:
     if target.kind != "cuda":
         raise TargetError(
             f"a GPU schedule needs a cuda target, not {target}", hint="use default_schedule"
         )
-    sizes = GpuSizes.of(target)
-    sch = Schedule(_prepared(func), seed=1, error_render_level="none")
-    for name, f in sch.mod.functions.items():
-        sch = _schedule_function(sch, name, f.body.name, sizes)
-    return sch
+    return target
 
 
 def _schedule_function(sch: Schedule, func: str, root: str, sizes: GpuSizes) -> Schedule:
@@ -311,7 +352,9 @@ def _prepared(func: PrimFunc | IRModule) -> IRModule:
     leads, get a grid and a block of one; buffers that several kernels use, or that no grid was
     written for, move to global memory."""
     mod = IRModule.from_expr(func) if isinstance(func, PrimFunc) else func
-    functions = {name: _prepared_function(f) for name, f in mod.functions.items()}
+    functions = {
+        name: f if is_scheduled(f) else _prepared_function(f) for name, f in mod.functions.items()
+    }
     if all(functions[name] is f for name, f in mod.functions.items()):
         return mod
     return IRModule(functions, mod.attrs)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gputune import kernels
-from gputune.default_gpu_schedule import default_gpu_schedule
+from gputune.default_gpu_schedule import DefaultGPUSchedule, default_gpu_schedule
 from gputune.errors import TargetError
 from gputune.ir import interp
 from gputune.ir.build import const_int
@@ -466,6 +466,53 @@ def test_every_function_of_a_module() -> None:
     assert set(mod.functions) == set(funcs)
     for func in mod.functions.values():
         assert faults(func) == []
+
+
+def test_the_pass_over_modules() -> None:
+    matmul = kernels.get("matmul").build(m=8, n=8, k=8)
+    bound = scheduled(in_place())
+    marked = scan().with_attr("tir.is_scheduled", True)
+    mod = IRModule({"a": matmul, "b": bound, "c": marked}, (("note", 1),))
+    done = DefaultGPUSchedule(CUDA)(mod)
+    check(done)
+    assert list(done.functions) == ["a", "b", "c"]
+    assert done.attrs == mod.attrs
+    assert faults(done["a"]) == []
+    assert dict(done["a"].attrs)["tir.is_scheduled"]
+    assert done["b"] is bound  # all of it is in a grid
+    assert done["c"] is marked  # whatever is in it
+    again = DefaultGPUSchedule(CUDA)(done)
+    assert all(again[name] is done[name] for name in done)
+    check_equal(
+        kernels.get("matmul"), kernels.get("matmul").shape({"m": 8, "n": 8, "k": 8}), done["a"]
+    )
+
+
+def test_the_pass_completes_what_is_bound_in_part() -> None:
+    @T.prim_func
+    def half(A: T.Buffer((64,), "float32"), C: T.Buffer((64,), "float32")):
+        B = T.alloc_buffer((64,))
+        for i in T.thread_binding(64, thread="blockIdx.x"):
+            with T.block("B"):
+                vi = T.axis.spatial(64, i)
+                B[vi] = T.exp(A[vi])
+        for i in range(64):
+            with T.block("C"):
+                vi = T.axis.spatial(64, i)
+                C[vi] = B[63 - vi]
+
+    with CUDA:
+        func = DefaultGPUSchedule()(IRModule({"half": half}))["half"]
+    assert faults(func) == []
+    assert threads_of(func, "blockIdx.x")[0] == 64
+    assert len(threads_of(func, "blockIdx.x")) == 2
+
+
+def test_the_pass_needs_a_gpu() -> None:
+    with pytest.raises(TargetError, match="needs a cuda target, not llvm"):
+        DefaultGPUSchedule("llvm")
+    with pytest.raises(TargetError, match="no current target"):
+        DefaultGPUSchedule()
 
 
 def test_more_elements_than_an_int32_counts() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..ir.nodes import IntImm, IRModule, PrimFunc
+from ..ir.nodes import IRModule, PrimFunc
+from ..ir.scheduled import is_scheduled
 from ..schedule import Schedule
 from ..target import Target
 from ..target.target import TargetLike
@@ -26,8 +27,6 @@ from .tune_result import TuneResult
 
 if TYPE_CHECKING:
     from ..runtime.module import Module
-
-_SCHEDULED = ("tir.is_scheduled", "tirx.is_scheduled")
 
 
 def extract_tasks(
@@ -65,7 +64,7 @@ def extract_tasks(
     found: dict[str, list[ExtractedTask]] = {}
     order: list[list[Any]] = []  # task without its weight, and the weight
     for name, func in tensor_functions(mod).items():
-        if _is_scheduled(func):
+        if is_scheduled(func):
             continue
         alone = task_module(func)
         key = equality.hash(alone)
@@ -106,12 +105,6 @@ def tensor_functions(mod: IRModule | PrimFunc) -> dict[str, PrimFunc]:
 def task_module(func: PrimFunc) -> IRModule:
     """The module of a function under the one name that all tasks have: "main"."""
     return IRModule({"main": func.with_attr("global_symbol", "main")})
-
-
-def _is_scheduled(func: PrimFunc) -> bool:
-    notes = dict(func.attrs)
-    values = [notes.get(k) for k in _SCHEDULED]
-    return any(bool(v.value) if isinstance(v, IntImm) else bool(v) for v in values)
 
 
 def extracted_tasks_to_tune_contexts(
@@ -247,7 +240,7 @@ def compile_relax(
     out: dict[str, PrimFunc] = {}
     for name, func in tensor_functions(mod).items():
         sch = None
-        if not _is_scheduled(func):
+        if not is_scheduled(func):
             sch = best_schedule(database, task_module(func), chosen)
             if sch is None and enable_warning:
                 console().warning("Tuning record is not found for primfunc: %s", name)

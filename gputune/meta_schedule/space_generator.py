@@ -11,7 +11,8 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ..errors import ScheduleError, UserError
-from ..ir.nodes import Block, IntImm, IRModule, PrimFunc
+from ..ir.nodes import Block, IRModule, PrimFunc
+from ..ir.scheduled import is_scheduled
 from ..ir.walk import stmt_children
 from ..schedule import BlockRV, Schedule
 from .analysis import SCHEDULE_RULE, annotation, is_gone
@@ -30,7 +31,6 @@ Rules: TypeAlias = "Sequence[ScheduleRule] | str | None"
 Postprocs: TypeAlias = "Sequence[Postproc] | str | None"
 Mutators: TypeAlias = "Mapping[Mutator, float] | str | None"
 ScheduleFnType: TypeAlias = "Callable[[Schedule], Schedule | list[Schedule] | None]"
-_SCHEDULED = ("tir.is_scheduled", "tirx.is_scheduled")
 
 
 class SpaceGenerator(ABC):
@@ -235,19 +235,12 @@ class PostOrderApply(SpaceGenerator):
         """Handles of the blocks to visit, inner blocks before the blocks around them."""
         out: list[BlockRV] = []
         for name, func in sch.mod.functions.items():
-            if not isinstance(func, PrimFunc) or _is_scheduled(func):
+            if not isinstance(func, PrimFunc) or is_scheduled(func):
                 continue
             for block in _post_order(func, name):
                 if self.f_block_filter is None or self.f_block_filter(block):
                     out.append(sch.get_block(block.name, name))
         return out
-
-
-def _is_scheduled(func: PrimFunc) -> bool:
-    """Does the function say that it is scheduled already?"""
-    notes = dict(func.attrs)
-    values = [notes.get(k) for k in _SCHEDULED]
-    return any(bool(v.value) if isinstance(v, IntImm) else bool(v) for v in values)
 
 
 def _post_order(func: PrimFunc, name: str) -> list[Block]:
