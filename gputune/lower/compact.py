@@ -1,8 +1,13 @@
-"""How large must a temporary buffer be? As large as the region touched while it lives."""
+"""How large must a temporary buffer be? As large as the region touched while it lives.
+
+Registers of a thread may be a region with gaps: elements that lie as far apart as other threads
+need. Where the steps between elements show it, these move together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeAlias
 
 from ..ir import build, dtypes, walk
 from ..ir.nodes import (
@@ -27,6 +32,7 @@ from .tiles import of_warp
 from .vthreads import is_virtual
 
 _Aligns = dict[Buffer, list[tuple[int, int, int]]]
+_Indices: TypeAlias = Callable[[tuple[Expr, ...]], tuple[Expr, ...]]
 
 
 def compact_buffers(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
@@ -67,16 +73,19 @@ def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: tuple
         for f in threads
         if old.scope.startswith("shared") or (of_warp(old) and f.thread == "threadIdx.x")
     ])  # fmt: skip
-    boxes = [_dimension(k, old.shape[k], found, dom, inside) for k in range(len(old.shape))]
+    own = frozenset([f.var for f in threads if old.scope == "local"])
+    boxes = [_dimension(k, old.shape[k], found, dom, inside, own) for k in range(len(old.shape))]
     shape = tuple(n if box is None else IntImm(box[1]) for n, box in zip(old.shape, boxes))
     strides = _padded(shape, aligns.get(old, []))
     body = s.body
     if strides is not None or any(box is not None for box in boxes):
         new = Buffer(old.name, shape, old.dtype, old.scope, strides, None, old.align)
         body = _rebase(body, old, new, [None if x is None else x[0] for x in boxes])
-        return Alloc(new, _go(body, dom, aligns, threads))
+        old = new
+    if old.scope == "local" and strides is None:
+        body, old = _closed(body, old)
     body = _go(body, dom, aligns, threads)
-    return s if body is s.body else Alloc(old, body)
+    return s if old is s.buffer and body is s.body else Alloc(old, body)
 
 
 def _dimension(
@@ -85,8 +94,10 @@ def _dimension(
     found: list[Access],
     dom: dict[Var, lin.Bounds],
     inside: frozenset[Var],
+    own: frozenset[Var],
 ) -> tuple[Expr, int] | None:
-    """(first index, extent) of what is touched of dimension `k`; None to keep it as it is."""
+    """(first index, extent) of what is touched of dimension `k`; None to keep it as it is. A part
+    that begins at another index for each of the threads `own` is taken however large it is."""
     if type(size) is not IntImm:
         return None
     outer: lin.Linear | None = None
@@ -103,7 +114,9 @@ def _dimension(
             return None
         else:
             lo, hi = min(lo, box[1]), max(hi, box[2])
-    if outer is None or hi - lo + 1 >= int(size.value):
+    if outer is None:
+        return None
+    if hi - lo + 1 >= int(size.value) and not own & set(outer.terms):
         return None
     return lin.to_expr(lin.Linear(outer.terms, lo), a.indices[k].dtype), hi - lo + 1
 
@@ -142,6 +155,65 @@ def _reach(
     return lin.Linear(outer, 0), lo, hi
 
 
+# ----------------------------------------------------------------------------- gaps
+def _closed(s: Stmt, b: Buffer) -> tuple[Stmt, Buffer]:
+    """Close the gaps between the elements that a thread keeps in registers; the buffer as it is
+    then."""
+    found = collect(s, b)
+    steps = [_steps_between(k, found) for k in range(len(b.shape))]
+    if all(x is None for x in steps):
+        return s, b
+    shape = tuple([
+        n if x is None else IntImm(1 + sum(step * most for step, most in x.values()), n.dtype)
+        for n, x in zip(b.shape, steps, strict=True)
+    ])  # fmt: skip
+    new = Buffer(b.name, shape, b.dtype, b.scope, None, None, b.align)
+
+    def closer(indices: tuple[Expr, ...]) -> tuple[Expr, ...]:
+        return tuple([
+            i if x is None else _restepped(i, x) for i, x in zip(indices, steps, strict=True)
+        ])  # fmt: skip
+
+    return _moved(s, b, new, closer), new
+
+
+def _restepped(i: Expr, steps: Mapping[int, tuple[int, int]]) -> Expr:
+    form = lin.linear(i, {})
+    terms = {key: (atom, steps[step][0]) for key, (atom, step) in form.terms.items()}
+    return lin.to_expr(lin.Linear(terms, 0), i.dtype)
+
+
+def _steps_between(k: int, found: list[Access]) -> dict[int, tuple[int, int]] | None:
+    """The steps that loops take along dimension `k`, each with what it becomes without gaps and how
+    many there are at most; None where there are no gaps, or more to an index than such steps."""
+    most: dict[int, int] = {}
+    for a in found:
+        index = a.indices[k]
+        if a.warp or a.lets or type(index) is Ramp or dtypes.lanes(index.dtype) > 1:
+            return None
+        ranges = {loop.var: loop_bounds(loop) for loop in a.loops}
+        form = lin.linear(index, {})
+        here: dict[int, int] = {}
+        for atom, step in form.terms.values():
+            bounds = ranges.get(atom) if type(atom) is Var else None
+            if bounds is None or bounds[0] != 0 or step < 1:
+                return None
+            here[step] = here.get(step, 0) + bounds[1]
+        if form.const:
+            return None
+        for step, n in here.items():
+            most[step] = max(most.get(step, 0), n)
+    out: dict[int, tuple[int, int]] = {}
+    reach, size = 0, 1
+    for step in sorted(most):
+        if step <= reach:
+            return None  # they overlap
+        out[step] = (size, most[step])
+        reach += step * most[step]
+        size *= most[step] + 1
+    return out if size <= reach else None
+
+
 def _padded(shape: tuple[Expr, ...], rules: list[tuple[int, int, int]]) -> tuple[Expr, ...] | None:
     """Strides of which that of `axis` is `offset` modulo `factor`; None where none is asked."""
     if not rules or any(type(n) is not IntImm for n in shape):
@@ -166,6 +238,12 @@ def _rebase(s: Stmt, old: Buffer, new: Buffer, mins: list[Expr | None]) -> Stmt:
             else _less(i, lo)
             for i, lo in zip(indices, mins)
         )  # fmt: skip
+
+    return _moved(s, old, new, move)
+
+
+def _moved(s: Stmt, old: Buffer, new: Buffer, move: _Indices) -> Stmt:
+    """The statement with `new` for `old`, at other indices."""
 
     def on_expr(e: Expr) -> Expr:
         out = walk.map_expr(e, on_expr)

@@ -140,14 +140,14 @@ def _note_loop(usage: KernelUsage, link: Link) -> None:
 
 
 def _vectors(f: For, n: int) -> list[tuple[str, int]]:
-    """What the blocks below a vectorized loop move at once."""
+    """What the blocks below a vectorized loop move at once. (Registers have no width.)"""
     moving: set[Var] = {f.var}
     out: dict[Buffer, int] = {}
     for s in walk_stmt(f.body):
         if type(s) is Block:
             moving |= {iv.var for iv, v in zip(s.iter_vars, s.iter_values) if uses_var(v, moving)}
         for buffer, indices in _accesses(s):
-            if any(uses_var(i, moving) for i in indices):
+            if buffer.scope != "local" and any(uses_var(i, moving) for i in indices):
                 out[buffer] = itemsize(buffer.dtype) * n
     return [(b.name, size) for b, size in out.items()]
 
