@@ -69,7 +69,9 @@ def kinds(trace: Trace) -> list[str]:
 
 # ----------------------------------------------------------------------------- the lists
 def test_the_rules_and_their_parameters() -> None:
-    custom, tiling, scalars, inline, cross, pvu, bind = ms.ScheduleRule.create("cuda")
+    custom, tiling, rows, scalars, inline, two, cross, pvu, wide, bind = ms.ScheduleRule.create(
+        "cuda"
+    )
     assert isinstance(custom, schedule_rule.ApplyCustomRule)
     assert isinstance(tiling, schedule_rule.MultiLevelTiling)
     assert (tiling.structure, tiling.max_innermost_factor) == ("SSSRRSRS", 64)
@@ -77,6 +79,13 @@ def test_the_rules_and_their_parameters() -> None:
     assert tiling.vector_load_lens == (1, 2, 3, 4, 8, 16)
     assert tiling.reuse_read == schedule_rule.ReuseType("must", [4], "shared")
     assert tiling.reuse_write == schedule_rule.ReuseType("must", [3], "local")
+    assert isinstance(rows, schedule_rule.PersistentRows)
+    assert rows.thread_extents == (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    assert rows.row_extents == (1, 2, 4, 8, 16, 32, 64, 128)
+    assert isinstance(two, schedule_rule.TwoLevelReduction)
+    assert two.part_counts == (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+    assert isinstance(wide, schedule_rule.WideElements)
+    assert wide.item_extents == (1, 2, 4, 8)
     assert isinstance(scalars, schedule_rule.InlineConstantScalars)
     assert isinstance(inline, schedule_rule.AutoInline)
     assert inline.into_producer
@@ -119,8 +128,8 @@ def test_the_postprocs_and_mutators() -> None:
     [
         *((n, 1) for n in ("C1D", "C2D", "C3D", "GMM", "GRP", "DIL", "DEP", "T2D", "CAP", "CBR")),
         ("TBG", 1),
-        ("NRM", 2),
-        ("SFM", 4),
+        ("NRM", 4),  # a thread, a block, all blocks, a block that reads vectors
+        ("SFM", 5),
     ],
 )
 def test_how_many_sketches(name: str, count: int) -> None:
@@ -146,7 +155,8 @@ def test_the_sketch_of_a_product() -> None:
 
 
 def test_the_sketches_of_softmax() -> None:
-    """The reference's B.3: threads share the sum, the maximum, both or neither."""
+    """The reference's B.3: threads share the sum, the maximum, both or neither; and rows that are
+    kept in registers."""
     found = [kinds(s.trace) for s in cuda_context(built("SFM")).generate_design_space()]
     get, bind, sample, split = "GetLoops", "Bind", "SampleCategorical", "Split"
     of_its_own = [get, "Fuse", sample, split, bind, bind]
@@ -157,7 +167,7 @@ def test_the_sketches_of_softmax() -> None:
         *of_its_own, *of_its_own,  # the result, and the sum
         get, "Fuse", bind,  # the grid of the maximum
     ] in found  # fmt: skip
-    assert sum("SetScope" in f for f in found) == 2  # fused into one kernel, sum or both
+    assert sum("SetScope" in f for f in found) == 3  # fused into one kernel, sum or both, or rows
     both = next(f for f in found if f.count("SetScope") == 2)
     assert both.count("ComputeAt") == 2
     assert both.count(sample) == 2  # one number of threads for all, and the unroll limit
@@ -184,7 +194,7 @@ def test_a_thread_count_can_be_mutated() -> None:
             i for i in before.insts if i.kind.samples and before.decisions[i] != after.decisions[i]
         ]
         assert len(changed) == 1
-        assert changed[0].attrs[0][0] in (4, 32)  # from a list of thread extents
+        assert changed[0].attrs[0][0] in (1, 4, 32)  # from a list of thread extents, or of rows
     (tiled,) = cuda_context(built("GMM")).generate_design_space()
     assert thread_binding.apply(tiled.trace) is None  # its threads are tiles
 

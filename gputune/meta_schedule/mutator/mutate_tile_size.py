@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class MutateTileSize(Mutator):
-    """Moves a divisor from one tile of a loop to another, or draws another fetch width. Tiles that
+    """Moves a divisor from one tile of a loop to another, or draws another width of a fetch or of
+    vectors. Tiles that
     need not divide (`sample_tile`) become neighbours of their kind; how long their loops are is
     found by replay, so these need a context."""
 
@@ -31,7 +33,8 @@ class MutateTileSize(Mutator):
         """A trace with one such change; None where nothing can change."""
         covers = self._coverings(trace)
         tilings = [inst for inst in trace.insts if inst in covers or _moves(trace, inst)]
-        widths = sampled_for(trace, _notes_fetch)
+        vectors = {i.inputs[0] for i in trace.insts if i.kind.name == "Vectorize"}
+        widths = sampled_for(trace, lambda i: _notes_fetch(i) or _makes_vectors(i, vectors))
         if not tilings and not widths:
             return None
         inst = self.rng.choice([*tilings, *widths])
@@ -65,6 +68,10 @@ class MutateTileSize(Mutator):
 
 def _notes_fetch(inst: Instruction) -> bool:
     return inst.kind.name == "Annotate" and inst.attrs[0] == COOPERATIVE_FETCH
+
+
+def _makes_vectors(inst: Instruction, vectors: Collection[object]) -> bool:
+    return inst.kind.name == "Split" and inst.outputs[-1] in vectors
 
 
 def _moves(trace: Trace, inst: Instruction) -> dict[tuple[int, int], list[int]]:

@@ -20,10 +20,13 @@ from .multi_level_tiling_tensor_core import MultiLevelTilingTensorCore
 from .multi_level_tiling_wide_vector import MultiLevelTilingWideVector
 from .multi_level_tiling_with_intrin import MultiLevelTilingWithIntrin
 from .parallelize_vectorize_unroll import ParallelizeVectorizeUnroll
+from .persistent_rows import PersistentRows
 from .random_compute_location import RandomComputeLocation
 from .rule import ScheduleRule
 from .transposed_operand import TransposedOperand
 from .transposing_copy import TransposingCopy
+from .two_level_reduction import TwoLevelReduction
+from .wide_elements import WideElements
 
 
 @left_open
@@ -143,6 +146,7 @@ CUDA: tuple[ScheduleRule, ...] = (
         reuse_read=ReuseType(req="must", levels=[4], scope="shared"),
         reuse_write=ReuseType(req="must", levels=[3], scope="local"),
     ),
+    PersistentRows(),
     InlineConstantScalars(),
     AutoInline(
         into_producer=True,
@@ -153,6 +157,7 @@ CUDA: tuple[ScheduleRule, ...] = (
         require_ordered=False,
         disallow_op=None,
     ),
+    TwoLevelReduction(),
     CrossThreadReduction(thread_extents=[4, 8, 16, 32, 64, 128, 256, 512]),
     ParallelizeVectorizeUnroll(
         max_jobs_per_core=-1,
@@ -160,6 +165,7 @@ CUDA: tuple[ScheduleRule, ...] = (
         unroll_max_steps=[0, 16, 32, 64, 128, 256, 512, 1024],
         unroll_explicit=True,
     ),
+    WideElements(),
     AutoBind(max_threadblocks=256, thread_extents=[32, 64, 128, 256, 512, 1024]),
 )
 """What a GPU gets, in the order of application."""
@@ -254,11 +260,14 @@ __all__ = [
     "MultiLevelTilingWideVector",
     "MultiLevelTilingWithIntrin",
     "ParallelizeVectorizeUnroll",
+    "PersistentRows",
     "PyScheduleRule",
     "RandomComputeLocation",
     "ReuseType",
     "ScheduleRule",
     "TransposedOperand",
     "TransposingCopy",
+    "TwoLevelReduction",
+    "WideElements",
     "register_schedule_rule",
 ]
