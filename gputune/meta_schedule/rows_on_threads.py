@@ -20,7 +20,7 @@ from ..ir.walk import free_vars
 from ..schedule.combine import any_order
 from ..schedule.recognise import Reduction, reduction_of
 from ..schedule.tree import Link
-from .analysis import is_spatial, loop_links
+from .analysis import AUTO_UNROLL_MAX_STEP, is_spatial, loop_links
 from .row_chains import extents_of
 from .strides import Strides
 
@@ -32,6 +32,8 @@ Way: TypeAlias = Literal["row", "place", "other"]
 
 VECTOR_BYTES = 16
 """The widest access of a thread."""
+UNROLLED = (16, 64, 256)
+"""Statements that are written out, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +247,14 @@ def spread(
     grid, row = sch.split(fused(sch, loops), [None, rows])
     sch.bind(grid, "blockIdx.x")
     sch.bind(row, over)
+    limit_unrolling(sch, grid, (0,) if unrolled else UNROLLED)
+
+
+def limit_unrolling(sch: Schedule, grid: LoopRV, candidates: Sequence[int] = UNROLLED) -> None:
+    """Say up to how many statements loops are written out in a kernel, which then is not drawn for
+    the program as a whole. (Of loads that are written out by the hundred the compiler starts more
+    than there are registers for.)"""
+    sch.annotate(grid, AUTO_UNROLL_MAX_STEP, drawn(sch, candidates))
 
 
 def _share(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from ...schedule import Instruction, Trace
-from ..analysis import UNROLL_EXPLICIT, UNROLL_IMPLICIT
+from ..analysis import AUTO_UNROLL_MAX_STEP, UNROLL_EXPLICIT, UNROLL_IMPLICIT
 from .categories import resampled, sampled_for
 from .mutator import Mutator
+
+_NOTES = (UNROLL_EXPLICIT, UNROLL_IMPLICIT, AUTO_UNROLL_MAX_STEP)
 
 
 class MutateUnroll(Mutator):
@@ -20,4 +22,4 @@ class MutateUnroll(Mutator):
 
 
 def _notes_unroll(inst: Instruction) -> bool:
-    return inst.kind.name == "Annotate" and inst.attrs[0] in (UNROLL_EXPLICIT, UNROLL_IMPLICIT)
+    return inst.kind.name == "Annotate" and inst.attrs[0] in _NOTES

@@ -6,13 +6,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ...ir.walk import blocks
+from ...schedule.tree import Link
 from ..analysis import (
+    AUTO_UNROLL_MAX_STEP,
     PARALLEL,
     UNROLL_EXPLICIT,
     UNROLL_IMPLICIT,
     VECTORIZE,
+    annotation,
     is_root,
+    is_spatial,
     is_spatial_program,
+    loop_links,
 )
 from ..kinds import target_of
 from .rule import ScheduleRule
@@ -61,8 +67,19 @@ class ParallelizeVectorizeUnroll(ScheduleRule):
             sch.annotate(block, PARALLEL, self.max_jobs_per_core * self.num_cores)
         if self.max_vectorize_extent != -1:
             sch.annotate(block, VECTORIZE, self.max_vectorize_extent)
-        if self.unroll_max_steps and not is_spatial_program(sch, link):
+        spatial = is_spatial_program(sch, link)
+        if self.unroll_max_steps and not spatial and not _is_decided(sch, link):
             n = len(self.unroll_max_steps)
             step = sch.sample_categorical(self.unroll_max_steps, [1 / n] * n)
             sch.annotate(block, UNROLL_EXPLICIT if self.unroll_explicit else UNROLL_IMPLICIT, step)
         return [sch]
+
+
+def _is_decided(sch: Schedule, root: Link) -> bool:
+    """Has another rule decided about unrolling in every nest with a reduction?"""
+    for x in sch.tree(sch.func_of(root.block().key)).blocks[root.block().key]:
+        nest = loop_links(x)
+        limited = nest and annotation(nest[0].loop(), AUTO_UNROLL_MAX_STEP) is not None
+        if not limited and not all(is_spatial(b) for b in (x.block(), *blocks(x.block().body))):
+            return False
+    return True

@@ -32,6 +32,7 @@ from ..rows_on_threads import (
     drawn,
     fetches,
     fused,
+    limit_unrolling,
     part_of,
     runs_along,
     spread,
@@ -229,7 +230,9 @@ def _rows(sch: Schedule, first: BlockRV, plan: _Plan, vectors: bool) -> None:
         sch.unroll(vector[0])
     _, thread = sch.split(along, [None, drawn(sch, plan.threads)])
     sch.bind(thread, "threadIdx.x")
-    sch.bind(fused(sch, over), "blockIdx.x")
+    grid = fused(sch, over)
+    sch.bind(grid, "blockIdx.x")
+    limit_unrolling(sch, grid)
 
 
 def _columns(sch: Schedule, first: BlockRV, plan: _Plan, vectors: bool) -> None:
@@ -243,7 +246,9 @@ def _columns(sch: Schedule, first: BlockRV, plan: _Plan, vectors: bool) -> None:
     _, row = sch.split(along, [None, drawn(sch, rows)])
     sch.bind(row, "threadIdx.y")
     sch.bind(lane, "threadIdx.x")
-    sch.bind(fused(sch, [part, *outer, grid]), "blockIdx.x")
+    grid = fused(sch, [part, *outer, grid])
+    sch.bind(grid, "blockIdx.x")
+    limit_unrolling(sch, grid)
 
 
 def _second(sch: Schedule, block: BlockRV, plan: _Plan) -> None:
