@@ -15,7 +15,6 @@ from .ir import dtypes
 from .ir.build import const_int
 from .ir.nodes import (
     Alloc,
-    Buffer,
     BufferLoad,
     BufferStore,
     For,
@@ -24,13 +23,12 @@ from .ir.nodes import (
     Stmt,
 )
 from .ir.walk import stmt_children, stmt_exprs, walk_expr, walk_stmt
-from .lower.flat import steps_of
 from .lower.gpu import lower_gpu
 from .lower.kernels import GpuKernel, Triple
+from .lower.shared_memory import shared_layout, size_of
 from .lower.tiles import is_fragment
 from .meta_schedule.gpu_usage import KernelUsage, kernels_of
 
-_ALIGN = 16  # bytes: where arrays in shared memory begin
 _BASE_REGISTERS = 16  # addresses, indices, what the compiler needs
 _OPERANDS = 32  # registers that hold what was loaded for the next steps
 _UNROLLED = 64  # statements up to which the compiler writes out loops by itself
@@ -99,38 +97,22 @@ def count_gpu_resources(x: PrimFunc | IRModule) -> list[GpuResources]:
 
 
 def _count(kernel: GpuKernel, usage: KernelUsage | None) -> GpuResources:
-    shared = local = 0
+    local = 0
     for s in walk_stmt(kernel.func.body):
-        if type(s) is not Alloc:
+        if type(s) is not Alloc or s.buffer.scope.startswith("shared"):
             continue
-        size = _bytes(s.buffer)
-        if s.buffer.scope.startswith("shared"):
-            shared += -(-size // _ALIGN) * _ALIGN
-        elif is_fragment(s.buffer):
+        size = size_of(s.buffer)
+        if is_fragment(s.buffer):
             local += size // 32
         else:
             local += size
     loaded = min(_OPERANDS, _loaded_at_once(kernel.func.body)[0])
     return GpuResources(
-        kernel.name, kernel.grid, kernel.block, shared, local,
+        kernel.name, kernel.grid, kernel.block, shared_layout(kernel.func).bytes, local,
         _BASE_REGISTERS + -(-local // 4) + loaded,
         () if usage is None else tuple([int(n) for n in usage.vthreads]),
         0 if usage is None else max((int(n) for _, n in usage.vectors), default=0),
     )  # fmt: skip
-
-
-def _bytes(b: Buffer) -> int:
-    """Bytes from the first to the last element; gaps of a padded buffer count."""
-    last = 0
-    for n, step in zip(b.shape, steps_of(b)):
-        size, stride = const_int(n), const_int(step)
-        if size is None or stride is None:
-            raise UserError(
-                f"buffer {b.name} has no constant size", code="dynamic-buffer",
-                hint="what a kernel keeps on the chip has a constant size",
-            )  # fmt: skip
-        last += (int(size) - 1) * int(stride)
-    return (last + 1) * dtypes.itemsize(b.dtype)
 
 
 def _loaded_at_once(s: Stmt) -> tuple[int, int]:

@@ -64,6 +64,10 @@ def _aligned(x: Any) -> bool:
     )
 
 
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda x: isinstance(x, str) and x in names
+
+
 FORMS: Mapping[str, Callable[[Any], bool]] = {
     "a whole number": _whole,
     "a whole number from 0 on": _not_negative,
@@ -71,12 +75,16 @@ FORMS: Mapping[str, Callable[[Any], bool]] = {
     "0 or 1": _flag,
     "a list of whole numbers": _several,
     "a list of [buffer, axis, factor, offset]": _aligned,
+    'one of "streaming", "read_only", "no_allocate"': _one_of(
+        "streaming", "read_only", "no_allocate"
+    ),
+    '"streaming"': _one_of("streaming"),
     "a name": lambda x: isinstance(x, str),
     "anything": lambda x: True,
 }
 """What a value may be, in words, and the test of it."""
 
-_NUMBER, _NATURAL, _POSITIVE, _FLAG, _LIST, _ALIGN, _NAME, _ANY = FORMS
+_NUMBER, _NATURAL, _POSITIVE, _FLAG, _LIST, _ALIGN, _LOADS, _STORES, _NAME, _ANY = FORMS
 _MS = "meta_schedule."
 _LOWERING = "lowering"
 _NO_PIPELINE = (
@@ -97,6 +105,16 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
      "strides of what the block writes; made by storage_align"),
     ("auto_copy", "block", _FLAG, _LOWERING,
      "the threads of a GPU share the copy, a CPU copies vectors; made by read_at and write_at"),
+    ("load_hint", "block", _LOADS, _LOWERING,
+     "how caches of a GPU take what the block loads from global memory: streaming (to be used "
+     "once), read_only (nothing in the kernel writes it), no_allocate (read only, past the first "
+     "cache); on a CPU it means nothing"),
+    ("store_hint", "block", _STORES, _LOWERING,
+     "how caches of a GPU take what the block stores to global memory: streaming (not to be used "
+     "soon); on a CPU it means nothing"),
+    ("min_blocks_per_multiprocessor", "loop, block", _POSITIVE, _LOWERING,
+     "registers are given out such that so many blocks of the kernel fit a multiprocessor of a "
+     "GPU; of several notes in a kernel the greatest holds"),
     ("explicit_read_region", "block", _LIST, "regions",
      "reads that stay as they are stated; made by annotate_buffer_access"),
     ("explicit_write_region", "block", _LIST, "regions",

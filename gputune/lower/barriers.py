@@ -2,6 +2,7 @@
 which another thread has touched since the last barrier, if one of the two stores.
 
 A barrier is needed only where the threads differ: accesses by the same thread are in order anyway.
+Arrays that take turns in the same memory are always parted by one.
 Who touches what is counted out (`touches`); where there is too much to count, a barrier is put.
 """
 
@@ -34,6 +35,7 @@ from . import linear as lin
 from .accesses import Access, collect, loop_bounds
 from .kernels import inner, with_inner
 from .limits import CpuLimits
+from .shared_memory import SharedLayout, shared_layout
 from .tiles import in_registers
 from .touches import Threads, Touch, length, mixed, reach, share
 
@@ -64,7 +66,7 @@ def insert_barriers(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
     dom = {a.var: (0, length(a) - 1) for a in axes}
     stored = {s.buffer for s in walk.walk_stmt(body) if type(s) is BufferStore}
     shared = {b for b in stored if not in_registers(b)}
-    out = _Inserter(threads, shared).go(body, dom)
+    out = _Inserter(threads, shared, shared_layout(body)).go(body, dom)
     return with_inner(kernel, out.stmt)
 
 
@@ -93,9 +95,10 @@ class _Done:
 
 
 class _Inserter:
-    def __init__(self, threads: Threads, shared: set[Buffer]) -> None:
+    def __init__(self, threads: Threads, shared: set[Buffer], layout: SharedLayout) -> None:
         self.threads = threads
         self.shared = shared
+        self.layout = layout
 
     def go(self, s: Stmt, dom: dict[Var, lin.Bounds]) -> _Done:
         match s:
@@ -202,9 +205,12 @@ class _Inserter:
             loop: `after` is in a later iteration of this loop than `before`.
         """
         return any(
-            a.access.buffer is b.access.buffer
-            and (a.access.store or b.access.store)
-            and self._meet(a, b, dom, loop)
+            (a.access.store or b.access.store)
+            and (
+                self._meet(a, b, dom, loop)
+                if a.access.buffer is b.access.buffer
+                else self.layout.overlap(a.access.buffer, b.access.buffer)
+            )
             for a in before
             for b in after
         )

@@ -6,7 +6,7 @@ mostly shares with the CPU (see `pipeline`). GPUTUNE_DUMP writes each step, as t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .. import knobs
@@ -15,6 +15,7 @@ from ..ir.nodes import Buffer, PrimFunc
 from .any_order import free_shared_orders
 from .barriers import insert_barriers
 from .blocks import lower_blocks
+from .cache_hints import mark_hints
 from .compact import compact_buffers
 from .cross_thread import lower_cross_thread
 from .guards import hoist_guards
@@ -27,6 +28,7 @@ from .place_memory import place_memory
 from .prepare import settle
 from .private import check_private
 from .races import check_races
+from .shared_memory import shorten_lives
 from .simplify import simplify_within
 from .vthreads import sink_vthreads
 from .warp_memory import lower_warp_memory
@@ -40,6 +42,7 @@ WHOLE: tuple[Pass, ...] = (
 KERNEL: tuple[Pass, ...] = (
     lower_cross_thread,  # reductions that threads share
     lower_init,  # initial values of reductions become statements
+    mark_hints,  # how caches are to take what goes through them
     lower_blocks,  # iterators become their bindings; blocks vanish
     simplify_within,  # unit loops and decided conditions vanish
     compact_buffers,  # shared and local buffers are as small as what is used of them
@@ -49,6 +52,7 @@ KERNEL: tuple[Pass, ...] = (
     check_warps,  # what whole warps do together
     check_private,  # registers hold what their own thread wrote
     check_races,  # what no barrier can put in order
+    shorten_lives,  # shared memory changes hands between arrays that do not live at once
     insert_barriers,  # where threads exchange data
     hoist_guards,  # conditions stand outside of the loops that do not change them
 )
@@ -88,7 +92,7 @@ def lower_gpu(func: PrimFunc) -> GpuProgram:
             body = _run(step, body, func.name)
             if folder:
                 dump(Path(folder), k, f"{kernel.name}_{step.__name__}", body)
-        done.append(GpuKernel(kernel.name, body, kernel.grid, kernel.block))
+        done.append(replace(kernel, func=body))
     return GpuProgram(tuple(done), workspaces)
 
 

@@ -18,7 +18,9 @@ from ..errors import LowerError
 from ..ir import build, walk
 from ..ir.build import const_int
 from ..ir.depends import depends_on
+from ..ir.known_annotations import plain
 from ..ir.nodes import (
+    Annotations,
     Block,
     Buffer,
     BufferLoad,
@@ -50,6 +52,8 @@ _MOST = {
     "threadIdx.x": 1024, "threadIdx.y": 1024, "threadIdx.z": 64,
 }  # fmt: skip
 MOST_THREADS = 1024
+MIN_BLOCKS = "min_blocks_per_multiprocessor"
+"""The annotation that says how many blocks of a kernel a multiprocessor shall hold at once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,12 +66,14 @@ class GpuKernel:
             axes (thread-bound loops) around what one thread does.
         grid: blocks along x, y, z.
         block: threads of a block along x, y, z.
+        min_blocks: that a multiprocessor shall hold at once; 0: nobody said so.
     """
 
     name: str
     func: PrimFunc
     grid: Triple
     block: Triple
+    min_blocks: int = 0
 
     @property
     def threads(self) -> int:
@@ -102,6 +108,7 @@ def split_kernels(func: PrimFunc) -> tuple[list[GpuKernel], tuple[Buffer, ...]]:
 def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) -> GpuKernel:
     extents = _extents(func, s)
     _check_size(name, extents)
+    fewest = _min_blocks(s, func.body.annotations)
     s = shared_copies(with_pragmas(s, func.body.annotations), extents)
     axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
     spmd = _Spmd(func.name, extents, axes)
@@ -118,7 +125,14 @@ def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) 
     kernel = PrimFunc(params, table, root, (*attrs, ("global_symbol", name)))
     x, y, z = (extents.get(a, 1) for a in GRID)
     p, q, r = (extents.get(a, 1) for a in BLOCK)
-    return GpuKernel(name, kernel, (x, y, z), (p, q, r))
+    return GpuKernel(name, kernel, (x, y, z), (p, q, r), fewest)
+
+
+def _min_blocks(s: Stmt, notes: Annotations) -> int:
+    """How many blocks a multiprocessor shall hold, by the notes in a kernel and on all of it."""
+    inside = [x.annotations for x in walk.walk_stmt(s) if isinstance(x, For | Block)]
+    asked = [int(plain(v)) for own in (notes, *inside) for name, v in own if name == MIN_BLOCKS]
+    return max(asked, default=0)
 
 
 def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
@@ -144,7 +158,7 @@ def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
                     hint="give each its own statement of the root block",
                     code="grid-twice",
                 )
-            out[x.thread] = max(out.get(x.thread, 1), int(n))
+            out[x.thread] = max(out.get(x.thread, 1), _blocks_along(x.thread, int(n)))
     if not out:
         what = next((b.name for b in walk.blocks(s)), "a statement")
         raise LowerError(
@@ -156,6 +170,16 @@ def _extents(func: PrimFunc, s: Stmt) -> dict[str, int]:
     if has_tile_op(s) or any(of_warp(b) for b in _stored(s)):
         _warp_lanes(out)
     return out
+
+
+def _blocks_along(axis: str, n: int) -> int:
+    """How many blocks (or threads) an axis has for a loop of `n` steps. A grid that cannot be so
+    long has fewer, which take several steps each."""
+    most = _MOST[axis]
+    if axis not in GRID or n <= most:
+        return n
+    rounds = -(-n // most)
+    return -(-n // rounds)
 
 
 def _warp_lanes(extents: dict[str, int]) -> None:
@@ -311,13 +335,30 @@ class _Spmd:
                 hint="bind it to threadIdx.y, which counts warps",
                 code="warp-divergent",
             )
+        n = const_int(s.extent)
+        assert n is not None  # `_extents` refused others
+        if s.thread in GRID and n > self.extents[s.thread]:
+            return self._rounds(s, int(n), table, bound)
         axis = self.axes[s.thread]
         value = build.cast(s.var.dtype, axis)
         inside = with_pragmas(s.body, s.annotations)
         body = self.go(inside, {**table, s.var: value}, {**bound, s.thread: s.var})
-        n = const_int(s.extent)
-        assert n is not None  # `_extents` refused others
         return body if n == self.extents[s.thread] else _guarded(body, build.lt(axis, int(n)))
+
+    def _rounds(self, s: For, n: int, table: Mapping[Var, Expr], bound: Mapping[str, Var]) -> Stmt:
+        """A loop over an axis of the grid that has fewer blocks than the loop has steps: each block
+        takes every step that many further on."""
+        assert s.thread is not None
+        length = self.extents[s.thread]
+        turn = Var(f"{s.var.name}_turn", s.var.dtype)
+        here = build.cast(s.var.dtype, self.axes[s.thread])
+        value = build.add(build.mul(turn, IntImm(length, s.var.dtype)), here)
+        inside = with_pragmas(s.body, s.annotations)
+        body = self.go(inside, {**table, s.var: value}, {**bound, s.thread: s.var})
+        rounds = -(-n // length)
+        if rounds * length != n:
+            body = _guarded(body, build.lt(value, IntImm(n, s.var.dtype)))
+        return For(turn, IntImm(0, s.var.dtype), IntImm(rounds, s.var.dtype), "serial", body)
 
     def _check_inside(self, s: For) -> None:
         """Loops over the same axis inside a thread loop run with the same thread numbers: each must

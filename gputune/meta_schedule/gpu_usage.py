@@ -10,13 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from typing import TypeAlias
 
 from ..ir.build import const_int
 from ..ir.dtypes import itemsize
-from ..ir.nodes import Block, Buffer, BufferLoad, BufferStore, Expr, For, PrimFunc, Stmt, Var
+from ..ir.nodes import (
+    Block,
+    Buffer,
+    BufferLoad,
+    BufferStore,
+    Expr,
+    For,
+    PrimFunc,
+    Seq,
+    Stmt,
+    Var,
+)  # fmt: skip
 from ..ir.walk import stmt_exprs, uses_var, walk_expr, walk_stmt
 from ..lower.lanes import come_together, exchanged, outermost_step, spatial_inside
 from ..lower.place_memory import common_loops
+from ..lower.shared_memory import ALIGN, DYNAMIC, together
 from ..lower.tiles import of_warp
 from ..schedule.analysis import region_under
 from ..schedule.dim import maximum, minimum
@@ -33,7 +47,6 @@ from .analysis import (
 GRID = ("blockIdx.x", "blockIdx.y", "blockIdx.z")
 BLOCK = ("threadIdx.x", "threadIdx.y", "threadIdx.z")
 WARP = 32
-_ALIGN = 16  # bytes: where arrays in shared memory begin
 
 
 @dataclass(slots=True)
@@ -97,9 +110,15 @@ def kernels_of(func: PrimFunc) -> list[KernelUsage]:
             _note_loop(usage, link)
         else:
             _note_window(usage, link)
+    lives: dict[int, list[_Life]] = {}
     for buffer, users in _shared_buffers(links.values()):
-        usage = tops[id(_top(users[0]))]
-        usage.shared_bytes = usage.shared_bytes + _bytes_of(buffer, users)
+        top, size = _top(users[0]), _bytes_of(buffer, users)
+        if buffer.scope == DYNAMIC:
+            lives.setdefault(id(top), []).append(_life(_home(buffer, users), users, size))
+        else:
+            tops[id(top)].shared_bytes = tops[id(top)].shared_bytes + size
+    for top_id, found in lives.items():
+        tops[top_id].shared_bytes = tops[top_id].shared_bytes + _at_once(found, 0)
     for link in links.values():  # now that all threads are known
         if type(link.node) is Block and link.up is not None:
             usage = tops[id(_top(link))]
@@ -243,6 +262,66 @@ def _home(b: Buffer, users: list[Link]) -> Link | None:
     return home
 
 
+Position: TypeAlias = tuple[int, ...]
+"""Of a statement in a sequence; of one in a loop over threads in it, with that inside: such loops
+vanish."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """How long an array lives that takes turns with others in the same memory (see
+    `lower.shared_memory`).
+
+    Attributes:
+        path: the nodes from the outermost to its home, each with its place in the sequence around.
+        first, last: which statements of its home's sequence use it.
+        size: in bytes.
+    """
+
+    path: tuple[tuple[Stmt, Position], ...]
+    first: Position
+    last: Position
+    size: int
+
+
+def _life(home: Link | None, users: list[Link], size: int) -> _Life:
+    path = () if home is None else _path(home)
+    places = [_path(x)[len(path)][1] for x in users]
+    return _Life(path, min(places), max(places), size)
+
+
+def _path(link: Link) -> tuple[tuple[Stmt, Position], ...]:
+    """The nodes down to a link that are there in a kernel, too; the link itself, if it is one."""
+    out: list[tuple[Stmt, Position]] = []
+    at: Position = ()
+    for x in reversed([link, *link.above()]):
+        around = None if x.up is None else x.up.node
+        if type(around) is Seq:
+            at = (*at, next(k for k, y in enumerate(around.items) if y is x.node))
+        thread = x.node.thread if type(x.node) is For else None
+        if type(x.node) is Seq or (thread is not None and not thread.startswith("vthread")):
+            continue
+        out.append((x.node, at))
+        at = ()
+    return tuple(out)
+
+
+def _at_once(lives: list[_Life], depth: int) -> int:
+    """The most bytes that live at the same time; the first `depth` nodes of the paths are one."""
+    inside: dict[tuple[Position, int], list[_Life]] = {}
+    for x in lives:
+        if len(x.path) > depth:
+            node, at = x.path[depth]
+            inside.setdefault((at, id(node)), []).append(x)
+    deeper = {key: _at_once(part, depth + 1) for key, part in inside.items()}
+    own = [(x.first, x.last, [x.size]) for x in lives if len(x.path) == depth]
+    found: list[int] = []
+    for first, last, sizes in together(own):
+        under = [deeper.pop(key) for key in list(deeper) if first <= key[0] <= last]
+        found.append(sum(sizes) + (reduce(maximum, under) if under else 0))
+    return reduce(maximum, [*found, *deeper.values()])
+
+
 def _elements(users: list[Link], b: Buffer, sizes: list[int]) -> int:
     """Elements of a buffer of a shape, with the gaps that storage_align asks for."""
     rules = [
@@ -304,4 +383,4 @@ def elements_exchanged(extents: Mapping[str, int], link: Link, results: int = 1)
 
 
 def _aligned(size: int) -> int:
-    return -(-size // _ALIGN) * _ALIGN
+    return -(-size // ALIGN) * ALIGN

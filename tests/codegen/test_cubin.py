@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gputune.codegen.cuda import nvrtc
-from gputune.codegen.cuda.cubin import KernelFacts, read_cubin
+from gputune.codegen.cuda.cubin import KernelFacts, read_accesses, read_cubin
 from gputune.errors import BuildError
 
 KERNELS = 50
@@ -210,3 +210,25 @@ def test_a_damaged_cubin_is_refused_or_read(data: st.DataObject) -> None:
     with contextlib.suppress(BuildError):  # any other error is a crash
         facts = read_cubin(bytes(cubin[:length]))
     assert all(f.instructions == sum(f.mix.values()) for f in facts.values())
+
+
+# ----------------------------------------------------------------------------- widths of accesses
+@needs_nvrtc
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("char", 8), ("short", 16), ("int", 32), ("int2", 64), ("int4", 128)]
+)
+def test_widths_of_accesses(kind: str, bits: int, arch: str) -> None:
+    text = f"""extern "C" __global__ void k(const {kind}* a, {kind}* b) {{
+      __shared__ {kind} s[64];
+      s[threadIdx.x] = a[threadIdx.x];
+      __syncthreads();
+      b[threadIdx.x] = s[threadIdx.x ^ 1];
+    }}"""
+    found = read_accesses(compiled(text, arch)[0])["k"]
+    assert found == {f"{name}.{bits}": 1 for name in ("LDG", "STS", "LDS", "STG")}
+
+
+def test_widths_of_what_is_no_cubin() -> None:
+    with pytest.raises(BuildError, match="100 bytes are not a readable cubin"):
+        read_accesses(b"x" * 100)

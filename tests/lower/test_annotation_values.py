@@ -21,6 +21,9 @@ BAD: dict[str, list[Any]] = {
     "pragma_unroll_explicit": ["yes", 2],
     "buffer_dim_align": [3, "abcd", [3], [[0, 0, 32]], [[0, 0, 0, 8]], [[0, 0, "x", 8]]],
     "auto_copy": ["x", 2, [1]],
+    "load_hint": ["evict", 1, None, ["streaming"]],
+    "store_hint": ["read_only", 1],
+    "min_blocks_per_multiprocessor": [0, "x", 1.5],
     "explicit_read_region": [3, "x", ["a"], [0.5]],
     "explicit_write_region": [3, "x"],
 }

@@ -15,14 +15,13 @@ import gputune.meta_schedule as ms
 from gputune.codegen.cuda.host import host_compile, host_run
 from gputune.codegen.cuda.kernel import generate
 from gputune.errors import BuildError, UserError
-from gputune.ir import dtypes
 from gputune.ir.build import const_int
 from gputune.ir.interp import run
-from gputune.ir.nodes import Alloc, IRModule, PrimFunc, Stmt
-from gputune.ir.walk import walk_stmt
+from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.kernels import KERNELS
 from gputune.kernels.kernel import Shape
 from gputune.lower.gpu import lower_gpu
+from gputune.lower.shared_memory import shared_layout
 from gputune.meta_schedule import mutator, postproc, schedule_rule
 from gputune.meta_schedule.analysis import AUTO_TENSORIZE
 from gputune.meta_schedule.gpu_model import column
@@ -458,20 +457,6 @@ def test_features_count_what_tensor_cores_do() -> None:
         assert np.unique(np.round(told("arithmetic_ns"))).size > 1
 
 
-def aligned_bytes(s: Stmt) -> int:
-    """What the arrays in shared memory of a lowered kernel take, gaps between rows included."""
-    total = 0
-    for x in walk_stmt(s):
-        if type(x) is Alloc and x.buffer.scope.startswith("shared"):
-            shape = [const_int(n) or 0 for n in x.buffer.shape]
-            steps = [prod(shape[k + 1 :]) for k in range(len(shape))]
-            if x.buffer.strides is not None:
-                steps = [const_int(n) or 0 for n in x.buffer.strides]
-            last = sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
-            total += -(-(last + 1) * dtypes.itemsize(x.buffer.dtype) // 16) * 16
-    return total
-
-
 def test_usage_is_what_lowering_makes() -> None:
     for sketch in sketches_of(product(128))[1:]:
         rows = drawn(sketch, 256, seed=4)
@@ -480,7 +465,7 @@ def test_usage_is_what_lowering_makes() -> None:
             assert isinstance(func, PrimFunc)
             for kernel, mine in zip(lower_gpu(func).kernels, kernels_of(func), strict=True):
                 assert kernel.threads == mine.threads
-                assert aligned_bytes(kernel.func.body) == mine.shared_bytes
+                assert shared_layout(kernel.func).bytes == mine.shared_bytes
 
 
 def test_all_threads_write_results_back() -> None:

@@ -149,9 +149,11 @@ def prelude() -> str:
     return _device_file("prelude.cuh")
 
 
-_MORE = {"gt_wmma_": "wmma.cuh", "gt_dp4a_": "dp4a.cuh"}
+_MORE = {
+    r"gt_wmma_": "wmma.cuh", r"gt_dp4a_": "dp4a.cuh", r"gt_(vec<|load|store)": "wide.cuh",
+}  # fmt: skip
 """How functions begin that are in files of their own, which follow the prelude where a program uses
-them: products on tensor cores, and of bytes."""
+them: products on tensor cores, and of bytes; accesses of several elements."""
 
 
 @functools.cache
@@ -164,7 +166,9 @@ def _whole_text(source: CudaSource, file_name: str) -> str:
     if not source.prelude:
         return f"{source.text}\n"
     parts = [("prelude.cuh", prelude())]
-    parts += [(name, _device_file(name)) for word, name in _MORE.items() if word in source.text]
+    parts += [
+        (name, _device_file(name)) for word, name in _MORE.items() if re.search(word, source.text)
+    ]
     parts.append((file_name, source.text))
     return "".join([f'#line 1 "{name}"\n{text}\n' for name, text in parts])
 

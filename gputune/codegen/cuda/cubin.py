@@ -137,6 +137,38 @@ def code_digest(cubin: bytes) -> str:
     return digest.hexdigest()
 
 
+_ACCESSES = ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LD", "ST")
+_WIDTHS = {0: 8, 1: 8, 2: 16, 3: 16, 4: 32, 5: 64, 6: 128}
+"""Of an access, by three of its bits."""
+
+
+def read_accesses(cubin: bytes) -> dict[str, dict[str, int]]:
+    """How wide the accesses of every kernel in a cubin are: of each kernel, how many instructions
+    there are by mnemonic and bits, such as {"LDG.128": 2, "STG.32": 1}.
+
+    Raises:
+        BuildError: these bytes are no cubin, or a damaged one.
+    """
+    try:
+        sections = _sections(cubin)
+        named = {s.name: s for s in sections}
+        names = [name for name, is_kernel in _symbols(cubin, sections) if is_kernel]
+        return {n: _accesses(_data(cubin, named[f".text.{n}"])) for n in names}
+    except (struct.error, ValueError, IndexError, KeyError) as e:
+        raise BuildError(
+            f"{len(cubin)} bytes are not a readable cubin: {e}", code="cubin"
+        ) from None
+
+
+def _accesses(code: bytes) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for low, size in struct.iter_unpack("<H7xB6x", code[: len(code) // 16 * 16]):
+        name = _MNEMONICS.get(low & 0x1FF, "")
+        if name in _ACCESSES and low >> 12 != 0xF:
+            counts[f"{name}.{_WIDTHS.get(size >> 1 & 7, 0)}"] += 1
+    return dict(counts)
+
+
 def _read(cubin: bytes) -> dict[str, KernelFacts]:
     arch = _architecture(cubin)
     if arch < 70:

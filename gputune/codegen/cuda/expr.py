@@ -30,8 +30,10 @@ from ...ir.nodes import (
 )
 from ...ir.ops import MATH, VECTOR
 from ...lower import linear as lin
-from ...lower.flat import LANE, by_lane, place, steps_of
+from ...lower.cache_hints import load_hint
+from ...lower.flat import LANE, by_lane, place
 from ...lower.lanes import SHUFFLE, is_shuffle
+from .indices import address, compared, fits
 from .names import NARROW, Names, compute_type, stored_type
 
 _LEVEL = {
@@ -58,12 +60,14 @@ HELPERS = {
         "template <typename T> static __device__ __forceinline__ T gt_max(T a, T b) {\n"
         "  return a > b || a != a ? a : b;\n}\n"
     ),
+    "gt_odd": (  # rounding it again to fewer bits is rounding once
+        "static __device__ __forceinline__ float gt_odd(double a) {\n"
+        "  float r = __double2float_rz(a);\n"
+        "  return (double)r == a || a != a ? r : __int_as_float(__float_as_int(r) | 1);\n}\n"
+    ),
     "gt_word": (
         "static __device__ __forceinline__ int gt_word(int a, int b, int c, int d) {\n"
         "  return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (int)((unsigned)d << 24);\n}\n"
-    ),
-    "gt_vec": (
-        "template <typename T, int N> struct __align__(sizeof(T) * N) gt_vec { T v[N]; };\n"
     ),
 }  # fmt: skip
 """Small functions of which generated text begins with those it uses."""
@@ -76,7 +80,9 @@ class Scope:
     names: of variables and buffers; dom: ranges of loop variables and axes; helpers: those used so
     far; fetched: elements that a vector access has brought, by buffer and address; pending:
     declarations that have to stand before the statement; aligned: the alignment in bytes that
-    accesses need of a buffer.
+    accesses need of a buffer; lets: variables that hold values of the program; alias: arguments may
+    lie in the same memory; inputs: arguments that no kernel of the program writes;
+    outside: arguments and workspaces of the kernel.
     """
 
     names: Names
@@ -85,6 +91,10 @@ class Scope:
     fetched: dict[tuple[Buffer, object], str] = field(default_factory=dict)
     pending: list[str] = field(default_factory=list)
     aligned: dict[Buffer, int] = field(default_factory=dict)
+    lets: set[Var] = field(default_factory=set)
+    alias: bool = False
+    inputs: frozenset[Buffer] = frozenset()
+    outside: frozenset[Buffer] = frozenset()
 
     def needs(self, b: Buffer, align: int) -> None:
         """Let a buffer begin at a multiple of so many bytes."""
@@ -106,39 +116,15 @@ def stored(e: Expr, s: Scope) -> str:
     dtype = e.dtype
     if dtype not in NARROW:
         return text(e, s)
-    if type(e) is BufferLoad:
-        return _fetched(e, s)
+    load, hint = load_hint(e) or (e, "")
+    if type(load) is BufferLoad:
+        return _fetched(load, s, hint)
     return f"{NARROW[dtype]}({_unrounded(e, s)})"
 
 
 def element(b: Buffer, indices: tuple[Expr, ...], s: Scope) -> str:
     """`A[address]`."""
     return f"{s.names.of(b, b.name)}[{text(address(b, indices, s.dom), s)}]"
-
-
-def address(b: Buffer, indices: tuple[Expr, ...], dom: dict[Var, lin.Bounds]) -> Expr:
-    """Where an element is, counted in elements from the start of the buffer."""
-    total = lin.Linear({}, 0)
-    for i, step in zip(indices, steps_of(b), strict=True):
-        size = lin.linear(step, dom)
-        if size.terms:
-            raise BuildError(f"the shape of {b.name} is not constant, which CUDA code needs")
-        total = lin.plus(total, lin.times(lin.linear(i, dom), size.const))
-    if b.elem_offset is not None:
-        total = lin.plus(total, lin.linear(b.elem_offset, dom))
-    lo, hi = lin.interval_of(total, dom)
-    wide = hi > 2**31 - 1 or lo < -(2**31)
-    if wide and math.prod(_size(n) for n in b.shape) < 2**31 and not _strided(b):
-        wide = any(i.dtype == "int64" for i in indices)
-    return lin.to_expr(total, "int64" if wide else "int32")
-
-
-def _strided(b: Buffer) -> bool:
-    return b.strides is not None or b.elem_offset is not None
-
-
-def _size(e: Expr) -> int:
-    return int(e.value) if type(e) is IntImm else 2**31
 
 
 # ----------------------------------------------------------------------------- by kind
@@ -216,17 +202,20 @@ def _float(value: float, dtype: str) -> tuple[str, int]:
     return out, _UNARY if out.startswith("-") else _ATOM
 
 
-def _load(e: BufferLoad, s: Scope) -> tuple[str, int]:
-    out = _fetched(e, s)
+def _load(e: BufferLoad, s: Scope, hint: str = "") -> tuple[str, int]:
+    out = _fetched(e, s, hint)
     return (f"gt_to_float({out})" if e.dtype in NARROW else out), _ATOM
 
 
-def _fetched(e: BufferLoad, s: Scope) -> str:
+def _fetched(e: BufferLoad, s: Scope, hint: str = "") -> str:
     """The element as it lies in memory, or in what a vector access has brought of it."""
     if e.predicate is not None:
         raise BuildError(f"a masked load of {e.buffer.name} has no code on CUDA")
     found = s.fetched.get((e.buffer, lin.key(address(e.buffer, e.indices, s.dom))))
-    return element(e.buffer, e.indices, s) if found is None else found
+    if found is not None:
+        return found
+    place = element(e.buffer, e.indices, s)
+    return f"gt_load_{hint}(&{place})" if hint else place
 
 
 def _cast(e: Cast, s: Scope) -> tuple[str, int]:
@@ -250,6 +239,8 @@ def _unrounded(e: Expr, s: Scope) -> str:
         inner = e.value
         if inner.dtype in ("float32", *NARROW):
             return text(inner, s)
+        if inner.dtype == "float64":
+            return f"{s.use('gt_odd')}({text(inner, s)})"
         return f"(float){_tight(inner, s, _UNARY)}"
     if type(e) is Call and e.op in MATH:
         return _math(e, s)
@@ -275,6 +266,8 @@ def _binary(e: BinOp, s: Scope) -> tuple[str, int]:
         name = s.use(f"gt_{e.op}")
         kind = compute_type(operand)
         return f"{name}<{kind}>({text(e.a, s)}, {text(e.b, s)})", _ATOM
+    if e.op in COMPARISONS and operand in ("int32", "int64"):
+        return _plain(compared(e, s.dom, s.lets), s)
     if e.op in COMPARISONS or e.op in ("and", "or"):
         return _plain(e, s)
     if operand in NARROW:
@@ -303,7 +296,7 @@ def _integer_op(e: BinOp, s: Scope) -> tuple[str, int]:
             return _narrowed(_plain(plain, s), dtype)
         name = s.use("gt_floordiv" if e.op == "//" else "gt_floormod")
         return f"{name}<{kind}>({text(e.a, s)}, {text(e.b, s)})", _ATOM
-    if e.op in ("+", "-", "*", "<<") and dtype in ("int32", "int64") and not _fits(e, s):
+    if e.op in ("+", "-", "*", "<<") and dtype in ("int32", "int64") and not fits(e, s.dom):
         unsigned = f"unsigned {'int' if dtype == 'int32' else 'long long'}"
         level = _LEVEL[e.op]
         left, right = (f"({unsigned}){_tight(x, s, _UNARY)}" for x in (e.a, e.b))
@@ -319,16 +312,7 @@ def _narrowed(found: tuple[str, int], dtype: str) -> tuple[str, int]:
 
 
 def _nonneg(e: Expr, s: Scope) -> bool:
-    return lin.interval(e, s.dom)[0] >= 0 and _fits(e, s)
-
-
-def _fits(e: Expr, s: Scope) -> bool:
-    """Do all operations inside `e` stay within their dtype?"""
-    if type(e) is not BinOp:
-        return True
-    lo, hi = lin.interval(e, s.dom)
-    fits = dtypes.min_value(e.dtype) <= lo and hi <= dtypes.max_value(e.dtype)
-    return fits and all(_fits(x, s) for x in walk.expr_children(e))
+    return lin.interval(e, s.dom)[0] >= 0 and fits(e, s.dom)
 
 
 # ----------------------------------------------------------------------------- functions
@@ -343,6 +327,9 @@ _MATH = {
 
 
 def _call(e: Call, s: Scope) -> tuple[str, int]:
+    hinted = load_hint(e)
+    if hinted is not None:
+        return _load(hinted[0], s, hinted[1])
     match e.op:
         case "if_then_else":
             c, a, b = e.args

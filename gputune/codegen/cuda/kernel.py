@@ -9,13 +9,11 @@ from ...ir import dtypes, walk
 from ...ir.nodes import Buffer, BufferStore, For, IntImm, PrimFunc, Var
 from ...lower.gpu import GpuProgram, lower_gpu
 from ...lower.kernels import GpuKernel, inner
+from ...lower.shared_memory import ALIGN, SharedLayout, shared_layout
 from .expr import HELPERS, Scope
 from .names import NARROW, Names, stored_type
 from .program import CudaSource, HostProgram, Launch, Param, Workspace
 from .stmt import Body
-
-STATIC_SHARED = 48 * 1024
-"""Bytes of shared memory that a kernel may declare; more must be asked for at the launch."""
 
 
 def generate(func: PrimFunc, name: str | None = None) -> CudaSource:
@@ -144,7 +142,12 @@ class _Kernel:
     ) -> None:
         axes, body = inner(kernel.func)
         names = Names()
-        scope = Scope(names, {})
+        changed = {s.buffer for s in walk.walk_stmt(func.body) if type(s) is BufferStore}
+        changed |= {m.source.buffer for b in walk.blocks(func.body) for m in b.match_buffers}
+        scope = Scope(
+            names, {}, inputs=frozenset(func.buffers) - changed,
+            outside=frozenset(kernel.func.buffers),
+        )  # fmt: skip
         out = Body(scope)
         self.func = func
         self.names = names
@@ -155,11 +158,12 @@ class _Kernel:
             out.emit(body)
         except GputuneError as e:
             raise BuildError(f"{kernel.name}: {e.message}", hint=e.hint) from None
-        dynamic = out.shared.bytes > STATIC_SHARED
+        layout = shared_layout(kernel.func)
+        bounds = f"{kernel.threads}, {kernel.min_blocks}" if kernel.min_blocks else kernel.threads
         self.text = "\n".join([
-            f'extern "C" __global__ void __launch_bounds__({kernel.threads}) {kernel.name}(',
+            f'extern "C" __global__ void __launch_bounds__({bounds}) {kernel.name}(',
             "    " + ",\n    ".join(signature) + ") {",
-            *_shared_lines(out, dynamic),
+            *_shared_lines(out, layout),
             *out.lines,
             "}",
             "",
@@ -173,7 +177,7 @@ class _Kernel:
             kernel.grid,
             kernel.block,
             tuple(arguments),
-            out.shared.bytes if dynamic else 0,
+            layout.dynamic_bytes,
         )
 
     def _signature(
@@ -181,6 +185,7 @@ class _Kernel:
     ) -> tuple[list[str], list[str]]:
         attrs = dict(self.func.attrs)
         alias = not attrs.get("tir.noalias", attrs.get("tirx.noalias", True))
+        out.scope.alias = alias
         written = {s.buffer for s in walk.walk_stmt(kernel.func.body) if type(s) is BufferStore}
         table = dict(kernel.func.buffer_map)
         signature: list[str] = []
@@ -213,13 +218,17 @@ class _Kernel:
         out.line(f"const int {self.names.of(a.var, a.var.name)} = {a.thread};")
 
 
-def _shared_lines(out: Body, dynamic: bool) -> list[str]:
-    """The declarations of shared memory: arrays, or parts of one array that the launch sizes."""
-    if not dynamic:
-        return [f"  __shared__ __align__(16) {k} {n}[{c}];" for n, k, c, _ in out.shared.arrays]
-    lines = ["  extern __shared__ __align__(16) unsigned char gt_shared[];"]
-    at = 0
-    for name, kind, _, size in out.shared.arrays:
-        lines.append(f"  {kind}* {name} = ({kind}*)(gt_shared + {at});")
-        at += -(-size // 16) * 16
+def _shared_lines(out: Body, layout: SharedLayout) -> list[str]:
+    """The declarations of shared memory: arrays, and parts of one array that the launch sizes."""
+    lines: list[str] = []
+    if layout.dynamic_bytes:
+        lines.append(
+            f"  extern __shared__ __align__({layout.align}) unsigned char gt_shared[];"
+        )  # fmt: skip
+    for b, name, kind, count in out.shared:
+        at = layout.at.get(b)
+        if at is None:
+            lines.append(f"  __shared__ __align__({max(ALIGN, b.align)}) {kind} {name}[{count}];")
+        else:
+            lines.append(f"  {kind}* {name} = ({kind}*)(gt_shared + {at});")
     return lines

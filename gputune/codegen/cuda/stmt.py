@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 
@@ -11,15 +12,12 @@ from ...ir import build, dtypes, walk
 from ...ir.nodes import (
     Alloc,
     Buffer,
-    BufferLoad,
     BufferStore,
-    Call,
     Evaluate,
     Expr,
     For,
     IfThenElse,
     IntImm,
-    Let,
     LetStmt,
     Seq,
     Stmt,
@@ -28,14 +26,15 @@ from ...ir.nodes import (
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds, trip_count
 from ...lower.barriers import is_barrier
+from ...lower.cache_hints import store_hint
 from ...lower.pragmas import Unroll
+from ...lower.shared_memory import DYNAMIC, SHARED
 from ...lower.tiles import is_fragment, operands, tile_op
 from . import tiles
-from .expr import Scope, address, element, stored, text
+from .expr import Scope, element, stored, text
 from .names import compute_type, stored_type
+from .vectors import VECTOR_BYTES, vector_loop
 
-VECTOR_BYTES = 16
-"""The widest access of a thread."""
 _WRITTEN_OUT = 16
 """Statements up to which a loop is written out where `pragma_unroll_explicit` asks for it. Kernels
 of a matmul and a convolution whose 256 to 1024 statements were all written out took the generator 3
@@ -44,23 +43,12 @@ of up to 32 it was the same code, for up to a fifth more of NVRTC's time."""
 
 
 @dataclass(slots=True)
-class Shared:
-    """Shared memory of a kernel: declarations `(name, type, elements, bytes)` in order."""
-
-    arrays: list[tuple[str, str, int, int]] = field(default_factory=list)
-
-    @property
-    def bytes(self) -> int:
-        """Of all arrays, each from a 16-byte boundary."""
-        return sum(-(-size // 16) * 16 for *_, size in self.arrays)
-
-
-@dataclass(slots=True)
 class Body:
-    """Lines of a kernel as they come."""
+    """Lines of a kernel as they come; `shared`: its arrays in shared memory, each with its name,
+    the type of its elements and their number."""
 
     scope: Scope
-    shared: Shared = field(default_factory=Shared)
+    shared: list[tuple[Buffer, str, str, int]] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)
     depth: int = 1
     unroll: Unroll = field(default_factory=Unroll)
@@ -90,8 +78,8 @@ class Body:
             case BufferStore():
                 if s.predicate is not None:
                     raise BuildError(f"a masked store to {s.buffer.name} has no code on CUDA")
-                value = stored(s.value, self.scope)
-                self.line(f"{element(s.buffer, s.indices, self.scope)} = {value};")
+                value, hint = store_hint(s.value)
+                self.put(s.buffer, s.indices, stored(value, self.scope), hint)
             case LetStmt():
                 self._let(s)
             case Alloc():
@@ -104,13 +92,44 @@ class Body:
             case _:
                 raise BuildError(f"a {type(s).__name__} is left in lowered code")
 
+    def put(self, b: Buffer, indices: tuple[Expr, ...], value: str, hint: str = "") -> None:
+        """Store what `value` says."""
+        place = element(b, indices, self.scope)
+        if hint:
+            self.line(f"gt_store_{hint}<{stored_type(b.dtype)}>(&{place}, {value});")
+        else:
+            self.line(f"{place} = {value};")
+
     # -------------------------------------------------------------- blocks of lines
-    def _inside(self, head: str, body: Stmt) -> None:
+    def open(self, head: str) -> None:
+        """Begin a block."""
         self.line(head)
         self.depth += 1
-        self.emit(body)
+
+    def close(self, tail: str = "}") -> None:
+        """End a block; where the tail begins another one, that is open."""
         self.depth -= 1
-        self.line("}")
+        self.line(tail)
+        if tail.endswith("{"):
+            self.depth += 1
+
+    @contextmanager
+    def block(self, head: str, tail: str = "}") -> Iterator[None]:
+        """A block around what is written inside."""
+        self.open(head)
+        yield
+        self.close(tail)
+
+    @contextmanager
+    def turns(self, name: str, count: int) -> Iterator[None]:
+        """A short loop that the compiler writes out around what is written inside."""
+        self.line("#pragma unroll")
+        with self.block(f"for (int {name} = 0; {name} < {count}; ++{name}) {{"):
+            yield
+
+    def _inside(self, head: str, body: Stmt) -> None:
+        with self.block(head):
+            self.emit(body)
 
     def _branch(self, s: IfThenElse) -> None:
         self._inside(f"if ({text(s.cond, self.scope)}) {{", s.then)
@@ -124,6 +143,7 @@ class Body:
         name = self.scope.names.fresh(s.var.name)  # (a statement may be written more than once)
         self.scope.names.rename(s.var, name)
         self.line(f"const {kind} {name} = {value};")
+        self.scope.lets.add(s.var)
         if dtypes.is_int(s.value.dtype):
             self.scope.dom[s.var] = lin.interval(s.value, self.scope.dom)
         self.emit(s.body)
@@ -142,8 +162,8 @@ class Body:
         kind = stored_type(b.dtype)
         if is_fragment(b):
             self.line(tiles.declaration(b, name))
-        elif b.scope.startswith("shared"):
-            self.shared.arrays.append((name, kind, count, count * dtypes.itemsize(b.dtype)))
+        elif b.scope in (SHARED, DYNAMIC):
+            self.shared.append((b, name, kind, count))
         elif b.scope in ("local", "global", "warp"):
             # (what is called global here lives in one thread: nobody else can name it)
             self.line(f"__align__(16) {kind} {name}[{count}];")
@@ -156,7 +176,7 @@ class Body:
 
     # -------------------------------------------------------------- loops
     def _loop(self, s: For) -> None:
-        if s.kind == "vectorized" and self._vector(s):
+        if vector_loop(self, s):
             return
         before = self.unroll
         self.unroll = before.inside(s)
@@ -169,6 +189,7 @@ class Body:
         if bounds is None:
             (a, _), (_, b), (_, n) = (lin.interval(x, scope.dom) for x in (s.min, s.min, s.extent))
             bounds = (a, max(a, b + n - 1))
+        s = self._short(s, bounds)
         name = scope.names.fresh(s.var.name)
         scope.names.rename(s.var, name)
         end = text(build.add(s.min, s.extent), scope)
@@ -185,6 +206,19 @@ class Body:
         scope.dom.clear()
         scope.dom.update(outer)
         self.unroll = before
+
+    def _short(self, s: For, bounds: lin.Bounds) -> For:
+        """A loop whose variable has 32 bits, where these are enough for what 64 are asked for.
+        (What is computed of it has as many as that needs.)"""
+        if s.var.dtype != "int64":
+            return s
+        least, _ = lin.interval(s.extent, self.scope.dom)
+        if min(bounds[0], least) < -(2**31) or bounds[1] >= 2**31 - 1:
+            return s
+        var = Var(s.var.name, "int32")
+        body = walk.substitute_stmt(s.body, {s.var: build.cast("int64", var)})
+        lo, n = (lin.to_expr(lin.linear(x, self.scope.dom), "int32") for x in (s.min, s.extent))
+        return For(var, lo, n, s.kind, body, s.thread, s.annotations)
 
     def _small(self, s: For) -> bool:
         """Is the loop, all inside written out, within what the schedule allows?"""
@@ -207,138 +241,6 @@ class Body:
             else:
                 self.emit(copy)
         return True
-
-    def _vector(self, s: For) -> bool:
-        """A loop over neighbouring elements as accesses of several at once; False if it is none."""
-        n = trip_count(s)
-        store, cond = _single_store(s.body)
-        if n is None or store is None or not build.is_literal(s.min, 0):
-            return False
-        if cond is not None and walk.uses_var(cond, s.var):
-            return False
-        if any(type(x) is Let for x in walk.walk_expr(store.value)):
-            return False
-        if cond is None and (both := _sides(s, store)) is not None:
-            self.emit(both)
-            return True
-        scope = self.scope
-        width = self._width(s, store, n)
-        if width < 2:
-            return False
-        if cond is not None:
-            self.line(f"if ({text(cond, scope)}) {{")
-            self.depth += 1
-        group = Var(f"{s.var.name}_group", s.var.dtype)
-        lane = Var(f"{s.var.name}_lane", s.var.dtype)
-        at: Expr = build.mul(group, IntImm(width, s.var.dtype))
-        if n == width:
-            self._vector_body(s, store, width, IntImm(0, s.var.dtype), lane)
-        else:
-            name = scope.names.of(group, group.name)
-            scope.dom[group] = (0, n // width - 1)
-            self.line("#pragma unroll")
-            self.line(f"for (int {name} = 0; {name} < {n // width}; ++{name}) {{")
-            self.depth += 1
-            self._vector_body(s, store, width, at, lane)
-            self.depth -= 1
-            self.line("}")
-        if cond is not None:
-            self.depth -= 1
-            self.line("}")
-        return True
-
-    def _vector_body(self, s: For, store: BufferStore, width: int, at: Expr, lane: Var) -> None:
-        scope = self.scope
-        helper = scope.use("gt_vec")
-        scope.dom[lane] = (0, width - 1)
-        whole = {s.var: build.add(at, lane)}
-        first = {s.var: at}
-        lane_name = scope.names.of(lane, lane.name)
-        value = walk.substitute(store.value, whole)
-        fetched = dict(scope.fetched)
-        for e in _surely(store.value):
-            if type(e) is not BufferLoad or not self._contiguous(e.buffer, e.indices, s.var, width):
-                continue
-            here = tuple([walk.substitute(i, whole) for i in e.indices])
-            key = (e.buffer, lin.key(address(e.buffer, here, scope.dom)))
-            if key in scope.fetched:
-                continue
-            kind = f"{helper}<{stored_type(e.buffer.dtype)}, {width}>"
-            name = scope.names.fresh(f"{e.buffer.name}_v")
-            base = tuple([walk.substitute(i, first) for i in e.indices])
-            place = element(e.buffer, base, scope)
-            self.line(f"const {kind} {name} = *(const {kind}*)&{place};")
-            scope.fetched[key] = f"{name}.v[{lane_name}]"
-            self.scope.needs(e.buffer, width * dtypes.itemsize(e.buffer.dtype))
-        kind = f"{helper}<{stored_type(store.buffer.dtype)}, {width}>"
-        name = scope.names.fresh(f"{store.buffer.name}_v")
-        base = tuple([walk.substitute(i, first) for i in store.indices])
-        self.line(f"{kind} {name};")
-        self.line("#pragma unroll")
-        self.line(f"for (int {lane_name} = 0; {lane_name} < {width}; ++{lane_name}) {{")
-        self.depth += 1
-        self.line(f"{name}.v[{lane_name}] = {stored(value, scope)};")
-        self.depth -= 1
-        self.line("}")
-        self.line(f"*({kind}*)&{element(store.buffer, base, scope)} = {name};")
-        self.scope.needs(store.buffer, width * dtypes.itemsize(store.buffer.dtype))
-        scope.fetched = fetched
-
-    def _width(self, s: For, store: BufferStore, n: int) -> int:
-        """The most neighbouring elements that one access of the store may take; 1: no more."""
-        if any(
-            type(e) is BufferLoad and e.buffer is store.buffer for e in walk.walk_expr(store.value)
-        ):
-            return 1  # what one lane stores another might load
-        width = VECTOR_BYTES // dtypes.itemsize(store.buffer.dtype)
-        while width > 1 and (
-            n % width or not self._contiguous(store.buffer, store.indices, s.var, width)
-        ):
-            width //= 2
-        return width
-
-    def _contiguous(self, b: Buffer, indices: tuple[Expr, ...], v: Var, width: int) -> bool:
-        """Do `width` iterations of `v` touch neighbours, beginning at a multiple of `width`?"""
-        if width * dtypes.itemsize(b.dtype) > VECTOR_BYTES:
-            return False
-        dom = {**self.scope.dom, v: (0, width - 1)}
-        form = lin.linear(address(b, indices, dom), dom)
-        if form.coef(v) != 1 or any(walk.uses_var(x, v) for x in form.without([v]).atoms()):
-            return False
-        rest = form.without([v])
-        return rest.const % width == 0 and all(c % width == 0 for _, c in rest.terms.values())
-
-
-def _single_store(s: Stmt) -> tuple[BufferStore | None, Expr | None]:
-    if type(s) is BufferStore and s.predicate is None:
-        return s, None
-    if type(s) is IfThenElse and s.orelse is None and type(s.then) is BufferStore:
-        return s.then, s.cond
-    return None, None
-
-
-def _sides(s: For, store: BufferStore) -> Stmt | None:
-    """A loop that stores one thing or another, by a condition that is the same for all iterations,
-    as a loop for each; None if it is no such loop."""
-    e = store.value
-    if type(e) is not Call or e.op != "if_then_else" or walk.uses_var(e.args[0], s.var):
-        return None
-
-    def side(value: Expr) -> Stmt:
-        body = BufferStore(store.buffer, value, store.indices)
-        return For(s.var, s.min, s.extent, s.kind, body, None, s.annotations)
-
-    return IfThenElse(e.args[0], side(e.args[1]), side(e.args[2]))
-
-
-def _surely(e: Expr) -> Iterator[Expr]:
-    """The parts of an expression that are evaluated whatever its conditions say."""
-    yield e
-    if type(e) is Call and e.op == "if_then_else":
-        yield from _surely(e.args[0])
-        return
-    for x in walk.expr_children(e):
-        yield from _surely(x)
 
 
 def _statements(s: Stmt) -> int | None:

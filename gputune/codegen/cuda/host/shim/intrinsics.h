@@ -194,6 +194,10 @@ GT_FROM_FLOAT(ll, long long)
 GT_FROM_FLOAT(ull, unsigned long long)
 #undef GT_FROM_FLOAT
 static inline float __double2float_rn(double x) { return float(x); }
+static inline float __double2float_rz(double x) {
+  const float r = float(x);
+  return fabs(double(r)) > fabs(x) ? nextafterf(r, 0.0f) : r;
+}
 static inline int __float_as_int(float x) { return gt::bits_as<int>(x); }
 static inline unsigned __float_as_uint(float x) { return gt::bits_as<unsigned>(x); }
 static inline float __int_as_float(int x) { return gt::bits_as<float>(x); }

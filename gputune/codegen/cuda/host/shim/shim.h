@@ -49,6 +49,7 @@
 #include "vectors.h"
 #include "numbers.h"
 #include "intrinsics.h"
+#include "wide.h"
 #include "warp.h"
 #include "wmma.h"
 #include "atomics.h"
