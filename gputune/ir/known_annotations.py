@@ -87,9 +87,6 @@ FORMS: Mapping[str, Callable[[Any], bool]] = {
 _NUMBER, _NATURAL, _POSITIVE, _FLAG, _LIST, _ALIGN, _LOADS, _STORES, _NAME, _ANY = FORMS
 _MS = "meta_schedule."
 _LOWERING = "lowering"
-_NO_PIPELINE = (
-    "the loop runs without a pipeline: the results are the same, copies and arithmetic take turns"
-)
 _NO_ASYNC = "copies are complete before the next statement runs, so there is nothing to wait for"
 _PLAIN_FRAGMENT = "fragments have the form that the intrinsic's scopes give them"
 
@@ -115,6 +112,11 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("min_blocks_per_multiprocessor", "loop, block", _POSITIVE, _LOWERING,
      "registers are given out such that so many blocks of the kernel fit a multiprocessor of a "
      "GPU; of several notes in a kernel the greatest holds"),
+    ("software_pipeline_stage", "loop", _LIST, _LOWERING,
+     "a stage for each statement of the loop: on a GPU those of stage s run s turns after those of "
+     "stage 0, beside them; a CPU runs them one after the other"),
+    ("software_pipeline_order", "loop", _LIST, _LOWERING,
+     "in which order the statements of one turn of a pipeline run"),
     ("explicit_read_region", "block", _LIST, "regions",
      "reads that stay as they are stated; made by annotate_buffer_access"),
     ("explicit_write_region", "block", _LIST, "regions",
@@ -154,17 +156,15 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("warp_execution", "block", _FLAG, "RewriteCooperativeFetch, VerifyGPUCode",
      "whole warps run the block: threadIdx.x counts the threads of a warp"),
     # what nothing reads
-    ("software_pipeline_stage", "loop", _LIST, "", _NO_PIPELINE),
-    ("software_pipeline_order", "loop", _LIST, "", _NO_PIPELINE),
-    ("software_pipeline_async_stages", "loop", _LIST, "", _NO_PIPELINE),
+    ("software_pipeline_async_stages", "loop", _LIST, "", _NO_ASYNC),
     ("async_scope", "block", _ANY, "", _NO_ASYNC),
     ("async_commit_queue_scope", "block", _ANY, "", _NO_ASYNC),
     ("async_wait_queue_scope", "block", _ANY, "", _NO_ASYNC),
     ("async_wait_inflight_count", "block", _ANY, "", _NO_ASYNC),
     ("double_buffer_scope", "block", _ANY, "",
-     "what the block writes is kept once: the next copy waits until the last one was used"),
+     "how often what a block writes is kept follows from the stages of software_pipeline_stage"),
     ("manifest_shared_memory_local_stage", "block", _ANY, "",
-     "what is copied to shared memory takes no turn in registers of its own"),
+     "a fetch of an early stage of a pipeline goes through registers, any other does not"),
     ("permuted_layout", "block", _ANY, "",
      "rows in shared memory lie one after the other; storage_align keeps them off the same banks"),
     ("vector_bytes", "block", _ANY, "", "how much a copy moves at once follows from its accesses"),

@@ -9,7 +9,8 @@ Who touches what is counted out (`touches`); where there is too much to count, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import lcm
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ..errors import LowerError
 from ..ir import build, walk
 from ..ir.nodes import (
     Alloc,
+    BinOp,
     Buffer,
     BufferLoad,
     BufferStore,
@@ -25,6 +27,7 @@ from ..ir.nodes import (
     Expr,
     For,
     IfThenElse,
+    IntImm,
     LetStmt,
     PrimFunc,
     Seq,
@@ -37,10 +40,11 @@ from .kernels import inner, with_inner
 from .limits import CpuLimits
 from .shared_memory import SharedLayout, shared_layout
 from .tiles import in_registers
-from .touches import Threads, Touch, length, mixed, reach, share
+from .touches import Threads, Touch, address_of, length, mixed, reach, share
 
 BARRIER = "sync_threads"
 """`T.evaluate(Call(BARRIER))` is a barrier of the block (lowered code only)."""
+_FEW_TURNS = 8  # of a loop that are counted out one by one
 
 
 def barrier() -> Stmt:
@@ -238,14 +242,69 @@ class _Inserter:
     ) -> bool:
         common = {v: r for v, r in dom.items() if v not in alike}
         one, two = (self.threads.points(t, common, loop, alike) for t in (a, b))
-        if one is None or two is None or one.symbolic != two.symbolic:
+        if one is None or two is None:
             return True
+        if one.symbolic != two.symbolic:
+            turns = _in_turns(a, b, [v for v in common if v not in self.threads.lengths])
+            if turns is None:
+                return True
+            a, b, v = turns
+            common.pop(v)
+            one, two = (self.threads.points(t, common, loop, [*alike, v]) for t in (a, b))
+            if one is None or two is None or one.symbolic != two.symbolic:
+                return True
         if not share(one, two):
             return False
         if loop is None:
             return True
         rounds = np.unique(one.round)
         return any(share(one.only(one.round == k), two.only(two.round > k)) for k in rounds)
+
+
+def _in_turns(a: Touch, b: Touch, same: Sequence[Var]) -> tuple[Touch, Touch, Var] | None:
+    """Two accesses whose addresses differ in remainders of a variable that is the same for both:
+    as they are for the first values of that variable, which stand for all others; None where they
+    differ in anything else. (Versions of a buffer take turns.)"""
+    forms = [address_of(t) for t in (a, b)]
+    if forms[0] is None or forms[1] is None:
+        return None
+    apart = lin.plus(forms[0], lin.times(forms[1], -1))
+    found: set[Var] = set()
+    period = 1
+    for atom in apart.atoms():
+        names = walk.free_vars(atom) & set(same)
+        if not names:
+            continue
+        turn = _turn_of(atom, names, a.dom)
+        if turn is None:
+            return None
+        period = lcm(period, turn)
+        found |= names
+    if len(found) != 1:
+        return None
+    (v,) = found
+    lo, hi = a.dom[v]
+    few = (lo, min(hi, lo + period - 1))
+    one, two = (
+        Touch(
+            replace(t.access, conds=tuple([c for c in t.access.conds if not walk.uses_var(c, v)])),
+            {**t.dom, v: few},
+        )
+        for t in (a, b)
+    )
+    return one, two, v
+
+
+def _turn_of(atom: Expr, names: set[Var], dom: Mapping[Var, lin.Bounds]) -> int | None:
+    """After how many values of a variable does an atom over it repeat itself?"""
+    if type(atom) is Var:
+        lo, hi = dom[atom]
+        return hi - lo + 1 if hi - lo < _FEW_TURNS else None
+    if type(atom) is not BinOp or atom.op != "%" or type(atom.b) is not IntImm or len(names) > 1:
+        return None
+    (v,) = names
+    inside = lin.linear(atom.a, dom)
+    return int(atom.b.value) if inside.atoms() == [v] and abs(inside.coef(v)) == 1 else None
 
 
 def _diverges(what: str) -> LowerError:

@@ -30,6 +30,7 @@ from .private import check_private
 from .races import check_races
 from .shared_memory import shorten_lives
 from .simplify import simplify_within
+from .software_pipeline import mark_pipelines, pipeline_loops
 from .vthreads import sink_vthreads
 from .warp_memory import lower_warp_memory
 from .warps import check_warps
@@ -40,6 +41,7 @@ WHOLE: tuple[Pass, ...] = (
     place_memory,  # shared and local buffers live as deep inside as they can
 )
 KERNEL: tuple[Pass, ...] = (
+    mark_pipelines,  # which statements of a loop are its stages
     lower_cross_thread,  # reductions that threads share
     lower_init,  # initial values of reductions become statements
     mark_hints,  # how caches are to take what goes through them
@@ -47,6 +49,7 @@ KERNEL: tuple[Pass, ...] = (
     simplify_within,  # unit loops and decided conditions vanish
     compact_buffers,  # shared and local buffers are as small as what is used of them
     sink_vthreads,  # virtual threads take turns only where they differ
+    pipeline_loops,  # fetches run ahead of what they are for
     simplify_within,
     lower_warp_memory,  # what warps hold is registers of their lanes
     check_warps,  # what whole warps do together

@@ -12,13 +12,15 @@ from collections.abc import Sequence
 
 from ..ir.boxes import covers, domain
 from ..ir.build import const_int
-from ..ir.nodes import Alloc, Block, Buffer, For, PrimFunc, Var
+from ..ir.nodes import Alloc, Block, Buffer, For, IntImm, PrimFunc, Range, Var
 from ..ir.walk import uses_var
 from ..schedule.analysis import blocks_below, region_under
 from ..schedule.tree import Link, block_with, graft, with_body
 from .limits import CpuLimits
 from .prepare import as_block
 from .tiles import of_warp
+
+_FAR = 1 << 40  # elements
 
 
 def on_chip(b: Buffer) -> bool:
@@ -103,10 +105,26 @@ def _written_first(users: Sequence[Link], at: Link, b: Buffer) -> bool:
                 for x in w.block().writes
                 if x.buffer is b
             ]
+            made = [None if m is None else tuple(_all_there(m, b)) for m in made]
             dom = domain(_ranges(at))
             if not any(m is not None and covers(m, need, dom) for m in made):
                 return False
     return True
+
+
+def _all_there(box: Sequence[Range], b: Buffer) -> list[Range]:
+    """A part of a buffer, as far as it may go on where the buffer ends: nobody reads beyond. (The
+    last tile of a loop may stick out.)"""
+    out: list[Range] = []
+    for r, n in zip(box, b.shape, strict=True):
+        lo, size, whole = const_int(r.min), const_int(r.extent), const_int(n)
+        if lo is None or size is None or whole is None:
+            out.append(r)
+            continue
+        first = -_FAR if lo <= 0 else lo
+        end = _FAR if lo + size >= whole else lo + size
+        out.append(Range(IntImm(first, r.min.dtype), IntImm(end - first, r.min.dtype)))
+    return out
 
 
 def _ranges(at: Link) -> dict[Var, tuple[int, int]]:

@@ -96,7 +96,7 @@ class Threads:
             alike: loops that are counted out too; the elements are told apart by their values.
             most: points that are counted out.
         """
-        total = _address(t)
+        total = address_of(t)
         if total is None:
             return None
         same = common.keys() - self.lengths.keys()
@@ -192,7 +192,7 @@ def share(a: Points, b: Points) -> bool:
     return not all(bool((x == first[0]).all()) for x in first)
 
 
-def _address(t: Touch) -> lin.Linear | None:
+def address_of(t: Touch) -> lin.Linear | None:
     """The element as a sum; None where it is not known (vectors, loads in it)."""
     total = lin.Linear({}, 0)
     for i, step in zip(t.access.indices, steps_of(t.access.buffer), strict=True):

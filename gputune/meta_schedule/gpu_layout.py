@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from ..ir import dtypes
 from ..ir.build import const_int
+from ..ir.known_annotations import plain
 from ..ir.nodes import (
     BinOp,
     Block,
@@ -36,7 +37,7 @@ from ..schedule.analysis import region_under
 from ..schedule.dim import expr_of, maximum, minimum
 from ..schedule.tree import Link, Tree
 from .analysis import annotation
-from .gpu_usage import BLOCK, GRID, elements_exchanged, kernels_of
+from .gpu_usage import BLOCK, GRID, elements_exchanged, kernels_of, versions_of
 from .index_spans import ZERO, Form, Span, facts_in, form_of, plus, renumbered, span_of, times
 from .layout_parts import drives_reduction, operations, work
 
@@ -169,6 +170,7 @@ class OnChip:
         turns: facts: extents of the loops in each iteration of which it is filled anew.
         share: how much of it a thread holds.
         home: a number of the place where it lives, the same for buffers that live together.
+        versions: fact: how many there are at a time, in a software pipeline; -1: one.
     """
 
     scope: Scope
@@ -179,6 +181,7 @@ class OnChip:
     turns: tuple[int, ...]
     share: float = 1.0
     home: int = 0
+    versions: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +289,7 @@ class _Program:
         chip: dict[int, list[OnChip]] = {}
         for b, users in _on_chip(self.tree).items():
             top = _below_root(users[0])
-            chip.setdefault(id(top), []).append(self._room(b, users))
+            chip.setdefault(id(top), []).extend(self._room(b, users))
         out: list[tuple[Rank, GpuKernel]] = []
         for item, usage in zip(items, kernels_of(self.func), strict=False):
             self.found = []
@@ -311,8 +314,9 @@ class _Program:
         return out
 
     # ------------------------------------------------------------------ memory on the chip
-    def _room(self, b: Buffer, users: list[Link]) -> OnChip:
-        """What is allocated of a buffer: as much as is touched while it lives."""
+    def _room(self, b: Buffer, users: list[Link]) -> list[OnChip]:
+        """What is allocated of a buffer: as much as is touched while it lives; and the registers
+        that hold what is fetched ahead for it."""
         at, outermost = home_of(users, b)
         top = at if at is not None else outermost.up if outermost is not None else None
         scope = _scope(b)
@@ -339,16 +343,30 @@ class _Program:
         turns = [f for f in above if f.thread is None]
         share = _SHARES.get(b.scope, 1.0)
         written = [_size(f.extent) for f in _filling(b, users, above)] if share == 1 else shape
-        return OnChip(
-            scope,
-            dtypes.itemsize(b.dtype),
-            tuple(map(self.fact, shape)),
-            tuple(map(self.fact, written)),
-            tuple([self.fact(_size(f.extent)) for f in copies if scope == "local"]),
-            tuple([self.fact(_size(f.extent)) for f in turns]),
-            share,
-            self.places.setdefault(None if top is None else id(top.node), len(self.places)),
-        )
+        filled = tuple(map(self.fact, written))
+        turned = tuple([self.fact(_size(f.extent)) for f in turns])
+        place = self.places.setdefault(None if top is None else id(top.node), len(self.places))
+        versions = versions_of(b, users, top) if scope == "shared" else 1
+        several = type(versions) is not int or versions > 1
+        out = [
+            OnChip(
+                scope,
+                dtypes.itemsize(b.dtype),
+                tuple(map(self.fact, shape)),
+                filled,
+                tuple([self.fact(_size(f.extent)) for f in copies if scope == "local"]),
+                turned,
+                share,
+                place,
+                self.fact(versions) if several else -1,
+            )
+        ]
+        if several:
+            held = (*filled, self.fact(minimum(versions - 1, 1)))
+            out.append(
+                OnChip("local", dtypes.itemsize(b.dtype), held, held, (), turned, 1.0, place)
+            )
+        return out
 
     # ------------------------------------------------------------------ down to the blocks
     def _walk(self, s: Stmt, a: _Around) -> None:
@@ -708,7 +726,7 @@ def _filling(b: Buffer, users: Sequence[Link], above: Sequence[For]) -> list[For
 def _alignments(b: Buffer, users: Sequence[Link]) -> list[tuple[int, int, int]]:
     """What storage_align asks for: axis, factor, offset."""
     return [
-        (int(axis) % len(b.shape), int(factor), int(offset))
+        (int(axis) % len(b.shape), plain(factor), plain(offset))
         for user in users
         for k, axis, factor, offset in annotation(user.block(), "buffer_dim_align") or ()
         if user.block().writes[int(k)].buffer is b

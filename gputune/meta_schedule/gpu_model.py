@@ -232,11 +232,18 @@ class _Kernel:
 
     def _barriers(self) -> tuple[Floats, Floats]:
         """Barriers that a block of threads waits at; threads that share a reduction."""
-        turns = {m.home: m.turns for m in self.kernel.memory if m.scope == "shared"}
+        homes = {m.home: m for m in self.kernel.memory if m.scope == "shared"}
         barriers = np.zeros(self.count)
-        for t in turns.values():  # behind each filling, and before the next one
-            often = self._product(t)
-            barriers = barriers + np.where(often > 1.0, 2.0 * often, 1.0)
+        self.ahead = np.zeros(self.count, bool)
+        for m in homes.values():  # behind each filling, and before the next one
+            several = np.zeros(self.count, bool)
+            if m.versions >= 0:
+                several = self.facts[m.versions] > 1
+            often = self._product(m.turns)
+            # what is fetched into another version waits for nobody
+            each = np.where(several, 1.0, 2.0)
+            barriers = barriers + np.where(often > 1.0, each * often, 1.0)
+            self.ahead |= several
         crossing = np.ones(self.count)
         for b in self.blocks:
             if b.block.crossing:
@@ -324,7 +331,11 @@ class _Kernel:
         self.arithmetic_s = arithmetic * per_sm / hidden
         self.shared_s = shared * per_sm
         self.l1_s = l1 * per_sm
-        chain = latency + fetching + self.barriers * _BARRIER
+        # what is fetched ahead is on its way while the block works
+        waiting = np.where(
+            self.ahead, np.maximum(fetching - self.instructions / 4.0, 0.0), fetching
+        )  # fmt: skip
+        chain = latency + waiting + self.barriers * _BARRIER
         self.latency_s = np.ceil(x.rounds / x.resident) * chain / speeds.clock_hz
         sms = np.minimum(x.blocks, float(self.machine.limits.sms or speeds.sms))
         under_way = sms * resident * x.warps * 32.0 * np.maximum(deep, 4.0)

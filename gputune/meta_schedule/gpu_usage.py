@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from ..ir.build import const_int
 from ..ir.dtypes import itemsize
+from ..ir.known_annotations import plain
 from ..ir.nodes import (
     Block,
     Buffer,
@@ -38,6 +39,7 @@ from ..schedule.recognise import Reduction, reduction_of
 from ..schedule.tree import Link, Tree
 from .analysis import (
     BUFFER_DIM_ALIGN,
+    PIPELINE_STAGE,
     THREAD_EXTENT_HIGH,
     THREAD_EXTENT_LOW,
     WARP_EXECUTION,
@@ -240,7 +242,44 @@ def _bytes_of(b: Buffer, users: list[Link]) -> int:
                 before = sizes[k]
                 sizes[k] = size if before is None else maximum(before, size)
     known = [1 if n is None else n for n in sizes]
-    return _aligned(_elements(users, b, known) * itemsize(b.dtype))
+    return _aligned(_elements(users, b, known, versions_of(b, users, top)) * itemsize(b.dtype))
+
+
+def versions_of(b: Buffer, users: list[Link], home: Link | None) -> int:
+    """How many versions of a buffer there are: more than one in a software pipeline, which fetches
+    ahead (see `lower.software_pipeline`).
+
+    Args:
+        b: the buffer.
+        users: the blocks that use it.
+        home: the loop in each of whose iterations it is anew.
+    """
+    if home is None or type(home.node) is not For:
+        return 1
+    stages = annotation(home.node, PIPELINE_STAGE)
+    n = const_int(home.node.extent)
+    body = home.node.body
+    items = body.items if type(body) is Seq else (body,)
+    if not stages or n is None or len(stages) != len(items):
+        return 1
+    at = [_stage(user, home, items) for user in users]
+    far = 0
+    for k, first in enumerate(users):
+        if any(w.buffer is b for w in first.block().writes):
+            for later in at[k + 1 :]:
+                far = maximum(far, plain(stages[later]) - plain(stages[at[k]]))
+    return minimum(far, n - 1) + 1
+
+
+def _stage(user: Link, home: Link, items: tuple[Stmt, ...]) -> int:
+    """Which statement of a loop holds a block."""
+    for x in (user, *user.above()):
+        for k, item in enumerate(items):
+            if x.node is item:
+                return k
+        if x.node is home.node:
+            break
+    raise AssertionError("the loop is around the block")
 
 
 def _home(b: Buffer, users: list[Link]) -> Link | None:
@@ -322,10 +361,10 @@ def _at_once(lives: list[_Life], depth: int) -> int:
     return reduce(maximum, [*found, *deeper.values()])
 
 
-def _elements(users: list[Link], b: Buffer, sizes: list[int]) -> int:
-    """Elements of a buffer of a shape, with the gaps that storage_align asks for."""
+def _elements(users: list[Link], b: Buffer, sizes: list[int], versions: int = 1) -> int:
+    """Elements of versions of a buffer of a shape, with the gaps that storage_align asks for."""
     rules = [
-        (int(axis) % len(sizes), int(factor), int(offset))
+        (int(axis) % len(sizes), plain(factor), plain(offset))
         for user in users
         for k, axis, factor, offset in annotation(user.block(), BUFFER_DIM_ALIGN) or ()
         if user.block().writes[int(k)].buffer is b
@@ -338,7 +377,7 @@ def _elements(users: list[Link], b: Buffer, sizes: list[int]) -> int:
             if axis == k and k + 1 < len(sizes):
                 step = step + (offset - step) % factor
         total = total + (sizes[k] - 1) * step
-    return total
+    return total + (versions - 1) * step * (sizes[0] if sizes else 1)
 
 
 def _exchanged(usage: KernelUsage, link: Link) -> int:

@@ -161,6 +161,7 @@ def tiled(func: PrimFunc, block: str, seed: int) -> PrimFunc:
         c.bind(middle, "threadIdx.x")
         c.vectorize(lanes)
 
+    fetched = 0
     for change, k in ((result, 0), *[(operand, k) for k in range(inputs)]):
         attempt = s.copy()
         try:
@@ -168,4 +169,7 @@ def tiled(func: PrimFunc, block: str, seed: int) -> PrimFunc:
         except ScheduleError:
             continue
         s = attempt
+        fetched += change is operand
+    if fetched and r.random() < 0.5:  # fetches run ahead
+        s.annotate(outer[-1], "software_pipeline_stage", [*[0] * fetched, r.choice([1, 1, 2])])
     return default_gpu_schedule(s.mod, TARGET).mod[func.name]

@@ -13,7 +13,7 @@ from .moves import inputs, results
 
 REFUSALS = {
     "axis-twice", "cross-thread", "divergent-barrier", "grid-part", "grid-race", "grid-twice",
-    "host-loop", "launch-size", "not-private", "scope-kernels", "thread-race",
+    "host-loop", "launch-size", "not-private", "pipeline", "scope-kernels", "thread-race",
 }  # fmt: skip
 """What lowering for a GPU may refuse of random schedules."""
 
