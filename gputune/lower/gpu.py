@@ -34,6 +34,7 @@ from .software_pipeline import mark_pipelines, pipeline_loops
 from .vthreads import sink_vthreads
 from .warp_memory import lower_warp_memory
 from .warps import check_warps
+from .whole_tiles import whole_tiles
 
 WHOLE: tuple[Pass, ...] = (
     settle,  # sampled sizes are plain integers
@@ -58,6 +59,7 @@ KERNEL: tuple[Pass, ...] = (
     shorten_lives,  # shared memory changes hands between arrays that do not live at once
     insert_barriers,  # where threads exchange data
     hoist_guards,  # conditions stand outside of the loops that do not change them
+    whole_tiles,  # and those of elements are asked once for a tile
 )
 _LIMITS = CpuLimits()  # the passes in common ask for none
 
