@@ -104,8 +104,16 @@ def test_a_prime_extent_gets_useful_tiles() -> None:
 
 
 def test_without_the_option_tiles_divide() -> None:
-    for rules in (LLVM, CUDA):
-        assert all(r.must_divide for r in rules if isinstance(r, MultiLevelTiling | AddRFactor))
+    assert all(r.must_divide for r in LLVM if isinstance(r, MultiLevelTiling | AddRFactor))
+
+
+def test_on_a_gpu_it_depends_on_the_loop() -> None:
+    """Those with a prime factor above 7 have few divisors; short ones have few tiles anyway."""
+    (tiling,) = [r for r in CUDA if type(r) is MultiLevelTiling]
+    assert tiling.must_divide is None
+    for extent, covers in ((16, False), (13, False), (17, True), (33, True), (1000, False)):
+        sketch, *_ = sketches(odd_matmul(extent, 64, 48), list(CUDA), "cuda -arch=sm_80")
+        assert (Covering in rules_of(sketch)) is covers, extent
 
 
 # ----------------------------------------------------------------------------- what they compute

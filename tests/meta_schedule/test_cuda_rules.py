@@ -589,4 +589,4 @@ def test_a_chosen_list_of_postprocs_is_used() -> None:
     )
     assert context.space_generator is not None
     assert context.space_generator.postprocs == []
-    assert len(context.generate_design_space()) == 1
+    assert len(context.generate_design_space()) == 2

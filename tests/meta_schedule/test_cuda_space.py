@@ -16,7 +16,7 @@ import gputune.meta_schedule as ms
 from gputune.codegen.cuda.host import host_compile, host_run
 from gputune.codegen.cuda.kernel import generate
 from gputune.ir import dtypes
-from gputune.ir.nodes import Alloc, IRModule, PrimFunc, Stmt
+from gputune.ir.nodes import Alloc, Buffer, IRModule, PrimFunc, Stmt
 from gputune.ir.walk import walk_stmt
 from gputune.kernels import KERNELS
 from gputune.kernels.kernel import Shape
@@ -69,11 +69,15 @@ def kinds(trace: Trace) -> list[str]:
 
 # ----------------------------------------------------------------------------- the lists
 def test_the_rules_and_their_parameters() -> None:
-    custom, tiling, rows, scalars, inline, two, cross, pvu, wide, bind = ms.ScheduleRule.create(
-        "cuda"
-    )
+    rules = ms.ScheduleRule.create("cuda")
+    custom, split, tiling, rows, scalars, inline, two, turn, cross, pvu, wide, bind = rules
     assert isinstance(custom, schedule_rule.ApplyCustomRule)
-    assert isinstance(tiling, schedule_rule.MultiLevelTiling)
+    assert isinstance(split, schedule_rule.SplitSums)
+    assert type(tiling) is schedule_rule.MultiLevelTiling
+    for name in ("structure", "tile_binds", "reuse_read", "reuse_write", "ahead", "layouts"):
+        assert getattr(split, name) == getattr(tiling, name)
+    assert (tiling.ahead, tiling.layouts, tiling.must_divide) == ((0, 1), True, None)
+    assert isinstance(turn, schedule_rule.TransposingTile)
     assert (tiling.structure, tiling.max_innermost_factor) == ("SSSRRSRS", 64)
     assert tiling.tile_binds == ("blockIdx.x", "vthread.x", "threadIdx.x")
     assert tiling.vector_load_lens == (1, 2, 3, 4, 8, 16)
@@ -126,8 +130,8 @@ def test_the_postprocs_and_mutators() -> None:
 @pytest.mark.parametrize(
     ("name", "count"),
     [
-        *((n, 1) for n in ("C1D", "C2D", "C3D", "GMM", "GRP", "DIL", "DEP", "T2D", "CAP", "CBR")),
-        ("TBG", 1),
+        *((n, 2) for n in ("C1D", "C2D", "C3D", "GMM", "GRP", "DIL", "DEP", "T2D", "CAP", "CBR")),
+        ("TBG", 2),
         ("NRM", 4),  # a thread, a block, all blocks, a block that reads vectors
         ("SFM", 5),
     ],
@@ -138,17 +142,18 @@ def test_how_many_sketches(name: str, count: int) -> None:
 
 def test_the_sketch_of_a_product() -> None:
     """Base sketch of the reference's B.2: tiles, a write cache in registers, two fetches, unroll
-    limit; the last value is v53 there, too."""
-    (sch,) = cuda_context(built("GMM")).generate_design_space()
-    tiles = ["SamplePerfectTile", "Split"]
-    fetch = ["CacheRead", "ComputeAt", "GetLoops", "Fuse", "SampleCategorical", "Annotate"]
+    limit (v53 there); and decisions of ours: are the rows of X padded, do fetches run ahead?"""
+    sch, turned = cuda_context(built("GMM")).generate_design_space()
+    tiles, decision = ["SamplePerfectTile", "Split"], ["SampleCategorical", "Annotate"]
+    fetch = ["CacheRead", "ComputeAt", "GetLoops", "Fuse", *decision]
     assert kinds(sch.trace) == [
         "GetSBlock", "GetSBlock", "Annotate", "GetLoops", *tiles, *tiles, *tiles, "Reorder",
         *(["Fuse", "Bind"] * 3), "Annotate", "Annotate", "CacheWrite", "ReverseComputeAt",
-        *fetch, *fetch, "SampleCategorical", "Annotate",
+        *fetch, *decision, *fetch, *decision, *decision,
     ]  # fmt: skip
+    assert [k for k in kinds(turned.trace) if k != "TransformLayout"] == kinds(sch.trace)
     lines = str(sch.trace).splitlines()
-    assert lines[-2].startswith("v53 = sch.sample_categorical(candidates=[0, 16, 32, 64, 128, ")
+    assert lines[-2].startswith("v55 = sch.sample_categorical(candidates=[0, 16, 32, 64, 128, ")
     text = str(sch.trace)
     assert 'ann_key="meta_schedule.thread_extent_low_inclusive", ann_val=32' in text
     assert 'ann_key="meta_schedule.thread_extent_high_inclusive", ann_val=1024' in text
@@ -195,7 +200,7 @@ def test_a_thread_count_can_be_mutated() -> None:
         ]
         assert len(changed) == 1
         assert changed[0].attrs[0][0] in (1, 4, 32)  # from a list of thread extents, or of rows
-    (tiled,) = cuda_context(built("GMM")).generate_design_space()
+    tiled, _ = cuda_context(built("GMM")).generate_design_space()
     assert thread_binding.apply(tiled.trace) is None  # its threads are tiles
 
 
@@ -232,23 +237,43 @@ def shared_bytes(s: Stmt) -> int:
     arrays = [
         x.buffer for x in walk_stmt(s) if type(x) is Alloc and x.buffer.scope.startswith("shared")
     ]
-    sizes = [
-        math.prod(int(n.value) for n in b.shape) * dtypes.itemsize(b.dtype)  # type: ignore[union-attr]  # constant
-        for b in arrays
-    ]
-    return sum(-(-n // 16) * 16 for n in sizes)
+    return sum(-(-elements(b) * dtypes.itemsize(b.dtype) // 16) * 16 for b in arrays)
+
+
+def elements(b: Buffer) -> int:
+    """Those of a buffer, with the gaps between its rows."""
+    shape = [int(n.value) for n in b.shape]  # type: ignore[union-attr]  # constant
+    if b.strides is None:
+        return math.prod(shape)
+    strides = [int(n.value) for n in b.strides]  # type: ignore[union-attr]  # constant
+    return 1 + sum((n - 1) * k for n, k in zip(shape, strides, strict=True))
 
 
 @pytest.mark.parametrize(
-    "name", ["GMM", "C1D", "C2D", "GRP", "DEP", "T2D", "CBR", "TBG", "SFM", "NRM", "layernorm"]
+    "name",
+    [
+        "GMM",
+        "C1D",
+        "C2D",
+        "GRP",
+        "DEP",
+        "T2D",
+        "CBR",
+        "TBG",
+        "SFM",
+        "NRM",
+        "layernorm",
+        "transpose",
+    ],
 )
 def test_usage_is_what_lowering_makes(name: str) -> None:
     """Threads and shared memory, read off schedules, against the generated kernels."""
     seen = 0
     for sketch in sketches_of(built(name)):
         rows = drawn(sketch, 1024, seed=4)
-        for k in np.flatnonzero(sketch.evaluate(rows).valid)[:3]:
+        for k in np.flatnonzero(sketch.evaluate(rows).valid)[:4]:
             func = next(iter(sketch.materialise(rows[k]).mod.functions.values()))
+            # (with fetches ahead, and without)
             for kernel, mine in zip(lower_gpu(func).kernels, kernels_of(func), strict=True):
                 assert kernel.threads == mine.threads
                 assert shared_bytes(kernel.func.body) == mine.shared_bytes
@@ -259,6 +284,7 @@ def test_usage_is_what_lowering_makes(name: str) -> None:
 # ----------------------------------------------------------------------------- what they compute
 SMALL: list[tuple[str, Shape | None]] = [
     ("matmul", {"m": 33, "n": 40, "k": 27}),
+    ("matmul", {"m": 5, "n": 17, "k": 1024}),
     ("batch_matmul", {"b": 3, "m": 8, "n": 12, "k": 7}),
     ("dense_bias_relu", {"m": 24, "n": 16, "k": 8}),
     ("conv1d", None),
@@ -272,6 +298,7 @@ SMALL: list[tuple[str, Shape | None]] = [
     ("total_mean", None),
     ("max_pool2d", None),
     ("transpose", None),
+    ("transpose", {"m": 37, "n": 70}),
 ]
 
 
@@ -294,7 +321,7 @@ def check(name: str, shape: Shape, func: PrimFunc, order: str) -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("name", "shape"), SMALL, ids=[n for n, _ in SMALL])
+@pytest.mark.parametrize(("name", "shape"), SMALL)
 def test_random_candidates_compute_what_numpy_does(name: str, shape: Shape | None) -> None:
     """Of every sketch, at the kernel's small sizes or one that has room for 32 threads."""
     shapes = KERNELS[name].check_shapes[:3] if shape is None else (shape,)
@@ -328,6 +355,6 @@ def test_tuning_with_the_default_space(tmp_path: Any) -> None:
 
 def test_fetch_widths_are_decisions_of_the_sketch() -> None:
     """MutateTileSize knows them by the annotation that they end in."""
-    (sch,) = cuda_context(built("GMM")).generate_design_space()
-    noted = [i for i in sch.trace.insts if i.kind.name == "Annotate"]
-    assert sum(i.attrs[0] == COOPERATIVE_FETCH for i in noted) == 2
+    for sch in cuda_context(built("GMM")).generate_design_space():
+        noted = [i for i in sch.trace.insts if i.kind.name == "Annotate"]
+        assert sum(i.attrs[0] == COOPERATIVE_FETCH for i in noted) == 2

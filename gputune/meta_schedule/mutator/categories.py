@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ...schedule import Instruction, Trace
 
@@ -20,14 +20,19 @@ def sampled_for(trace: Trace, wanted: Callable[[Instruction], bool]) -> list[Ins
         elif inst.kind.name == "EnterPostproc":
             break
         elif wanted(inst):
-            for x in inst.inputs:
-                if _hashable(x) and x in makers:
+            for x in _leaves(inst.inputs):
+                if x in makers:
                     used[makers[x]] = None
     return list(used)
 
 
-def _hashable(x: object) -> bool:
-    return not isinstance(x, (list, dict, set))
+def _leaves(x: object) -> Iterator[object]:
+    """What is in lists, in any depth."""
+    if isinstance(x, list | tuple):
+        for y in x:
+            yield from _leaves(y)
+    elif not isinstance(x, dict | set):
+        yield x
 
 
 def resampled(rng: random.Random, trace: Trace, inst: Instruction) -> Trace:

@@ -9,7 +9,7 @@ from ...errors import ScheduleError
 from ...ir.nodes import IRModule
 from ...schedule import Instruction, Schedule, Trace
 from ...schedule.tilings import Covering, divisors, innermost_limit, near
-from ..analysis import COOPERATIVE_FETCH
+from ..analysis import BUFFER_DIM_ALIGN, COOPERATIVE_FETCH, PIPELINE_STAGE
 from ..knobs_of_trace import extents_of
 from .categories import resampled, sampled_for
 from .mutator import Mutator
@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from ..tune_context import TuneContext
 
 
+_OF_FETCHES = (COOPERATIVE_FETCH, PIPELINE_STAGE, BUFFER_DIM_ALIGN)
+
+
 class MutateTileSize(Mutator):
-    """Moves a divisor from one tile of a loop to another, or draws another width of a fetch or of
-    vectors. Tiles that
+    """Moves a divisor from one tile of a loop to another, or draws another width of vectors or of a
+    fetch (how far it runs ahead, how the rows of what it fills are padded). Tiles that
     need not divide (`sample_tile`) become neighbours of their kind; how long their loops are is
     found by replay, so these need a context."""
 
@@ -67,7 +70,7 @@ class MutateTileSize(Mutator):
 
 
 def _notes_fetch(inst: Instruction) -> bool:
-    return inst.kind.name == "Annotate" and inst.attrs[0] == COOPERATIVE_FETCH
+    return inst.kind.name == "Annotate" and inst.attrs[0] in _OF_FETCHES
 
 
 def _makes_vectors(inst: Instruction, vectors: Collection[object]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ...errors import ScheduleError
@@ -10,7 +10,8 @@ from ...ir.build import const_int
 from ...ir.dtypes import bits
 from ...ir.nodes import Block, For, Seq
 from ...ir.walk import walk_stmt
-from ...schedule.dim import minimum
+from ...schedule.analysis import region_under
+from ...schedule.dim import maximum, minimum
 from ...schedule.tree import Link
 from ..analysis import COOPERATIVE_FETCH, WARP_EXECUTION, annotation
 from ..kinds import target_of
@@ -28,8 +29,9 @@ class RewriteCooperativeFetch(Postproc):
 
     The fused loop of such a copy is split over rounds, the threads of the block (threadIdx.y and
     .x, as far as the kernel has them), and the elements that a thread moves at once, which become a
-    vector. Where that number does not divide the loop, or elements have 64 bits, a thread moves one
-    element at a time.
+    vector. Where that number does not divide the loop, the rows that are copied, or the rows of
+    the tensor that they are copied from, or where elements have 64 bits, a thread moves one element
+    at a time.
     """
 
     def __init__(self) -> None:
@@ -58,7 +60,8 @@ class RewriteCooperativeFetch(Postproc):
             loop = sch.get_loops(block)[-1]
             extent = const_int(sch.get(loop).extent)
             assert extent is not None  # tiles of constant extents have constant copies
-            width = _width(link.block(), extent, wanted)
+            rows = _rows(sch.block(block), sch.loop(loop))
+            width = _width(link.block(), (extent, *rows), wanted)
             axes = [a for a in ("threadIdx.y", "threadIdx.x") if a in threads]
             _, *bound, vector = sch.split(loop, [None, *(threads[a] for a in axes), width])
             sch.vectorize(vector)
@@ -92,10 +95,28 @@ def _noted(sch: Schedule) -> Iterator[tuple[str, str, int]]:
                     yield name, link.node.name, wanted
 
 
-def _width(block: Block, extent: int, wanted: int) -> int:
+def _rows(link: Link, loop: Link) -> list[int]:
+    """How long the rows are that a copy reads, and those of the tensors that they are parts of, as
+    far as that is known."""
+    out: list[int] = []
+    assert loop.up is not None  # the root block is above
+    for read in link.block().reads:
+        if read.buffer.scope != "global" or not read.region:
+            continue
+        box = region_under(link, loop.up, read)
+        for e in (*(() if box is None else (box[-1].extent,)), read.buffer.shape[-1]):
+            n = const_int(e)
+            if n is not None:
+                out.append(n)
+    return out
+
+
+def _width(block: Block, lengths: Sequence[int], wanted: int) -> int:
     """How many elements a thread moves at once: as many as wanted, or one. (Counted out, not
     compared: the structure of the program is the same for all.)"""
     if any(bits(r.buffer.dtype) >= 64 for r in (*block.reads, *block.writes)):
         return 1
-    rest = minimum(extent % wanted, 1)
-    return wanted - (wanted - 1) * rest
+    rest = 0
+    for n in lengths:
+        rest = maximum(rest, n % wanted)
+    return wanted - (wanted - 1) * minimum(rest, 1)

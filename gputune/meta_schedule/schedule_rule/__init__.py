@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ..derived import left_open
 from .add_rfactor import AddRFactor
@@ -23,8 +24,10 @@ from .parallelize_vectorize_unroll import ParallelizeVectorizeUnroll
 from .persistent_rows import PersistentRows
 from .random_compute_location import RandomComputeLocation
 from .rule import ScheduleRule
+from .split_sums import SplitSums
 from .transposed_operand import TransposedOperand
 from .transposing_copy import TransposingCopy
+from .transposing_tile import TransposingTile
 from .two_level_reduction import TwoLevelReduction
 from .wide_elements import WideElements
 
@@ -136,16 +139,23 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
 DOTPROD = _aarch64("dot_4x4_i8i8s32_sdot", "dot_4x4_u8u8u32_udot", "dot_4x4_u8u8i32_hdot")
 ASIMD = _aarch64("dot_4x4_i8i8s32_neon")
 
+_TILES: Mapping[str, Any] = {
+    "structure": "SSSRRSRS",
+    "tile_binds": ["blockIdx.x", "vthread.x", "threadIdx.x"],
+    "max_innermost_factor": 64,
+    "vector_load_lens": [1, 2, 3, 4, 8, 16],
+    "reuse_read": ReuseType(req="must", levels=[4], scope="shared"),
+    "reuse_write": ReuseType(req="must", levels=[3], scope="local"),
+    "must_divide": None,
+    "ahead": [0, 1],
+    "layouts": True,
+}
+"""How products are tiled on a GPU."""
+
 CUDA: tuple[ScheduleRule, ...] = (
     ApplyCustomRule(),
-    MultiLevelTiling(
-        structure="SSSRRSRS",
-        tile_binds=["blockIdx.x", "vthread.x", "threadIdx.x"],
-        max_innermost_factor=64,
-        vector_load_lens=[1, 2, 3, 4, 8, 16],
-        reuse_read=ReuseType(req="must", levels=[4], scope="shared"),
-        reuse_write=ReuseType(req="must", levels=[3], scope="local"),
-    ),
+    SplitSums(**_TILES),
+    MultiLevelTiling(**_TILES),
     PersistentRows(),
     InlineConstantScalars(),
     AutoInline(
@@ -158,6 +168,7 @@ CUDA: tuple[ScheduleRule, ...] = (
         disallow_op=None,
     ),
     TwoLevelReduction(),
+    TransposingTile(),
     CrossThreadReduction(thread_extents=[4, 8, 16, 32, 64, 128, 256, 512]),
     ParallelizeVectorizeUnroll(
         max_jobs_per_core=-1,
@@ -265,8 +276,10 @@ __all__ = [
     "RandomComputeLocation",
     "ReuseType",
     "ScheduleRule",
+    "SplitSums",
     "TransposedOperand",
     "TransposingCopy",
+    "TransposingTile",
     "TwoLevelReduction",
     "WideElements",
     "register_schedule_rule",

@@ -8,11 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from ...errors import ScheduleError, UserError
+from ...ir.affine import linear
 from ...ir.build import const_int
 from ...ir.dtypes import itemsize
+from ...ir.index_map import IndexMap
+from ...ir.nodes import BinOp, Block, BufferRegion, Expr, Var
+from ...ir.walk import free_vars
 from ...schedule.analysis import consumers
 from ..analysis import (
+    BUFFER_DIM_ALIGN,
     COOPERATIVE_FETCH,
+    PIPELINE_STAGE,
     THREAD_EXTENT_HIGH,
     THREAD_EXTENT_LOW,
     TILING_STRUCTURE,
@@ -36,6 +42,7 @@ Requirement: TypeAlias = Literal["no", "may", "must"]
 Filter: TypeAlias = "Callable[[Schedule, BlockRV], bool]"
 
 _VECTOR_BYTES = 16  # what one thread of a GPU moves at once
+_SHORT = 16  # steps of a loop that has few tiles in any case
 
 
 @dataclass(frozen=True)
@@ -92,7 +99,16 @@ class MultiLevelTiling(ScheduleRule):
             place (an epilogue) serves as the write cache, so none is added.
         filter_fn: `(sch, block) -> bool`, instead of the built-in test for data reuse.
         must_divide: tiles are divisors of the loops (`sample_perfect_tile`). False samples those
-            that need not divide (`sample_tile`), so that a prime extent has useful tiles too.
+            that need not divide (`sample_tile`), so that a prime extent has useful tiles too; None
+            does so for loops of more than 16 steps with a prime factor above 7.
+        ahead: how many steps the fetches of a read cache may run ahead of the arithmetic (see
+            `lower.software_pipeline`), of which one is sampled: [0, 1] is double buffering or not.
+            Empty: they do not.
+        layouts: in which form is a read cache kept? False: each as its tensor is. True offers what
+            else suits the threads of a GPU: operands that lie along the reduction, turned, so that
+            what a thread takes for its elements is contiguous; their rows padded or not, by a
+            decision; and no cache for operands whose every element belongs to one place of the
+            result and what is around it.
 
     Raises:
         UserError: a setting makes no sense.
@@ -107,7 +123,9 @@ class MultiLevelTiling(ScheduleRule):
         reuse_read: ReuseType | Mapping[str, Any] | None = None,
         reuse_write: ReuseType | Mapping[str, Any] | None = None,
         filter_fn: Filter | None = None,
-        must_divide: bool = True,
+        must_divide: bool | None = True,
+        ahead: Sequence[int] = (),
+        layouts: bool = False,
     ) -> None:
         if not structure or not set(structure) <= {"S", "R"}:
             raise UserError(f"a tiling structure is made of S and R, got {structure!r}")
@@ -126,6 +144,10 @@ class MultiLevelTiling(ScheduleRule):
             raise UserError("a read cache is inserted or not: req is 'must' or 'no'")
         self.filter_fn = filter_fn
         self.must_divide = must_divide
+        self.ahead = tuple(ahead)
+        if any(n < 0 for n in self.ahead):
+            raise UserError(f"fetches run 0 or more steps ahead, got {list(self.ahead)}")
+        self.layouts = layouts
         self.warp_size = 0
         self.max_threads = 0
 
@@ -192,8 +214,10 @@ class MultiLevelTiling(ScheduleRule):
         self, sch: Schedule, block: BlockRV, loop: LoopRV, n: int
     ) -> list[tuple[LoopRV, ExprRV | int]]:
         """Tiles of a loop of a block, the outermost first: each loop and its extent."""
-        limit = self._limit(sch, block, loop) or int(const_int(sch.get(loop).extent) or 1)
-        sample = sch.sample_perfect_tile if self.must_divide else sch.sample_tile
+        extent = int(const_int(sch.get(loop).extent) or 1)
+        limit = self._limit(sch, block, loop) or extent
+        divide = _has_tiles(extent) if self.must_divide is None else self.must_divide
+        sample = sch.sample_perfect_tile if divide else sch.sample_tile
         factors = sample(loop, n, limit)
         return list(zip(sch.split(loop, list(factors)), factors, strict=True))
 
@@ -224,21 +248,53 @@ class MultiLevelTiling(ScheduleRule):
         reuse = self.reuse_read
         if reuse is None or reuse.req == "no":
             return [tiled]
-        out: list[Tiled] = []
-        for level in reuse.levels:
-            new = tiled.copy()
-            sch, block = new.sch, new.block
-            written = {w.buffer for w in sch.get(block).writes}
-            for k, read in enumerate(sch.get(block).reads):
-                if read.buffer in written:
-                    continue
-                copy = sch.cache_read(block, k, reuse.scope, [block])
-                sch.compute_at(copy, loop_of(new, level), preserve_unit_loops=True)
-                ndim = len(read.buffer.shape)
-                sch.fuse(*sch.get_loops(copy)[-ndim:])
-                self._fetch_together(sch, copy, read.buffer.dtype)
-            out.append(new)
+        plans = self._plans(tiled.sch.get(tiled.block))
+        return [self._fetched(tiled.copy(), n, plan) for n in reuse.levels for plan in plans]
+
+    def _plans(self, block: Block) -> list[dict[int, int | None]]:
+        """Which reads are cached, and of each the dimension that is to be the last one in the cache
+        (None: as it is)."""
+        written = {w.buffer for w in block.writes}
+        every = {k: r for k, r in enumerate(block.reads) if r.buffer not in written}
+        out: list[dict[int, int | None]] = [dict.fromkeys(every)]
+        if self.layouts:
+            turned = {k: _to_be_last(block, r) for k, r in every.items()}
+            if any(at is not None for at in turned.values()):
+                out.append(turned)
+            # what goes along the result, and is used for one place of it, needs no cache
+            rest = {
+                k for k, r in every.items()
+                if _is_used_again(block, r) or along_sum(block, r) is not None
+            }  # fmt: skip
+            if 0 < len(rest) < len(every):
+                out.append({k: None for k in every if k in rest})
         return out
+
+    def _fetched(self, new: Tiled, level: int, plan: dict[int, int | None]) -> Tiled:
+        """The read caches of a plan, filled at the last loop of a level."""
+        sch, block, reuse = new.sch, new.block, self.reuse_read
+        assert reuse is not None
+        at = loop_of(new, level)
+        for k, last in plan.items():
+            read = sch.get(block).reads[k]
+            pads = self.layouts and _to_be_last(sch.get(block), read) is not None
+            copy = sch.cache_read(block, k, reuse.scope, [block])
+            ndim = len(read.buffer.shape)
+            if last is not None:
+                sch.transform_layout(block, ("read", k), _with_last(last, ndim))
+            sch.compute_at(copy, at, preserve_unit_loops=True)
+            sch.fuse(*sch.get_loops(copy)[-ndim:])
+            self._fetch_together(sch, copy, read.buffer.dtype)
+            if pads and ndim > 1:
+                _pad_rows(sch, copy, ndim, read.buffer.dtype)
+        if self.ahead and plan:
+            steps: ExprRV | int = self.ahead[0]
+            if len(self.ahead) > 1:
+                steps = sch.sample_categorical(
+                    list(self.ahead), [1 / len(self.ahead)] * len(self.ahead)
+                )
+            sch.annotate(at, PIPELINE_STAGE, [*[0] * len(plan), steps])
+        return new
 
     def _fetch_together(self, sch: Schedule, copy: BlockRV, dtype: str) -> None:
         """Sample how many elements each thread fetches at once."""
@@ -262,6 +318,66 @@ def _reuse(value: ReuseType | Mapping[str, Any] | None, structure: str) -> Reuse
 def _can_fetch(n: int, dtype: str) -> bool:
     size = itemsize(dtype)
     return n * size <= _VECTOR_BYTES and (size != 2 or n == 1 or n % 2 == 0)
+
+
+def _has_tiles(extent: int) -> bool:
+    """Do the divisors of an extent make tiles of about any size?"""
+    if extent <= _SHORT:
+        return True
+    for p in (2, 3, 5, 7):
+        while extent % p == 0:
+            extent //= p
+    return extent == 1
+
+
+def along_sum(block: Block, read: BufferRegion) -> int | None:
+    """Of an operand whose last dimension is that of a reduction: the last one of the others along
+    which it goes with the result; None of other operands."""
+    kinds = {iv.var: iv.kind for iv in block.iter_vars if const_int(iv.dom.extent) != 1}
+    if not read.region or any(const_int(r.extent) != 1 for r in read.region):
+        return None
+    terms, _ = linear(read.region[-1].min)
+    if not any(kinds.get(v) == "reduce" and n == 1 for v, n in terms.items() if type(v) is Var):
+        return None
+    for k in range(len(read.region) - 2, -1, -1):
+        if any(kinds.get(v) == "spatial" for v in free_vars(read.region[k].min)):
+            return k
+    return None
+
+
+def _to_be_last(block: Block, read: BufferRegion) -> int | None:
+    """The dimension that neighbours in the result differ in, of an operand that lies along a
+    reduction and is used for many places of the result."""
+    return along_sum(block, read) if _is_used_again(block, read) else None
+
+
+def _is_used_again(block: Block, read: BufferRegion) -> bool:
+    """Do elements of the result that differ in some index alone use the same of a read? (Those of a
+    group of channels do, whose index is that of the channel divided by the group's size.)"""
+    atoms = [atom for r in read.region for atom in linear(r.min)[0]]
+    used = {v for x in atoms if type(x) is not BinOp or x.op != "//" for v in free_vars(x)}
+    return any(
+        iv.kind == "spatial" and const_int(iv.dom.extent) != 1 and iv.var not in used
+        for iv in block.iter_vars
+    )
+
+
+def _with_last(dimension: int, ndim: int) -> IndexMap:
+    """Makes a dimension the last one."""
+
+    def turned(*x: Expr) -> Sequence[Expr]:
+        return [*x[:dimension], *x[dimension + 1 :], x[dimension]]
+
+    return IndexMap.from_func(turned, ndim)
+
+
+def _pad_rows(sch: Schedule, copy: BlockRV, ndim: int, dtype: str) -> None:
+    """Rows of a cache begin at even multiples of what a thread accesses at once; where the decision
+    is for padding at odd ones, so that threads that take the same place of several rows find them
+    in different banks."""
+    unit = max(1, _VECTOR_BYTES // itemsize(dtype))
+    pad = sch.sample_categorical([0, unit], [0.5, 0.5])
+    sch.annotate(copy, BUFFER_DIM_ALIGN, [[0, ndim - 2, 2 * unit, pad]])
 
 
 def loop_of(tiled: Tiled, level: int) -> LoopRV:

@@ -14,6 +14,7 @@ from .multi_level_tiling import MultiLevelTiling
 if TYPE_CHECKING:
     from ...ir.nodes import For
     from ...schedule import BlockRV, Schedule
+    from ...schedule.tree import Link
 
 
 class TransposingCopy(MultiLevelTiling):
@@ -37,22 +38,29 @@ class TransposingCopy(MultiLevelTiling):
         return [sch, *self._tilings(sch.copy(), block)]
 
     def _is_wanted(self, sch: Schedule, block: BlockRV) -> bool:
-        link = sch.block(block)
-        if is_root(link) or kind_of(link, sch) != "complete" or not is_spatial(link.block()):
-            return False
-        if not is_trivial_binding(link) or not is_single_chain(link):
-            return False
-        nest = [x.loop() for x in loop_links(link)]
-        if any(const_int(f.extent) is None or f.annotations for f in nest):
-            return False
-        strides = strides_of(link.block())
-        return strides is not None and _turns(
-            strides, [f for f in nest if const_int(f.extent) != 1]
-        )
+        return turned_loops(sch, sch.block(block)) is not None
 
 
-def _turns(strides: Strides, nest: list[For]) -> bool:
-    """Does memory go on along one loop where it is written, and along another where it is read?"""
+def turned_loops(sch: Schedule, link: Link) -> tuple[For, For] | None:
+    """The loop along which a block writes memory as it goes on, and the one along which it reads
+    some, which leaps along the other; None of other blocks, and where loops are bound to threads
+    or annotated."""
+    if is_root(link) or kind_of(link, sch) != "complete" or not is_spatial(link.block()):
+        return None
+    if not is_trivial_binding(link) or not is_single_chain(link):
+        return None
+    nest = [x.loop() for x in loop_links(link)]
+    if any(const_int(f.extent) is None or f.annotations or f.thread is not None for f in nest):
+        return None
+    strides = strides_of(link.block())
+    if strides is None:
+        return None
+    return _turns(strides, [f for f in nest if const_int(f.extent) != 1])
+
+
+def _turns(strides: Strides, nest: list[For]) -> tuple[For, For] | None:
+    """Along which loop does memory go on where it is written, and along which other one where it is
+    read?"""
     stores = [a for a in strides.accesses if a.is_store]
     loads = [a for a in strides.accesses if not a.is_store]
     for f in nest:
@@ -61,6 +69,7 @@ def _turns(strides: Strides, nest: list[For]) -> bool:
         for a in loads:
             if strides.step(a, f.var) in (None, 0, 1):
                 continue
-            if any(strides.step(a, g.var) == 1 for g in nest if g is not f):
-                return True
-    return False
+            for g in nest:
+                if g is not f and strides.step(a, g.var) == 1:
+                    return f, g
+    return None
