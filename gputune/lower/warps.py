@@ -1,4 +1,5 @@
-"""Can whole warps run what they shall run together? Operations on tiles, checked one by one.
+"""Can whole warps run what they shall run together? Operations on tiles, checked one by one, and
+shuffles.
 
 All 32 threads of a warp must come to such an operation, with the same tile; tiles must lie where
 and as the machine takes them; and what a warp holds in registers nothing else can touch.
@@ -7,6 +8,8 @@ and as the machine takes them; and what a warp holds in registers nothing else c
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from ..errors import LowerError
 from ..ir import dtypes, walk
@@ -27,9 +30,11 @@ from ..ir.nodes import (
 from ..ir.ops import VectorOp
 from . import linear as lin
 from .accesses import loop_bounds
-from .kernels import inner
+from .kernels import BLOCK, inner
+from .lanes import is_shuffle
 from .limits import CpuLimits
 from .tiles import (
+    WARP,
     Operand,
     fragments_of,
     in_registers,
@@ -40,7 +45,7 @@ from .tiles import (
     place_of,
     tile_op,
 )
-from .touches import length, reach
+from .touches import IntArray, Threads, evaluate, length, reach
 
 _ALIGN = 16
 """Bytes: rows of a tile in memory begin at multiples of this."""
@@ -60,6 +65,8 @@ def check_warps(kernel: PrimFunc, limits: CpuLimits) -> PrimFunc:
         if tile_op(s) is None:
             _check_plain(s)
     _Checker(lanes).go(body, dom, "")
+    if any(map(is_shuffle, walk.all_exprs(body))):
+        _Shuffles(axes).go(body, frozenset(), "")
     return kernel
 
 
@@ -80,6 +87,72 @@ def _check_plain(s: Stmt) -> None:
                 "through shared memory for the rest",
                 code="warp-plain",
             )
+
+
+class _Shuffles:
+    """All threads of a warp come to a shuffle. Warps are those of the linear order of threads."""
+
+    def __init__(self, axes: list[For]) -> None:
+        threads = Threads(axes)
+        self.env = dict(zip(threads.lengths, threads.at, strict=True))
+        number, size = np.zeros(threads.count, np.int64), 1
+        for name in BLOCK:
+            for a in axes:
+                if a.thread == name:
+                    number, size = number + self.env[a.var] * size, size * length(a)
+        self.warp = number // WARP
+
+    def go(self, s: Stmt, own: frozenset[Var], apart: str) -> None:
+        """`own`: variables that may differ among threads of a warp; `apart`: what keeps them apart
+        here, "" if nothing does."""
+        given = type(s) is LetStmt and is_shuffle(s.value)
+        inside = [x for e in walk.stmt_exprs(s) for x in walk.walk_expr(e) if is_shuffle(x)]
+        if len(inside) > given:
+            raise LowerError(
+                f"a shuffle stands inside an expression: {inside[-1]}",
+                hint="name its value by a statement of its own, to which all threads of the warp "
+                "come",
+                code="warp-divergent",
+            )
+        if given and apart:
+            raise LowerError(
+                f"a shuffle is for whole warps, but the threads of a warp differ in {apart}",
+                hint="let all of them come to it, and only use the value under the condition",
+                code="warp-divergent",
+            )
+        match s:
+            case IfThenElse() if not self._alike(s.cond, own):
+                apart = apart or f"the condition {s.cond}"
+            case For() if not (self._alike(s.min, own) and self._alike(s.extent, own)):
+                apart = apart or f"loop {s.var.name}, whose length differs"
+                own = own | {s.var}
+            case LetStmt() if given or not self._alike(s.value, own):
+                own = own | {s.var}
+            case _:
+                pass
+        for x in walk.stmt_children(s):
+            self.go(x, own, apart)
+
+    def _alike(self, e: Expr, own: frozenset[Var]) -> bool:
+        """Do the threads of each warp find the same value?"""
+        return all(self._same(x, own) for x in lin.conjuncts(e))
+
+    def _same(self, e: Expr, own: frozenset[Var]) -> bool:
+        names = walk.free_vars(e)
+        if names & own or any(type(x) is BufferLoad for x in walk.walk_expr(e)):
+            return False
+        if all(self._constant(self.env[v]) for v in names if v in self.env):
+            return True
+        found = evaluate(e, self.env)
+        return found is not None and self._constant(np.broadcast_to(found, self.warp.shape))
+
+    def _constant(self, values: IntArray) -> bool:
+        """Is it one value in each warp?"""
+        least = np.full(int(self.warp.max()) + 1, np.iinfo(np.int64).max)
+        most = -least
+        np.minimum.at(least, self.warp, values)
+        np.maximum.at(most, self.warp, values)
+        return bool((least == most).all())
 
 
 class _Checker:

@@ -4,7 +4,9 @@ where warps make it necessary, and get what NumPy gets? Run on the processor, ch
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from math import prod
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +21,15 @@ from gputune.codegen.cuda.kernel import generate
 from gputune.codegen.cuda.program import CudaSource
 from gputune.errors import LowerError
 from gputune.ir.dtypes import itemsize
-from gputune.ir.nodes import Alloc, PrimFunc
-from gputune.ir.walk import walk_stmt
+from gputune.ir.equal import structural_equal
+from gputune.ir.nodes import Alloc, Expr, IfThenElse, LetStmt, PrimFunc, Stmt
+from gputune.ir.walk import all_exprs, stmt_children, walk_stmt
 from gputune.lower.flat import steps_of
 from gputune.lower.gpu import lower_gpu
-from gputune.lower.lanes import are_even, exchanged, runs_of, within_warp
+from gputune.lower.kernels import BLOCK, inner
+from gputune.lower.lanes import are_even, exchanged, is_shuffle, runs_of, within_warp
+from gputune.lower.touches import Threads
+from gputune.lower.touches import evaluate as evaluate_threads
 from gputune.meta_schedule.gpu_usage import kernels_of
 from gputune.schedule.dim import Dim, evaluate, recording
 from gputune.script import from_source
@@ -376,13 +382,109 @@ def lowered_bytes(func: PrimFunc) -> int:
     return total
 
 
+def shuffles_of(s: Stmt, conds: tuple[Expr, ...] = ()) -> Iterator[tuple[LetStmt, Any]]:
+    """The statements that are named by a shuffle, each with the conditions around it."""
+    if type(s) is LetStmt and is_shuffle(s.value):
+        yield s, conds
+    if type(s) is IfThenElse:
+        yield from shuffles_of(s.then, (*conds, s.cond))
+        assert s.orelse is None
+        return
+    for part in stmt_children(s):
+        yield from shuffles_of(part, conds)
+
+
+def lanes_that_come(func: PrimFunc) -> int:
+    """How many shuffles there are; AssertionError if one does not see whole warps, or stands
+    inside an expression."""
+    (kernel,) = lower_gpu(func).kernels
+    axes, body = inner(kernel.func)
+    threads = Threads(axes)
+    axis = {a.thread: a.var for a in axes}
+    env = dict(zip(threads.lengths, threads.at, strict=True))
+    number, size = np.zeros(threads.count, np.int64), 1
+    for name in BLOCK:
+        if name in axis:
+            number, size = number + env[axis[name]] * size, size * threads.lengths[axis[name]]
+    found = list(shuffles_of(body))
+    for _, conds in found:
+        for cond in conds:
+            holds = evaluate_threads(cond, env)
+            assert holds is not None
+            for warp in np.unique(number // 32):
+                assert (
+                    len(np.unique(np.broadcast_to(holds, number.shape)[number // 32 == warp])) == 1
+                )
+    assert sum(map(is_shuffle, all_exprs(body))) == len(found)
+    return len(found)
+
+
 @settings(max_examples=60, derandomize=True, deadline=None, database=None)
 @given(cases())
 def test_what_is_exchanged_is_counted(case: Case) -> None:
-    """The numbers that the search sees before lowering are those of the kernel."""
+    """The numbers that the search sees before lowering are those of the kernel; and all lanes of a
+    warp come to each of its shuffles."""
     func = case.func()
     (usage,) = kernels_of(func)
     assert usage.shared_bytes == lowered_bytes(func)
+    lanes_that_come(func)
+
+
+def test_a_shuffle_is_printed() -> None:
+    func = Case(x(64), 4, 100).func()
+    assert lanes_that_come(func) == 6  # five in each warp, one between the two
+    (kernel,) = lower_gpu(func).kernels
+    text = str(kernel.func)
+    assert 'T.call_intrin("float32", "warp_shuffle_xor", R_thread[0], 16)' in text
+    assert structural_equal(parsed(text), kernel.func)
+
+
+SHUFFLED = """@T.prim_func
+def main(A: T.Buffer((64,), "float32"), B: T.Buffer((64,), "float32")):
+    for x in T.thread_binding(16, thread="threadIdx.x"):
+        for y in T.thread_binding(4, thread="threadIdx.y"):
+            with T.block("B"):
+                v, w = T.axis.remap("SS", [x, y])
+                T.reads(A[w * 16 + v])
+                T.writes(B[w * 16 + v])
+                {statement}
+"""
+AWAKE = 'with T.LetStmt(T.call_intrin("float32", "warp_shuffle_xor", A[w * 16 + v], 16)) as o:'
+
+
+def test_shuffles_of_ones_own() -> None:
+    """In a program they are what they are in lowered code, where all threads of a warp come."""
+    for where in ("True", "w < 2", "w // 2 == 0 and A[0] == A[0]"):
+        lines = [f"if {where}:", f"    {AWAKE}", "        B[w * 16 + v] = o"]
+        func = parsed(SHUFFLED.format(statement=("\n" + " " * 16).join(lines)))
+        if "A[0]" in where:
+            with pytest.raises(LowerError) as e:
+                generate(func)
+            assert e.value.code == "warp-divergent"
+            continue
+        a = np.arange(64, dtype=np.float32)
+        for order in ORDERS:
+            report = host_run(host_compile(generate(func)), {"A": a, "B": a}, order=order, seed=1)
+            assert not report.findings, str(report)
+            want = a.reshape(2, 2, 16)[:, ::-1].ravel()
+            np.testing.assert_array_equal(report.outputs["B"][:32], want[:32])
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["if w < 1:", f"    {AWAKE}", "        B[w * 16 + v] = o"], "the condition thread_y < 1"),
+        (["for j in range(v):", f"    {AWAKE}", "        B[w * 16 + v] = o"], "loop j"),
+        (['B[w * 16 + v] = T.call_intrin("float32", "warp_shuffle_xor", A[w * 16 + v], 16)'],
+         "inside an expression"),
+    ],
+)  # fmt: skip
+def test_shuffles_to_which_not_all_come(lines: list[str], words: str) -> None:
+    func = parsed(SHUFFLED.format(statement=("\n" + " " * 16).join(lines)))
+    with pytest.raises(LowerError) as e:
+        generate(func)
+    assert e.value.code == "warp-divergent"
+    assert words in e.value.message
 
 
 def test_sampled_sizes_leave_no_guard() -> None:
