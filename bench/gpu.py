@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import importlib
 import sys
 import time
@@ -48,6 +49,7 @@ from gputune.target.host import cuda_problem
 
 FIRST = ("raw", "spread")
 SHARDS = (*CELLS, *FIRST)
+_LAST = 30.0  # seconds of a call in which nothing is begun that takes long
 _WARM = 3.0  # seconds of products before the first cell: until power and clocks settle
 
 
@@ -151,7 +153,8 @@ def measuring(job: Job, given: argparse.Namespace) -> int:
     ) -> Record:  # fmt: skip
         trials = 2 if given.rehearse else job.trials
         keep = None if given.rehearse else Path(job.folder) / "best"
-        limits = Limits(seconds, trials, total, job.deadline, job.seed, skip, keep)
+        # what takes long is begun only where its cell will still be timed and written
+        limits = Limits(seconds, trials, total, job.deadline - _LAST, job.seed, skip, keep)
         found = cell.small() if given.rehearse else cell
         try:
             return measure(device, found, limits, say) | {"cell": cell.name}
@@ -161,10 +164,14 @@ def measuring(job: Job, given: argparse.Namespace) -> int:
             reason = f"{type(e).__name__}: {str(e).strip()[:300]}"
             try:
                 device.synchronize()
-                device.free()
             except Exception:
                 raise Lost(reason) from e
             return hopeless(cell.name, dict(skip) | {"gputune": reason}, job.tuned)
+        finally:
+            # nothing of the cell is held any more: another process tunes the next one, and needs
+            # the memory that torch and CuPy would keep
+            gc.collect()
+            device.free()
 
     try:
         left_out = run_cells(job, one, head)

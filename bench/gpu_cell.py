@@ -125,7 +125,6 @@ def measure(
                 if problem is not None:
                     failed[name] = f"after the timing: {problem}"
                     del turns.timed[name]
-    device.free()
     return record | {
         "copies": copies, "seconds": {n: t.seconds for n, t in turns.timed.items()},
         "timed": {n: t.as_json() for n, t in turns.timed.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import json
 import math
 import shutil
@@ -288,6 +289,78 @@ def test_the_multiply_adds_are_done() -> None:
     begin = np.arange(32)[:, None] + np.arange(8)
     want = (begin / 32 + (1 - 1 / 32)).sum(axis=1)
     np.testing.assert_allclose(report.outputs["out"], np.tile(want, threads // 32), rtol=1e-5)
+
+
+def test_ceilings_are_launched_with_their_memory() -> None:
+    """On a GPU that is faked: in the kernel's order, each turn on memory of its own."""
+    g = FakeGpu()
+    seen: list[tuple[Any, ...]] = []
+    g.counts |= {"stream": 4, "multiply_add": 2}
+    g.kernels["stream"] = lambda gpu, grid, table: seen.append((
+        grid[0], *(ctypes.c_uint64.from_address(table[i]).value for i in range(4))
+    ))  # fmt: skip
+    g.kernels["multiply_add"] = lambda gpu, grid, table: seen.append((grid[0], grid[3]))
+    made: list[int] = []
+
+    def empty(count: int, dtype: str, device: str) -> Any:
+        made.append(4 * count)
+        where = 4096 * len(made)
+        x = SimpleNamespace(data_ptr=lambda: where)
+        x.uniform_ = lambda low, high: x
+        return x
+
+    torch = SimpleNamespace(empty=empty, float32="float32")
+    stream = g.new_stream()
+    ceilings = gpu_ceilings.Ceilings("sm_90a", 132)
+    ceilings.stream, ceilings.reading = gpu_ceilings.Form(256, 4, 2), gpu_ceilings.Form(512, 2, 1)
+    handle = SimpleNamespace(cuda_stream=stream.ptr)
+    rate = gpu_ceilings.Rate(1 << 26, 1 << 24, copies=2)
+    for work in ceilings.works(torch, g.cupy, handle, rate):
+        work()
+    assert made == [1 << 24, 1 << 26] * 2
+    assert seen == [
+        (264, 4096, 8192, 1 << 20, 1 << 22),
+        (264, 3 * 4096, 4 * 4096, 1 << 20, 1 << 22),
+    ]
+    assert [x[2] for x in g.log if x[0] == "launch"] == [stream.ptr] * 2
+    (reads,) = ceilings.works(torch, g.cupy, handle, gpu_ceilings.Rate(1 << 26))
+    reads()
+    assert seen[-1][0] == 132  # of the form for reading
+    (adds,) = ceilings.works(torch, g.cupy, handle, gpu_ceilings.Rate(flops=1))
+    adds()
+    assert seen[-1] == (132 * ceilings.fma.blocks, ceilings.fma.block)
+
+
+def test_the_fastest_form_is_chosen() -> None:
+    torch = pytest.importorskip("torch")
+    ceilings = gpu_ceilings.Ceilings("sm_90a", 132)
+    best = {"copy": gpu_ceilings.STREAMS[2], "read": gpu_ceilings.STREAMS[5],
+            "fma": gpu_ceilings.FMAS[1]}  # fmt: skip
+
+    class Device:
+        place = "cpu"
+
+        def __init__(self) -> None:
+            self.torch, self.seconds = torch, 1.0
+
+        def floor(self, rate: gpu_ceilings.Rate) -> list[Any]:
+            what = "fma" if rate.flops else "copy" if rate.written else "read"
+            form = ceilings.fma if rate.flops else ceilings.stream
+            self.seconds = 1.0 if form == best[what] else 200.0
+            return [lambda: None]
+
+        def batch(self, work: Any) -> tuple[float, None]:
+            work()
+            return self.seconds, None
+
+        def free(self) -> None:
+            self.seconds = 0.5
+
+    told = ceilings.choose(Device(), 1 << 16)
+    assert (ceilings.stream, ceilings.reading, ceilings.fma) == tuple(best.values())
+    assert told["copy_bytes_s"] == told["read_bytes_s"] == 1 << 16
+    assert told["clone_bytes_s"] == 2 << 16
+    assert told["fma_flops_s"] == ceilings.flops
 
 
 # ----------------------------------------------------------------------------- the clock
