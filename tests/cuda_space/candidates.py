@@ -10,7 +10,6 @@ compiled, at the kernels' own sizes, is drawn for each architecture with its own
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,8 +36,9 @@ from gputune.target import Target
 ARCHS = ("sm_75", "sm_80", "sm_90a", "sm_120")
 SMALLEST = "sm_75"
 """No limit of it is above the same limit of another of `ARCHS`."""
-ROWS = 2048
-"""Rows of decisions that are drawn of each sketch at once; some per cent of them are legal."""
+ROWS, DRAWS = 256, 8
+"""Rows of decisions that are drawn of a sketch at once, and how often at most; of some sketches,
+only a few per cent are legal."""
 TOLERANCE = 2e-5
 """Of results that are not exact, relative to the element and to the root mean square of all."""
 
@@ -163,36 +163,41 @@ def sketches_of(func: PrimFunc, arch: str, seed: int = 7) -> list[Sketch]:
     ]
 
 
-def stream(
-    name: str, shape: Shape, arch: str, seed: int, census: Census, rows: int = ROWS
-) -> Iterator[Candidate]:
-    """The candidates of a kernel at some sizes, of its sketches in turn, no two alike."""
+def stream(name: str, shape: Shape, arch: str, seed: int, census: Census) -> Iterator[Candidate]:
+    """The candidates of a kernel at some sizes, of its sketches in turn (which begin anywhere), no
+    two alike."""
     func = KERNELS[name].build(shape)
     rng = np.random.default_rng([seed, zlib.crc32(f"{name} {dict(shape)} {arch}".encode())])
     sketches = sketches_of(func, arch)
     census.sketches = census.sketches or len(sketches)
-    legal = [_legal(s, rows, rng, census) for s in sketches]
-    if not any(map(len, legal)):
-        census.barren.append(shape)
+    left = [(k, _legal(sketches[k], rng, census)) for k in rng.permutation(len(sketches)).tolist()]
     seen: set[str] = set()
-    for turn in itertools.zip_longest(*legal):
-        for k, row in enumerate(turn):
+    while left:
+        for k, rows in list(left):
+            row = next(rows, None)
             if row is None:
+                left.remove((k, rows))
                 continue
             found = _candidate(name, shape, arch, k, sketches[k], row, census)
             if found is not None and found.key not in seen:
                 seen.add(found.key)
                 yield found
+    if not seen:
+        census.barren.append(shape)
 
 
-def _legal(sketch: Sketch, count: int, rng: np.random.Generator, census: Census) -> list[Any]:
-    """Random rows that the postprocs let pass."""
-    rows = sketch.decisions.sample(count, rng)
-    out = sketch.evaluate(rows)
-    census.rows += len(rows)
-    census.refused.update(out.refusals)
-    _, first = np.unique(rows[out.valid], axis=0, return_index=True)
-    return list(rows[out.valid][np.sort(first)])
+def _legal(sketch: Sketch, rng: np.random.Generator, census: Census) -> Iterator[Any]:
+    """Random rows that the postprocs let pass, each once."""
+    seen: set[bytes] = set()
+    for _ in range(DRAWS):
+        rows = sketch.decisions.sample(ROWS, rng)
+        out = sketch.evaluate(rows)
+        census.rows += len(rows)
+        census.refused.update(out.refusals)
+        for row in rows[out.valid]:
+            if row.tobytes() not in seen:
+                seen.add(row.tobytes())
+                yield row
 
 
 def _candidate(

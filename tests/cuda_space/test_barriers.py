@@ -18,7 +18,6 @@ from . import candidates, mutants
 from .candidates import SMALLEST, Candidate, Census
 
 SEED = 7
-ROWS = 256
 TWENTY = (
     "matmul", "batch_matmul", "gemv", "dense_bias_relu", "transpose_batch_matmul", "conv1d",
     "conv2d", "conv3d", "conv2d_transpose", "conv2d_bn_relu", "softmax", "log_softmax",
@@ -32,7 +31,7 @@ needs_compiler = pytest.mark.skipif(
 
 def with_barriers(name: str) -> Candidate:
     """The first of the candidates that has some."""
-    drawn = candidates.stream(name, candidates.room(name), SMALLEST, SEED, Census(), ROWS)
+    drawn = candidates.stream(name, candidates.room(name), SMALLEST, SEED, Census())
     return next(c for c in islice(drawn, 20) if mutants.barriers_of(c))
 
 

@@ -18,7 +18,6 @@ from . import candidates
 from .candidates import ARCHS, SMALLEST, Candidate, Census
 
 SEED = 7
-ROWS = 256
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None,
     reason="no C++ compiler for host execution",
@@ -31,7 +30,7 @@ def some(name: str) -> Iterator[Candidate]:
     shapes = candidates.shapes_of(name)
     first = list(KERNELS).index(name) % len(shapes)
     for shape in (*shapes[first:], *shapes[:first]):
-        yield from islice(candidates.stream(name, shape, SMALLEST, SEED, Census(), ROWS), 1)
+        yield from islice(candidates.stream(name, shape, SMALLEST, SEED, Census()), 1)
 
 
 @needs_compiler
@@ -52,7 +51,7 @@ def test_a_candidate_of_every_kernel(name: str) -> None:
 def test_candidates_at_the_own_sizes_compile(name: str, arch: str) -> None:
     """Drawn with the limits of the architecture they are compiled for."""
     shape = KERNELS[name].shape()
-    stream = candidates.stream(name, shape, arch, SEED, Census(), ROWS)
+    stream = candidates.stream(name, shape, arch, SEED, Census())
     assert candidates.compiled(next(stream), arch) == ""
 
 
