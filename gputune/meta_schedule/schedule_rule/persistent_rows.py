@@ -54,6 +54,8 @@ _CHEAP = frozenset({"if_then_else", "likely", "abs", "floor", "ceil", "trunc", "
 """Calls that may be done again."""
 _FEW_THREADS = 32
 """Of a long row."""
+_SIDE_BY_SIDE = 8
+"""Elements of 4 bytes that memory gives at once."""
 
 
 class PersistentRows(ScheduleRule):
@@ -214,6 +216,8 @@ class PersistentRows(ScheduleRule):
         if keep == "local":
             most = min(most, _room(self.limits) // length)
         rows = [n for n in self.row_extents if n <= most and n < 2 * count]
+        if across:  # neighbours in memory: what is read at once is used
+            rows = [n for n in rows if n >= _SIDE_BY_SIDE] or rows[-1:]
         return Choices(tuple(threads), tuple(rows) or (1,), widths)
 
 
