@@ -413,6 +413,47 @@ def test_results_of_a_thread_are_written_back_together(n: int, bits: int) -> Non
         assert f"STG.{bits}" in widths(source, arch)
 
 
+VIRTUAL = """@T.prim_func
+def main(A: T.Buffer((8, 16), "float32"), B: T.Buffer((16, 64), "float32"),
+         C: T.Buffer((8, 64), "float32")):
+    L = T.alloc_buffer((8, 64), "float32", scope="local")
+    for b in T.thread_binding(8, thread="blockIdx.x"):
+        for y in T.thread_binding(2, thread="vthread.x"):
+            for t in T.thread_binding(8, thread="threadIdx.x"):
+                for k, j in T.grid(16, 4):
+                    with T.block("L"):
+                        vi = T.axis.spatial(8, b)
+                        vj = T.axis.spatial(64, y * 32 + t * 4 + j)
+                        vk = T.axis.reduce(16, k)
+                        with T.init():
+                            L[vi, vj] = T.float32(0)
+                        L[vi, vj] = L[vi, vj] + A[vi, vk] * B[vk, vj]
+                for j in range(4):
+                    with T.block("C"):
+                        vi = T.axis.spatial(8, b)
+                        vj = T.axis.spatial(64, y * 32 + t * 4 + j)
+                        C[vi, vj] = L[vi, vj]
+"""
+
+
+@needs_nvrtc
+def test_results_of_virtual_threads_are_written_back_together() -> None:
+    """Virtual threads take turns innermost; the elements of each are neighbours."""
+    source = agree(parse(VIRTUAL))
+    for arch in ARCHS:
+        found = widths(source, arch)
+        assert {k: n for k, n in found.items() if k.startswith("STG")} == {"STG.128": 2}
+
+
+def test_arguments_that_may_lie_in_the_same_memory() -> None:
+    """What one iteration stores, the next one may load."""
+    reads = 'A: T.Buffer((4, 64), "float32"), '
+    func = parse(elementwise("A[v, w]", "float32", 4, (4, 64), reads))
+    assert "gt_vec<" in generate(func).text
+    source = agree(func.with_attr("tir.noalias", False))
+    assert "gt_vec<" not in source.text
+
+
 # ----------------------------------------------------------------------------- caches
 HINTED = """T.block_attr({{"load_hint": "{load}", "store_hint": "streaming"}})"""
 

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 VECTOR_BYTES = 16
 """The widest access of a thread."""
-_FEW = 16
+_FEW = 64
 """Steps of a loop that becomes vectors although it is not marked."""
 _REGISTERS = ("local", "warp")
 """Scopes of what lies in registers, if all goes well."""
