@@ -129,7 +129,8 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     (_MS + "tiling_structure", "block", _NAME, "MultiLevelTiling and the rules after it",
      "the block is tiled already"),
     (_MS + "cooperative_fetch", "block", _POSITIVE, "RewriteCooperativeFetch",
-     "threads share the copy, each moves so many elements at once"),
+     "threads share the copy to shared memory, each moves so many elements at once; a thread alone "
+     "does so with a copy to global memory"),
     (_MS + "thread_extent_low_inclusive", "block", _NUMBER, "VerifyGPUCode",
      "the fewest threads of a block of the grid"),
     (_MS + "thread_extent_high_inclusive", "block", _NUMBER, "VerifyGPUCode",

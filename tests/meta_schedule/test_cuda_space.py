@@ -148,7 +148,8 @@ def test_the_sketch_of_a_product() -> None:
     fetch = ["CacheRead", "ComputeAt", "GetLoops", "Fuse", *decision]
     assert kinds(sch.trace) == [
         "GetSBlock", "GetSBlock", "Annotate", "GetLoops", *tiles, *tiles, *tiles, "Reorder",
-        *(["Fuse", "Bind"] * 3), "Annotate", "Annotate", "CacheWrite", "ReverseComputeAt",
+        *(["Fuse", "Bind"] * 3), "Annotate", "Annotate", "CacheWrite", "Annotate",
+        "ReverseComputeAt",
         *fetch, *decision, *fetch, *decision, *decision,
     ]  # fmt: skip
     assert [k for k in kinds(turned.trace) if k != "TransformLayout"] == kinds(sch.trace)
@@ -357,4 +358,4 @@ def test_fetch_widths_are_decisions_of_the_sketch() -> None:
     """MutateTileSize knows them by the annotation that they end in."""
     for sch in cuda_context(built("GMM")).generate_design_space():
         noted = [i for i in sch.trace.insts if i.kind.name == "Annotate"]
-        assert sum(i.attrs[0] == COOPERATIVE_FETCH for i in noted) == 2
+        assert sum(i.attrs[0] == COOPERATIVE_FETCH for i in noted) == 3  # one is of the result

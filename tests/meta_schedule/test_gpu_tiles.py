@@ -375,6 +375,23 @@ def test_the_width_of_a_fetch_is_proved(rows: int, length: int, wanted: int, lan
     assert (last.kind, int(last.extent.value)) == ("vectorized", lanes)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("n", "tile", "lanes"), [(64, 8, 4), (64, 2, 1), (66, 6, 1), (62, 2, 1)])
+def test_a_thread_stores_in_vectors_where_rows_allow_it(n: int, tile: int, lanes: int) -> None:
+    sch = Schedule(built("matmul", m=16, n=n, k=16), seed=1)
+    c = sch.get_block("C")
+    i, j, _ = sch.get_loops(c)
+    j0, _ = sch.split(j, [None, tile])
+    local = sch.cache_write(c, 0, "local")
+    sch.bind(i, "blockIdx.x")
+    sch.bind(j0, "threadIdx.x")
+    sch.reverse_compute_at(local, j0, preserve_unit_loops=True)
+    sch.annotate(local, "meta_schedule.cooperative_fetch", 4)
+    assert RewriteCooperativeFetch().apply(sch)
+    last = sch.get(sch.get_loops(local)[-1])
+    assert (last.kind, int(last.extent.value)) == ("vectorized", lanes)  # type: ignore[union-attr]
+    assert [axis for axis, _ in bound(sch)] == ["blockIdx.x", "threadIdx.x"]
+
+
 # ----------------------------------------------------------------------------- odd kernels
 ODD: list[tuple[str, dict[str, int]]] = [
     ("matmul", {"m": 127, "n": 33, "k": 65}),

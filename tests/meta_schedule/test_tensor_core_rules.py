@@ -126,8 +126,8 @@ def test_what_the_target_gets(arch: str, there: bool) -> None:
 
 def test_older_gpus_get_the_list_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gputune.meta_schedule.kinds.TENSOR_CORES", 87)
-    assert len(space(product(), "sm_86")) == 1
-    assert len(space(product(), "sm_87")) == 3
+    assert len(space(product(), "sm_86")) == 2
+    assert len(space(product(), "sm_87")) == 4
 
 
 # ----------------------------------------------------------------------------- sketches
@@ -144,8 +144,8 @@ def test_older_gpus_get_the_list_without(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_every_group_that_matches_is_a_candidate(func: PrimFunc, wanted: str) -> None:
-    plain, *tensor = space(func)
-    assert intrinsics(plain) == []
+    plain, turned, *tensor = space(func)
+    assert intrinsics(plain) == intrinsics(turned) == []
     assert plain.trace.insts  # the plain tiling
     assert len(tensor) == 2
     for sch, trans in zip(tensor, ("", "_trans"), strict=True):
@@ -159,8 +159,8 @@ def test_every_group_that_matches_is_a_candidate(func: PrimFunc, wanted: str) ->
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "bfloat16"])
 def test_other_types_have_the_plain_tiling_only(dtype: str) -> None:
-    (plain,) = space(product(dtype=dtype, out=None))
-    assert intrinsics(plain) == []
+    for sch in space(product(dtype=dtype, out=None)):
+        assert intrinsics(sch) == []
 
 
 @pytest.mark.parametrize("name", ["softmax", "depthwise_conv2d", "transpose", "max_pool2d"])
@@ -197,7 +197,8 @@ def test_the_sketch_of_a_product() -> None:
         *(["CacheRead", "ComputeAt", *split_two] * 2), *inline, *inline, "SampleCategorical",
         "Annotate",
     ]  # fmt: skip
-    _, *tensor = space(product(1024))
+    *_, first, second = space(product(1024))
+    tensor = [first, second]
     for sch in tensor:
         assert kinds(sch.trace) == wanted
     lines = str(tensor[0].trace).splitlines()
@@ -208,14 +209,14 @@ def test_the_sketch_of_a_product() -> None:
     assert "sample_categorical(candidates=[1, 2, 3, 4], " in text
     assert text.count("sample_categorical(candidates=[1, 2, 4, 8], ") == 2
     assert 'ann_key="warp_execution", ann_val=1' in text
-    (_, byte, _) = space(product(64, "int8", "int32"))
+    *_, byte, _ = space(product(64, "int8", "int32"))
     assert str(byte.trace).count("axis=-2, factor=32, offset=16)") == 2
 
 
 def test_products_of_a_batch_are_blocks_along_z() -> None:
     shape = {"b": 6, "m": 32, "n": 32, "k": 32}
     func = KERNELS["batch_matmul"].build(shape, "float16", out="float32")
-    for sch in space(func)[1:]:
+    for sch in space(func)[-2:]:
         assert 'thread_axis="blockIdx.z"' in str(sch.trace)
 
 
@@ -364,7 +365,7 @@ def test_random_decisions_keep_the_meaning(name: str, shape: Shape, dtype: str, 
     kernel = KERNELS[name]
     func = kernel.build(shape, dtype, out=out)
     seen = 0
-    for sketch in sketches_of(func)[1:]:
+    for sketch in sketches_of(func)[-2:]:
         rows = drawn(sketch, 256, seed=5)
         for k in np.flatnonzero(sketch.evaluate(rows).valid)[:2]:
             scheduled = sketch.materialise(rows[k]).mod
@@ -399,7 +400,7 @@ def checked(func: PrimFunc, scheduled: PrimFunc, arrays: list[Any], order: str) 
 def test_host_execution_of_candidates(name: str, shape: Shape, dtype: str, out: str) -> None:
     kernel = KERNELS[name]
     func = kernel.build(shape, dtype, out=out)
-    for sketch, order in zip(sketches_of(func)[1:], ("reverse", "random"), strict=True):
+    for sketch, order in zip(sketches_of(func)[-2:], ("reverse", "random"), strict=True):
         rows = drawn(sketch, 256, seed=6)
         k = np.flatnonzero(sketch.evaluate(rows).valid)[0]
         (scheduled,) = sketch.materialise(rows[k]).mod.functions.values()
@@ -419,7 +420,7 @@ def test_tuning_finds_tensor_cores(tmp_path: Any) -> None:
 
 # ----------------------------------------------------------------------------- matrices
 def test_few_structure_classes() -> None:
-    for sketch in sketches_of(product(1024))[1:]:
+    for sketch in sketches_of(product(1024))[-2:]:
         out = sketch.evaluate(drawn(sketch, 2048))
         assert sketch.class_count <= 16
         assert not sketch.fallbacks
@@ -428,7 +429,7 @@ def test_few_structure_classes() -> None:
 
 def test_a_matrix_says_what_plain_replay_says() -> None:
     """Verdicts and features, of rows of both kinds."""
-    for sketch in sketches_of(product(1024))[1:]:
+    for sketch in sketches_of(product(1024))[-2:]:
         rows = drawn(sketch, 512, seed=3)
         out = sketch.evaluate(rows)
         for k in [*np.flatnonzero(out.valid)[:5], *np.flatnonzero(~out.valid)[:5]]:
@@ -440,7 +441,7 @@ def test_a_matrix_says_what_plain_replay_says() -> None:
 
 def test_features_count_what_tensor_cores_do() -> None:
     n = 256
-    for sketch in sketches_of(product(n))[1:]:
+    for sketch in sketches_of(product(n))[-2:]:
         rows = drawn(sketch, 256, seed=2)
         out = sketch.evaluate(rows)
         valid = np.flatnonzero(out.valid)
@@ -458,7 +459,7 @@ def test_features_count_what_tensor_cores_do() -> None:
 
 
 def test_usage_is_what_lowering_makes() -> None:
-    for sketch in sketches_of(product(128))[1:]:
+    for sketch in sketches_of(product(128))[-2:]:
         rows = drawn(sketch, 256, seed=4)
         for k in np.flatnonzero(sketch.evaluate(rows).valid)[:3]:
             (func,) = sketch.materialise(rows[k]).mod.functions.values()
@@ -470,7 +471,7 @@ def test_usage_is_what_lowering_makes() -> None:
 
 def test_all_threads_write_results_back() -> None:
     """The copy from shared memory is shared by all warps, although no loop around it is theirs."""
-    for sketch in sketches_of(product(256))[1:]:
+    for sketch in sketches_of(product(256))[-2:]:
         rows = drawn(sketch, 512, seed=9)
         valid = np.flatnonzero(sketch.evaluate(rows).valid)
         k = next(k for k in valid if rows[k][2] * rows[k][7] > 1)

@@ -31,7 +31,7 @@ class RewriteCooperativeFetch(Postproc):
     .x, as far as the kernel has them), and the elements that a thread moves at once, which become a
     vector. Where that number does not divide the loop, the rows that are copied, or the rows of
     the tensor that they are copied from, or where elements have 64 bits, a thread moves one element
-    at a time.
+    at a time. So it is with what a thread copies out of its registers by itself.
     """
 
     def __init__(self) -> None:
@@ -48,8 +48,9 @@ class RewriteCooperativeFetch(Postproc):
             block = sch.get_block(name, func)
             sch.unannotate(block, COOPERATIVE_FETCH)
             link = sch.block(block)
-            threads = self._threads(link)
-            if not threads:
+            alone = any(r.buffer.scope == "local" for r in link.block().reads)
+            threads = {} if alone else self._threads(link)
+            if not threads and not alone:
                 self.last_error = ScheduleError(
                     f"block {name} is to be fetched by threads together, but no loop around it is "
                     "bound to threadIdx.x or threadIdx.y",
@@ -58,6 +59,8 @@ class RewriteCooperativeFetch(Postproc):
                 )
                 return False
             loop = sch.get_loops(block)[-1]
+            if alone and sch.get(loop).kind != "serial":
+                continue
             extent = const_int(sch.get(loop).extent)
             assert extent is not None  # tiles of constant extents have constant copies
             rows = _rows(sch.block(block), sch.loop(loop))
@@ -96,15 +99,15 @@ def _noted(sch: Schedule) -> Iterator[tuple[str, str, int]]:
 
 
 def _rows(link: Link, loop: Link) -> list[int]:
-    """How long the rows are that a copy reads, and those of the tensors that they are parts of, as
+    """How long the rows are that a copy moves, and those of the tensors that they are parts of, as
     far as that is known."""
     out: list[int] = []
     assert loop.up is not None  # the root block is above
-    for read in link.block().reads:
-        if read.buffer.scope != "global" or not read.region:
+    for part in (*link.block().reads, *link.block().writes):
+        if part.buffer.scope != "global" or not part.region:
             continue
-        box = region_under(link, loop.up, read)
-        for e in (*(() if box is None else (box[-1].extent,)), read.buffer.shape[-1]):
+        box = region_under(link, loop.up, part)
+        for e in (*(() if box is None else (box[-1].extent,)), part.buffer.shape[-1]):
             n = const_int(e)
             if n is not None:
                 out.append(n)

@@ -108,7 +108,7 @@ class MultiLevelTiling(ScheduleRule):
             else suits the threads of a GPU: operands that lie along the reduction, turned, so that
             what a thread takes for its elements is contiguous; their rows padded or not, by a
             decision; and no cache for operands whose every element belongs to one place of the
-            result and what is around it.
+            result and what is around it. What a thread stores of a write cache goes in vectors.
 
     Raises:
         UserError: a setting makes no sense.
@@ -242,6 +242,9 @@ class MultiLevelTiling(ScheduleRule):
                 (epilogue,) = tiled.sch.get_consumers(tiled.block)
                 return out + _moved(tiled, epilogue, levels)
         cache = tiled.sch.cache_write(tiled.block, 0, reuse.scope)
+        if self.layouts:
+            size = itemsize(tiled.sch.get(cache).writes[0].buffer.dtype)
+            tiled.sch.annotate(cache, COOPERATIVE_FETCH, max(1, _VECTOR_BYTES // size))
         return out + _moved(tiled, cache, levels)
 
     def _cache_reads(self, tiled: Tiled) -> list[Tiled]:
