@@ -317,12 +317,6 @@ def show(source: CudaSource, report: HostReport, title: str | None = None) -> bo
                 f"  {name}: {k.bank_conflicts} bank conflicts in {k.shared_requests} requests to "
                 f"shared memory ({each:.2f} each; {k.counted_blocks} blocks counted)"
             )
-        if k.global_requests:
-            each = k.global_sectors / k.global_requests
-            out.print(
-                f"  {name}: {k.global_sectors} sectors of 32 bytes in {k.global_requests} requests "
-                f"to global memory ({each:.2f} each; {k.counted_blocks} blocks counted)"
-            )
     if report.printed:
         out.print(report.printed.rstrip("\n"))
     if report.ok:

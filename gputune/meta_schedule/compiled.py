@@ -68,7 +68,8 @@ class Compiled:
         facts: of each kernel by its name, as `KernelFacts` has them, and "occupancy". They may come
             from a file of records: what is no number counts as 0.
         code: a digest of machine code and launches; programs with equal ones are the same to the
-            GPU. "": not known.
+            GPU. "": not known, or nobody's affair: what the parameters of a kernel that is CUDA
+            source mean, its author knows.
     """
 
     facts: Mapping[str, Mapping[str, Any]]
@@ -78,7 +79,10 @@ class Compiled:
     def of(artifact: Artifact) -> Compiled | None:
         """What a built program tells; None where it is not for a GPU, or tells nothing."""
         facts = facts_in(artifact.cuda)
-        return None if not facts else Compiled(facts, _code_of(artifact))
+        if not facts:
+            return None
+        generated = artifact.cuda.get("prelude") is not False
+        return Compiled(facts, _code_of(artifact) if generated else "")
 
     @property
     def local_bytes(self) -> int:

@@ -224,7 +224,7 @@ class _Kernel:
                 out = out + elements * self._product(m.copies) * (m.size / 4 * m.share)
         loaded, fetched = np.zeros(self.count), np.zeros(self.count)
         for b in self.blocks:
-            if b.fetches:  # all that is fetched at a time is on its way at once
+            if b.copies:  # all that is fetched at a time is on its way at once
                 fetched = fetched + b.loaded
             else:
                 loaded = np.maximum(loaded, np.minimum(b.loaded, _OPERANDS))
@@ -263,22 +263,30 @@ class _Kernel:
         wave.append(np.minimum(self.grid[2], np.ceil(together / (wave[0] * wave[1]))))
         l1 = speeds.l1_bytes / x.resident - x.shared
         l1 = np.maximum(l1, 4096.0)
-        whole = np.zeros(self.count)
+        whole, at_once = np.zeros(self.count), np.zeros(self.count)
         parts: list[tuple[_Seen, Floats, Floats]] = []
+        known: set[str] = set()
         for b in self.blocks:
-            for s, (bytes_, often) in b.footprints(self.grid, wave, l1):
+            found = b.footprints(self.grid, wave, l1)
+            for s, (bytes_, often) in found:
                 s.l2 = bytes_[2] * often * x.blocks
-                whole = whole + bytes_[0]
+                if s.access.buffer not in known:
+                    whole, at_once = whole + bytes_[0], at_once + bytes_[1]
                 parts.append((s, bytes_[0], bytes_[1]))
+            known |= {s.access.buffer for s, _ in found}
         share = x.blocks / together
         fits = whole <= 0.75 * speeds.l2_bytes
+        stays = at_once <= 0.75 * speeds.l2_bytes  # from one block of the program to the next
         self.l2 = np.zeros(self.count)
         self.dram = np.zeros(self.count)
+        touched: dict[str, _Seen] = {}
         for s, once, in_wave in parts:
             again = np.maximum(once, np.minimum(s.l2, share * in_wave))
             s.dram = np.where(fits, np.minimum(once, np.maximum(s.l2, SECTOR)), again)
             if s.access.buffer in self.passed and not s.access.writes:
                 s.dram = np.where(fits, 0.0, s.dram)
+            if touched.setdefault(s.access.buffer, s) is not s and not s.access.writes:
+                s.dram = np.where(stays, 0.0, s.dram)
             self.l2 = self.l2 + s.l2
             self.dram = self.dram + s.dram
 
@@ -501,6 +509,9 @@ class _Block:
         self.outside = self.turns / self.unrolled
         last = max([d for d in range(n) if reducing[d]], default=-1)
         self.tile = self._inside(last + 1) if last >= 0 else self.unrolled
+        self.copies = any(
+            a.scope == "shared" and a.writes and not a.reads for a in self.block.accesses
+        )
         self.fetches = any(a.scope == "shared" and a.writes for a in self.block.accesses)
         self.reduces = last >= 0 or bool(self.block.crossing)
 
@@ -638,6 +649,12 @@ class _Block:
             inside *= x
         spans = Spans(self.facts, extents, inside, part=1)
         bytes_ = [self._bytes(s.access, spans) for s in far]
+        known: set[object] = set()
+        for k, s in enumerate(far):  # neighbours of what is touched anyway, as in a stencil
+            what = (s.access.buffer, s.access.spans, s.access.shape)
+            if what in known and not s.access.writes:
+                bytes_[k] = np.zeros_like(bytes_[k])
+            known.add(what)
         if len(starts) == 1:
             often = self.turns / self._inside(0 if self.block.again < 0 else self.block.again)
             return [(s, (b, often)) for s, b in zip(far, bytes_)]

@@ -20,6 +20,7 @@ from gpu_spaces import (
     shared_bytes,
     sketch_of,
     softmax,
+    softmax_in_blocks,
     transpose,
 )
 from hypothesis import given, settings
@@ -30,6 +31,7 @@ from gputune.codegen.cuda.kernel import generate
 from gputune.codegen.cuda.raw import Configuration, RawArgument, raw_module
 from gputune.errors import TargetError
 from gputune.ir.nodes import IRModule
+from gputune.kernels import KERNELS
 from gputune.meta_schedule.gpu_machine import GpuMachine, blocks_of, most_registers, with_device
 from gputune.meta_schedule.gpu_model import GPU_COLUMNS, SLOTS, _Kernel, _passed_on, column
 from gputune.meta_schedule.gpu_warps import PREFIX, _tables, warp_access
@@ -300,6 +302,23 @@ def test_blocks_of_a_wave_share_what_their_order_says() -> None:
     assert seen >= 20
     assert all(0.75 < r < 1.35 for r in ratios), sorted(ratios)[:3] + sorted(ratios)[-3:]
     assert np.mean(ratios) == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("jacobi2d", {}), ("softmax", {"m": 65536, "n": 256})])
+def test_what_a_kernel_reads_again_comes_from_dram_once(name: str, sizes: dict[str, int]) -> None:
+    """Five neighbours in a stencil, and the rows that a kernel for whole rows reads three times."""
+    func = KERNELS[name].build(**sizes)
+    sch = Schedule(func, seed=1)
+    if name == "softmax":
+        softmax_in_blocks(sch)
+    else:
+        i, j = sch.get_loops(sch.get_child_blocks(sch.get_block("root"))[0])
+        j0, j1 = sch.split(j, [None, 128])
+        sch.bind(sch.fuse(i, j0), "blockIdx.x")
+        sch.bind(j1, "threadIdx.x")
+    row, _ = row_of(sch.mod)
+    both = sum(np.prod([int(n.value) for n in b.shape]) * 4 for b in func.buffers)
+    assert told(row, "kernel0.dram_bytes") == pytest.approx(both, rel=0.1)
 
 
 def test_much_code_is_slow_to_fetch() -> None:

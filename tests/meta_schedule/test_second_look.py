@@ -589,6 +589,23 @@ def test_artifacts_of_others_tell_nothing(tmp_path: Path) -> None:
     assert c.compiled == Compiled({"k": LIGHT}, "")  # no code: it is nobody's twin
 
 
+def test_source_of_a_users_own_has_no_twins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_module, "code_digest", lambda code: code.decode())
+    found = []
+    for prelude in (True, False):
+        cuda = {"facts": {"k": LIGHT}, "prelude": prelude}
+        artifact = Artifact("f", [], 1, "", {"kind": "cuda"}, b"code", cuda)
+        found.append(Compiled.of(artifact))
+    generated, own = found
+    assert generated is not None
+    assert own is not None
+    assert generated.code
+    assert not own.code
+    assert own.facts == generated.facts
+
+
 class Ranked(ListStrategy):
     """Likes its schedules in the order in which they were given."""
 
