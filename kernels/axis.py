@@ -79,6 +79,7 @@ _CHECKS = (
     {"outer": 1, "size": 33, "inner": 5},
     {"outer": 7, "size": 13, "inner": 1},
     {"outer": 2, "size": 1, "inner": 3},
+    {"outer": 1, "size": 1000, "inner": 2},
 )
 
 
