@@ -169,7 +169,13 @@ def _bias_gelu_mask_reference(x: Array, b: Array, mask: Array, /, **_: int) -> t
 
 
 _SHAPE = {"m": 512, "n": 768}
-_CHECKS = ({"m": 8, "n": 16}, {"m": 1, "n": 33}, {"m": 7, "n": 13}, {"m": 33, "n": 1})
+_CHECKS = (
+    {"m": 8, "n": 16},
+    {"m": 1, "n": 33},
+    {"m": 7, "n": 13},
+    {"m": 33, "n": 1},
+    {"m": 2, "n": 1000},
+)
 
 KERNELS = table(
     Kernel("cross_entropy", _cross_entropy, _cross_entropy_reference,

@@ -45,6 +45,7 @@ TOLERANCE = 2e-5
 ROOM: dict[str, dict[str, int]] = {
     "matmul": {"m": 48, "n": 40, "k": 24},
     "batch_matmul": {"b": 2, "m": 16, "n": 24, "k": 12},
+    "linear": {"m": 48, "n": 40, "k": 24},
     "gemv": {"m": 64, "k": 48},
     "dense_bias_relu": {"m": 24, "n": 32, "k": 16},
     "transpose_batch_matmul": {"batch": 1, "seq": 16, "heads": 2, "dim": 8},
@@ -64,18 +65,24 @@ ROOM: dict[str, dict[str, int]] = {
     "log_softmax": {"m": 32, "n": 64},
     "layernorm": {"m": 32, "n": 64},
     "rmsnorm": {"m": 32, "n": 64},
+    "add_rmsnorm": {"m": 32, "n": 64},
+    "cross_entropy": {"m": 32, "n": 64},
     "norm": {"b": 4, "m": 16, "n": 24},
     **{f"row_{what}": {"m": 24, "n": 96} for what in ("sum", "max", "mean")},
     **{f"column_{what}": {"m": 96, "n": 24} for what in ("sum", "max", "mean")},
     **{f"total_{what}": {"m": 24, "n": 40} for what in ("sum", "max", "mean")},
     "argmax": {"m": 24, "n": 96},
+    **{f"axis_{what}": {"outer": 4, "size": 48, "inner": 8} for what in ("sum", "max", "argmax")},
     "attention": {"batch": 1, "heads": 2, "seq": 16, "dim": 8},
     "max_pool2d": {"n": 1, "h": 16, "w": 16, "c": 4, "kernel": 3, "stride": 2, "padding": 1},
     "avg_pool2d": {"n": 1, "h": 16, "w": 16, "c": 4, "kernel": 3, "stride": 2, "padding": 1},
     **{
         name: {"m": 64, "n": 96}
-        for name in ("transpose", "bias_relu", "gelu", "add_mul", "jacobi2d")
+        for name in (
+            "transpose", "bias_relu", "gelu", "add_mul", "jacobi2d", "silu_mul", "bias_gelu_mask",
+        )
     },
+    "batch_transpose": {"b": 2, "m": 32, "n": 48},
 }  # fmt: skip
 """Beside `check_shapes`, small sizes at which every operator has many candidates: some of those
 have too few elements for the 32 threads that a tiled kernel has at least."""
