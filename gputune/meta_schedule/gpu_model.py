@@ -245,11 +245,14 @@ class _Kernel:
             barriers = barriers + np.where(often > 1.0, each * often, 1.0)
             self.ahead |= several
         crossing = np.ones(self.count)
+        results = 0
         for b in self.blocks:
             if b.block.crossing:
                 crossing = np.maximum(crossing, b.crossing)
                 barriers = barriers + b.waits
-        return barriers, crossing
+                results += any(a.writes and a.scope == "shared" for a in b.block.accesses)
+        # the first one that all threads read is counted with what fills shared memory
+        return barriers + max(results - 1, 0), crossing
 
     # ------------------------------------------------------------------ bytes
     def _traffic(self) -> None:
@@ -548,18 +551,22 @@ class _Block:
         if a.writes and self.block.crossing:  # one thread of a row stores its result
             results = self._product([k for k in self.plain if not self.block.loops[k].reduces])
             return [_Seen(a, warp, results * np.minimum(self.rows, self.warps), reuse)]
-        return [_Seen(a, warp, self._asked(times * self.warps), reuse)]
+        lanes = [k for k, f in enumerate(self.block.loops) if f.kind == "vectorized"]
+        pieces = np.maximum(self._product(lanes) / warp.width, 1.0)
+        return [_Seen(a, warp, self._asked(times * self.warps, pieces), reuse)]
 
-    def _asked(self, requests: Floats) -> Floats:
-        """Requests, less those of warps of which no thread passes the predicate."""
+    def _asked(self, requests: Floats, pieces: Floats) -> Floats:
+        """Requests, less those of warps of which no thread passes the predicate; vectors come in
+        `pieces`, of which all pass or none."""
         if not self.block.within:
             return requests
         if self.block.again < 0:
             return requests * self.active
         # a copy begins anew in each turn of the buffer on the chip
         turns = self._inside(0) / self._inside(self.block.again)
-        each: Floats = np.minimum(np.ceil(requests / turns * self.active), requests / turns)
-        return each * turns
+        vectors = requests / turns / pieces
+        each: Floats = np.minimum(np.ceil(vectors * self.active), vectors)
+        return each * pieces * turns
 
     def _work(self, threads: Floats) -> None:
         block = self.block

@@ -212,8 +212,9 @@ def test_threads_that_share_reductions_agree_with_lowering() -> None:
         assert round(told(got, "kernel0.threads")) == low.threads
         assert told(got, "kernel0.shared_bytes") == pytest.approx(shared_bytes(low), rel=1e-5)
         assert round(told(got, "kernel0.crossing")) == low.threads
-        # of each of two reductions, where it takes several warps; and for what is in shared memory
+        # for each of two reductions: one where it takes several warps, one behind its result
         assert round(told(got, "kernel0.barriers")) == 2 * (low.threads > 32) + 2
+        assert str(low.func).count('"sync_threads"') == 2 * (low.threads > 32) + 2
 
 
 def test_each_statement_of_the_root_is_a_kernel() -> None:

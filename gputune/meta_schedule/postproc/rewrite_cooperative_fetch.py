@@ -31,7 +31,8 @@ class RewriteCooperativeFetch(Postproc):
     .x, as far as the kernel has them), and the elements that a thread moves at once, which become a
     vector. Where that number does not divide the loop, the rows that are copied, or the rows of
     the tensor that they are copied from, or where elements have 64 bits, a thread moves one element
-    at a time. So it is with what a thread copies out of its registers by itself.
+    at a time. What a thread copies out of its registers by itself it moves in the widest vectors that
+    divide these.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,8 @@ class RewriteCooperativeFetch(Postproc):
             extent = const_int(sch.get(loop).extent)
             assert extent is not None  # tiles of constant extents have constant copies
             rows = _rows(sch.block(block), sch.loop(loop))
-            width = _width(link.block(), (extent, *rows), wanted)
+            lengths = (extent, *rows)
+            width = _widest(lengths, wanted) if alone else _width(link.block(), lengths, wanted)
             axes = [a for a in ("threadIdx.y", "threadIdx.x") if a in threads]
             _, *bound, vector = sch.split(loop, [None, *(threads[a] for a in axes), width])
             sch.vectorize(vector)
@@ -123,3 +125,15 @@ def _width(block: Block, lengths: Sequence[int], wanted: int) -> int:
     for n in lengths:
         rest = maximum(rest, n % wanted)
     return wanted - (wanted - 1) * minimum(rest, 1)
+
+
+def _widest(lengths: Sequence[int], wanted: int) -> int:
+    """As many elements as wanted, or the half of them, and so on: what divides all lengths."""
+    width = part = 1
+    while 2 * part <= wanted:
+        rest = 0
+        for n in lengths:
+            rest = maximum(rest, n % (2 * part))
+        width = width + part * (1 - minimum(rest, 1))
+        part *= 2
+    return width
