@@ -388,7 +388,8 @@ def shuffles_of(s: Stmt, conds: tuple[Expr, ...] = ()) -> Iterator[tuple[LetStmt
         yield s, conds
     if type(s) is IfThenElse:
         yield from shuffles_of(s.then, (*conds, s.cond))
-        assert s.orelse is None
+        if s.orelse is not None:
+            assert not list(shuffles_of(s.orelse))
         return
     for part in stmt_children(s):
         yield from shuffles_of(part, conds)

@@ -33,7 +33,7 @@ class Tuned:
         name, shape, arch: what was tuned, for what.
         wanted, trials: candidates that were to be measured, and that were or failed.
         programs: different ones that the space was seen to have, counted up to `wanted`.
-        measured: those with a time.
+        measured: those with a time, of their own or of the same code.
         failed: build and run failures and wrong results, counted by reason.
         duplicates, refused: rows that were no new program, and that were not legal.
         verified: was the best record compared with the unscheduled program?
@@ -83,7 +83,7 @@ def tuned(
     )  # fmt: skip
     why = result.why()
     for task in why.tasks:
-        out.measured += task.total("measured")
+        out.measured += task.total("measured") + task.total("same_code")
         out.duplicates += task.total("duplicates")
         out.refused += task.counter("refused").total()
         for key in ("build_errors", "run_errors"):

@@ -31,8 +31,8 @@ class RewriteCooperativeFetch(Postproc):
     .x, as far as the kernel has them), and the elements that a thread moves at once, which become a
     vector. Where that number does not divide the loop, the rows that are copied, or the rows of
     the tensor that they are copied from, or where elements have 64 bits, a thread moves one element
-    at a time. What a thread copies out of its registers by itself it moves in the widest vectors that
-    divide these.
+    at a time. What a thread copies out of its registers by itself it moves in the widest vectors
+    that divide these.
     """
 
     def __init__(self) -> None:
