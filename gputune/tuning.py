@@ -13,7 +13,7 @@ from .errors import GputuneError, RunError, UserError
 from .figures import plain
 from .ir.nodes import IRModule, PrimFunc
 from .packing import with_free_layouts
-from .runtime import cuda_device
+from .runtime.cuda_device import need_gpu
 from .target import Target
 from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
@@ -82,10 +82,9 @@ def tune(
 
     Raises:
         UserError: an argument that makes no sense, a kernel that surely accesses what lies outside
-            a buffer, a folder that cannot be used, a cuda target on a machine that has no GPU to
-            time on, or Ctrl-C before anything was measured.
+            a buffer, a folder that cannot be used, or Ctrl-C before anything was measured.
         TargetError: no such target.
-        RunError: every candidate failed; says how.
+        RunError: every candidate failed; says how. There is no GPU to time a cuda kernel on.
         RecordError: recording failed (disk full); what was recorded before is kept.
 
     Example:
@@ -98,15 +97,7 @@ def tune(
     _check_limits(seconds, trials, least=0)
     chosen = tunable_target(target, space)
     if chosen.kind == "cuda" and runner == "local" and trials != 0:
-        problem = cuda_device.cuda_problem()
-        if problem is not None:
-            raise UserError(
-                f"tune: {name} is to be timed on an NVIDIA GPU, and cuda cannot be used here: "
-                f"{problem}",
-                hint='runner="host" runs and checks candidates on the processor, trials=0 asks the '
-                "analytic model",
-                code="no-gpu",
-            )
+        need_gpu(f"tune: {name} for cuda")
     from . import meta_schedule as ms
     from .meta_schedule.logging import quiet
 

@@ -47,6 +47,16 @@ def gpu(what: str) -> Any:
         what: begins the error's message: what needs it.
 
     Raises:
+        RunError: as of `need_gpu`.
+    """
+    need_gpu(what)
+    return importlib.import_module("cupy")
+
+
+def need_gpu(what: str) -> None:
+    """Nothing, on a machine with a GPU that works.
+
+    Raises:
         RunError: there is no GPU, no driver or no CuPy; says which.
     """
     problem = cuda_problem()
@@ -57,7 +67,6 @@ def gpu(what: str) -> Any:
             "execution: gputune check",
             code="no-gpu",
         )
-    return importlib.import_module("cupy")
 
 
 # ----------------------------------------------------------------------------- errors

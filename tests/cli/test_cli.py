@@ -212,7 +212,7 @@ def refused_after_tuning(name: str) -> str:
         (["matmul", "--dtype", "float31"], ["not defined for dtype 'float31'", "float32"]),
         (["matmul", "--target", "lvm"], ["unknown target kind 'lvm'", "llvm"]),
         (["matmul", "--target", "llvm -num-cores=none"], ["'num-cores'"]),
-        (["matmul", "--target", "cuda"], ["timed on an NVIDIA GPU", "cannot be used here"]),
+        (["matmul", "--target", "cuda"], ["for cuda needs an NVIDIA GPU", "none to use"]),
         (["matmul", "--trials", "-1"], ["--trials"]),
         (["matmul", "--seconds", "0"], ["--seconds"]),
         (["matmul", "--seconds", "x"], ["--seconds"]),
