@@ -104,16 +104,22 @@ def test_a_prime_extent_gets_useful_tiles() -> None:
 
 
 def test_without_the_option_tiles_divide() -> None:
-    assert all(r.must_divide for r in LLVM if isinstance(r, MultiLevelTiling | AddRFactor))
+    for extent in (127, 128):
+        (sketch,) = sketches(odd_matmul(extent, 64, 48), [MultiLevelTiling("SSRSRS")])
+        assert Covering not in rules_of(sketch)
 
 
-def test_on_a_gpu_it_depends_on_the_loop() -> None:
+@pytest.mark.parametrize(("rules", "target"), [(LLVM, "llvm"), (CUDA, "cuda -arch=sm_80")])
+def test_by_default_it_depends_on_the_loop(rules: tuple[ScheduleRule, ...], target: str) -> None:
     """Those with a prime factor above 7 have few divisors; short ones have few tiles anyway."""
-    (tiling,) = [r for r in CUDA if type(r) is MultiLevelTiling]
-    assert tiling.must_divide is None
     for extent, covers in ((16, False), (13, False), (17, True), (33, True), (1000, False)):
-        sketch, *_ = sketches(odd_matmul(extent, 64, 48), list(CUDA), "cuda -arch=sm_80")
+        sketch, *_ = sketches(odd_matmul(extent, 64, 48), list(rules), target)
         assert (Covering in rules_of(sketch)) is covers, extent
+
+
+def test_a_long_sum_of_prime_extent_is_factored_by_default() -> None:
+    found = sketches(odd_matmul(1, 1, 8191), list(LLVM))
+    assert any(Covering in rules_of(s) for s in found)
 
 
 # ----------------------------------------------------------------------------- what they compute

@@ -51,14 +51,15 @@ LLVM: tuple[ScheduleRule, ...] = (
     ),
     FuseRows(max_innermost_factor=64),
     CrossLaneReduction(),
-    AddRFactor(max_jobs_per_core=16, max_innermost_factor=64),
-    ColumnReduction(max_innermost_factor=64),
+    AddRFactor(max_jobs_per_core=16, max_innermost_factor=64, must_divide=None),
+    ColumnReduction(max_innermost_factor=64, must_divide=None),
     TransposedOperand(),
-    TransposingCopy(max_innermost_factor=64),
+    TransposingCopy(max_innermost_factor=64, must_divide=None),
     MultiLevelTiling(
         structure="SSRSRS",
         max_innermost_factor=64,
         reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+        must_divide=None,
     ),
     ParallelizeVectorizeUnroll(
         max_jobs_per_core=16,
@@ -108,7 +109,7 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
         *LLVM[:3],
         FuseRows(max_innermost_factor=32),
         CrossLaneReduction(),
-        AddRFactor(max_jobs_per_core=8, max_innermost_factor=32),
+        AddRFactor(max_jobs_per_core=8, max_innermost_factor=32, must_divide=None),
         *[
             MultiLevelTilingPacked(
                 name,
@@ -118,13 +119,14 @@ def _aarch64(*names: str) -> tuple[ScheduleRule, ...]:
             )
             for name in names
         ],
-        ColumnReduction(max_innermost_factor=32),
+        ColumnReduction(max_innermost_factor=32, must_divide=None),
         TransposedOperand(),
-        TransposingCopy(max_innermost_factor=32),
+        TransposingCopy(max_innermost_factor=32, must_divide=None),
         MultiLevelTiling(
             structure="SSRSRS",
             max_innermost_factor=32,
             reuse_write=ReuseType(req="may", levels=[1, 2], scope="global"),
+            must_divide=None,
         ),
         ParallelizeVectorizeUnroll(
             max_jobs_per_core=8,

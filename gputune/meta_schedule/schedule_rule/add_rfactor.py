@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...errors import ScheduleError
 from ..analysis import RANDOM_COMPUTE_PRODUCER, is_root, loop_kinds, loop_links, needs_rfactor
 from ..kinds import target_of
+from .multi_level_tiling import tiles_divide
 from .rule import ScheduleRule
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class AddRFactor(ScheduleRule):
         self,
         max_jobs_per_core: int = 16,
         max_innermost_factor: int | None = None,
-        must_divide: bool = True,
+        must_divide: bool | None = True,
     ) -> None:
         self.max_jobs_per_core = max_jobs_per_core
         self.max_innermost_factor = max_innermost_factor
@@ -55,7 +56,8 @@ class AddRFactor(ScheduleRule):
         except ScheduleError:  # loops that cannot be reordered or fused: nothing to offer
             return out
         extent = int(factored.get(fused).extent.value)
-        sample = factored.sample_perfect_tile if self.must_divide else factored.sample_tile
+        divide = tiles_divide(extent, self.must_divide)
+        sample = factored.sample_perfect_tile if divide else factored.sample_tile
         factors = sample(fused, 2, self.max_innermost_factor or extent)
         for loop in factored.split(fused, list(factors)):
             variant = factored.copy()

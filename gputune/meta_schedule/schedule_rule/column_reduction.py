@@ -29,7 +29,9 @@ class ColumnReduction(MultiLevelTiling):
         max_innermost_factor, must_divide: see MultiLevelTiling.
     """
 
-    def __init__(self, max_innermost_factor: int | None = None, must_divide: bool = True) -> None:
+    def __init__(
+        self, max_innermost_factor: int | None = None, must_divide: bool | None = True
+    ) -> None:
         super().__init__(
             "SRSRS", max_innermost_factor=max_innermost_factor, must_divide=must_divide
         )

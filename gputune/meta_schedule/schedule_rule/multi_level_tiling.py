@@ -216,7 +216,7 @@ class MultiLevelTiling(ScheduleRule):
         """Tiles of a loop of a block, the outermost first: each loop and its extent."""
         extent = int(const_int(sch.get(loop).extent) or 1)
         limit = self._limit(sch, block, loop) or extent
-        divide = _has_tiles(extent) if self.must_divide is None else self.must_divide
+        divide = tiles_divide(extent, self.must_divide)
         sample = sch.sample_perfect_tile if divide else sch.sample_tile
         factors = sample(loop, n, limit)
         return list(zip(sch.split(loop, list(factors)), factors, strict=True))
@@ -323,8 +323,11 @@ def _can_fetch(n: int, dtype: str) -> bool:
     return n * size <= _VECTOR_BYTES and (size != 2 or n == 1 or n % 2 == 0)
 
 
-def _has_tiles(extent: int) -> bool:
-    """Do the divisors of an extent make tiles of about any size?"""
+def tiles_divide(extent: int, must_divide: bool | None) -> bool:
+    """Shall the tiles of a loop divide its extent? Where it is left open (None): do its divisors
+    make tiles of about any size?"""
+    if must_divide is not None:
+        return must_divide
     if extent <= _SHORT:
         return True
     for p in (2, 3, 5, 7):
