@@ -68,6 +68,7 @@ def _every_region_is_opened(
     if request.cls is not TestEstimates:
         monkeypatch.setattr(pool_room, "_SMALL_US", 0.0)
         monkeypatch.setattr(pool_room, "_SHORT_US", 0.0)
+    monkeypatch.setattr(pool_room, "_COMPARED_US", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -373,6 +374,13 @@ def asleep(pool: Pool) -> int:
     return int(pool._state[at : at + 4].view(np.int32)[0])
 
 
+def table(pool: Pool) -> np.ndarray:
+    """What is known of functions, a row each."""
+    size = pool_room._ENTRIES * pool_room._ENTRY_BYTES
+    at = pool_room._TABLE
+    return pool._state[at : at + size].view(np.int64).reshape(pool_room._ENTRIES, -1)
+
+
 def wait_until(what: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not what():
@@ -426,6 +434,50 @@ class TestEstimates:
             assert epoch(pool) > before
             done = 1 + 5 + 20_000
         np.testing.assert_array_equal(counts, done)
+
+    @pytest.mark.parametrize("together", [1, 1 << 40])
+    def test_short_regions_are_run_as_took_less_time(
+        self, together: int, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 1e-3)
+        monkeypatch.setattr(pool_room, "_SHORT_US", 1e-3)
+        monkeypatch.setattr(pool_room, "_COMPARED_US", 1e6)
+        counts = np.zeros(8, np.int32)
+        launches = 0
+
+        def launch(pool: Pool, times: int) -> int:
+            nonlocal launches
+            before = epoch(pool)
+            code[0](pool.address, counts.ctypes.data, 8, times)
+            launches += times
+            return epoch(pool) - before
+
+        with Pool(2) as pool:
+            row = pool_room._IN_A_ROW
+            assert launch(pool, 1 + row) == 1 + row  # opened, to see how long it takes
+            assert launch(pool, 1) == 0  # and once not
+            entry = table(pool)
+            assert np.count_nonzero(entry[:, 0]) == 1
+            (k,) = np.flatnonzero(entry[:, 0])
+            assert (entry[k, 1:5] > 0).all()
+            opened = 0
+            for _ in range(pool_room._AGAIN):
+                entry[k, 2:4] = 1 << 20, together << 10  # alone, together
+                opened += launch(pool, 1)
+            other = pool_room._AGAIN - row
+            assert opened == (other if together == 1 else row)
+        np.testing.assert_array_equal(counts, launches)
+
+    def test_long_regions_are_not_compared(
+        self, code: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_room, "_SMALL_US", 1e-3)
+        monkeypatch.setattr(pool_room, "_SHORT_US", 1e-3)
+        monkeypatch.setattr(pool_room, "_COMPARED_US", 1e-3)
+        counts = np.zeros(8, np.int32)
+        with Pool(2) as pool:
+            code[0](pool.address, counts.ctypes.data, 8, 200)
+            assert epoch(pool) == 200
 
     def test_many_functions_share_the_table(self) -> None:
         """More functions than entries: each runs every chunk once, whatever is known of it."""

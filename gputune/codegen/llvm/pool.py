@@ -10,7 +10,9 @@ processors than the launcher (`seats`), whose own affinity nobody touches.
 A region whose chunks are over before a worker could help is run by the launching thread alone: how
 long chunks take is known from the last region of the same function, wherever there is a counter of
 cycles that is cheap to read. Two times count: what opening a region costs while the workers spin,
-and what it costs to wake them. Regions that follow each other closely wake them all the same.
+and what it costs to wake them. Regions that follow each other closely wake them all the same. Short
+regions are run both ways while the workers are awake, and from then on as took less time (their
+data may lie in the cache of one core); the other way gets a chance now and then.
 
 A launch while the pool is in use (from another thread, or from inside a chunk) runs its chunks in
 the calling thread; so does every launch in a forked child, which has no workers.
@@ -33,7 +35,7 @@ from ...errors import BuildError
 from . import jit, seats
 
 # Byte offsets of the state; what different threads write lies in different cache lines.
-_LAUNCH, _WORKERS, _SEATS, _SMALL, _SHORT = 0, 8, 16, 24, 32
+_LAUNCH, _WORKERS, _SEATS, _SMALL, _SHORT, _COMPARED = 0, 8, 16, 24, 32, 40
 _EPOCH = 64
 _FN, _CTX, _N, _OPEN = 128, 136, 144, 152
 _NEXT = 192
@@ -42,14 +44,21 @@ _SLEEPERS = 320
 _LOCK = 384
 _STOP = 448
 _DEBT, _LAST = 512, 520
-_TABLE = 576  # of functions: address, ticks that one chunk takes
-_ENTRIES = 64
-_STATE_BYTES = _TABLE + 16 * _ENTRIES
+_TABLE = 576
+# of functions: address; ticks that one chunk takes; the same, of a region that one thread ran and of
+# one that was opened (0: not known yet); how often these two were compared
+_ENTRIES, _ENTRY_BYTES = 64, 64
+_STATE_BYTES = _TABLE + _ENTRY_BYTES * _ENTRIES
 
 _SMALL_US = 1.0
 """Regions of less work than this are not worth opening."""
 _SHORT_US = 50.0
 """Regions of less work than this are not worth waking anybody for, unless more follow."""
+_COMPARED_US = 50.0
+"""Regions of less work than this are opened only if that was faster than one thread."""
+_AGAIN, _IN_A_ROW = 64, 4
+"""Of so many such regions of a function so many are run the other way, in a row: what data is in
+which cache shows from the second one on."""
 _CALIBRATION_S = 500e-6
 """How long the counter is compared with the clock, once a process."""
 _SPINS = 10_000
@@ -102,7 +111,8 @@ def _text() -> str:
         field("popen", _OPEN), field("pnext", _NEXT), field("pactive", _ACTIVE),
         field("psleep", _SLEEPERS), field("plock", _LOCK), field("pstop", _STOP),
         field("pworkers", _WORKERS), field("pseats", _SEATS), field("psmall", _SMALL),
-        field("pshort", _SHORT), field("pdebt", _DEBT), field("plast", _LAST),
+        field("pshort", _SHORT), field("pcompared", _COMPARED), field("pdebt", _DEBT),
+        field("plast", _LAST),
         field("ptable", _TABLE),
     ])  # fmt: skip
     return f"""
@@ -177,23 +187,37 @@ estimate:
   %address = ptrtoint ptr %fn to i64
   %shifted = lshr i64 %address, 4
   %slot = and i64 %shifted, {_ENTRIES - 1}
-  %pkey = getelementptr [2 x i64], ptr %ptable, i64 %slot
+  %pkey = getelementptr [{_ENTRY_BYTES // 8} x i64], ptr %ptable, i64 %slot
   %pcost = getelementptr i64, ptr %pkey, i64 1
+  %palone = getelementptr i64, ptr %pkey, i64 2
+  %ptogether = getelementptr i64, ptr %pkey, i64 3
+  %pchoices = getelementptr i64, ptr %pkey, i64 4
   %key = load atomic i64, ptr %pkey monotonic, align 8
   %last_cost = load atomic i64, ptr %pcost monotonic, align 8
   %known = icmp eq i64 %key, %address
+  br i1 %known, label %weigh, label %fresh
+fresh:
+  store atomic i64 %address, ptr %pkey monotonic, align 8
+  store atomic i64 0, ptr %palone monotonic, align 8
+  store atomic i64 0, ptr %ptogether monotonic, align 8
+  br label %weigh
+weigh:
   %product = mul i64 %last_cost, %n
   %work = select i1 %known, i64 %product, i64 9223372036854775807
   %small = load i64, ptr %psmall
   %is_small = icmp slt i64 %work, %small
   br i1 %is_small, label %timed, label %sleepers
 sleepers:
+  %together = load atomic i64, ptr %ptogether monotonic, align 8
+  %alone_took = load atomic i64, ptr %palone monotonic, align 8
+  %untried = icmp eq i64 %together, 0
+  %gains = icmp slt i64 %together, %alone_took
   %asleep = load atomic i32, ptr %psleep seq_cst, align 4
   %any = icmp ne i32 %asleep, 0
   %short = load i64, ptr %pshort
   %is_short = icmp slt i64 %work, %short
   %doubt = and i1 %any, %is_short
-  br i1 %doubt, label %drowsy, label %try
+  br i1 %doubt, label %drowsy, label %compare
 drowsy:
   %now = call i64 {counter}()
   %then = load atomic i64, ptr %plast monotonic, align 8
@@ -204,7 +228,12 @@ drowsy:
   %left_over = sub i64 %owed, %forgiven
   %paid = icmp slt i64 %left_over, 0
   %still_owed = select i1 %paid, i64 0, i64 %left_over
-  %debt = add i64 %still_owed, %work
+  %unmeasured = icmp eq i64 %alone_took, 0
+  %may_gain0 = or i1 %untried, %unmeasured
+  %may_gain = or i1 %may_gain0, %gains
+  %part = ashr i64 %work, 2
+  %counts = select i1 %may_gain, i64 %work, i64 %part
+  %debt = add i64 %still_owed, %counts
   %twice = shl i64 %short, 1
   %enough = icmp sge i64 %debt, %twice
   %new_debt = select i1 %enough, i64 0, i64 %debt
@@ -213,12 +242,27 @@ drowsy:
   %not_now = xor i1 %enough, true
   %by_myself = and i1 %nobody, %not_now
   br i1 %by_myself, label %timed, label %try
+compare:
+  %compared = load i64, ptr %pcompared
+  %is_long = icmp sge i64 %work, %compared
+  %open_it = or i1 %is_long, %untried
+  br i1 %open_it, label %try, label %both
+both:
+  %choices = load atomic i64, ptr %pchoices monotonic, align 8
+  %choices1 = add i64 %choices, 1
+  store atomic i64 %choices1, ptr %pchoices monotonic, align 8
+  %phase = urem i64 %choices, {_AGAIN}
+  %other_way = icmp ult i64 %phase, {_IN_A_ROW}
+  %opens = xor i1 %gains, %other_way
+  br i1 %opens, label %try, label %timed
 try:
-  %worth = phi i1 [ true, %sleepers ], [ %enough, %drowsy ]
+  %worth = phi i1 [ true, %compare ], [ true, %both ], [ %enough, %drowsy ]
+  %awake = phi i1 [ true, %compare ], [ true, %both ], [ false, %drowsy ]
   %got = cmpxchg ptr %plock, i32 0, i32 1 acquire monotonic
   %mine = extractvalue {{ i32, i1 }} %got, 1
   br i1 %mine, label %room, label %serial
 room:
+  %started = call i64 {counter}()
   call void @gputune_pool_make_room(ptr %pseats)
   br label %publish
 publish:
@@ -279,6 +323,14 @@ yield:
   br label %look
 done:
   store atomic i32 0, ptr %plock release, align 4
+  %over = call i64 {counter}()
+  %whole = sub i64 %over, %started
+  %share = sdiv i64 %whole, %n
+  %too_little = icmp slt i64 %share, 1
+  %region = select i1 %too_little, i64 1, i64 %share
+  br i1 %awake, label %keep, label %end
+keep:
+  store atomic i64 %region, ptr %ptogether monotonic, align 8
   ret void
 timed:
   %t0 = call i64 {counter}()
@@ -298,6 +350,7 @@ note:
   %under = icmp slt i64 %per, 1
   %new_cost = select i1 %under, i64 1, i64 %per
   store atomic i64 %new_cost, ptr %pcost monotonic, align 8
+  store atomic i64 %new_cost, ptr %palone monotonic, align 8
   ret void
 serial:
   br label %next
@@ -388,8 +441,8 @@ class Pool:
         self.num_threads = num_threads
         self.address: int = self._state.ctypes.data
         self._state[_LAUNCH : _LAUNCH + 8].view(np.uint64)[0] = code.lookup("gputune_pool_launch")
-        limits = self._state[_SMALL : _SMALL + 16].view(np.int64)
-        limits[:] = [int(us * _ticks_per_us()) for us in (_SMALL_US, _SHORT_US)]
+        limits = self._state[_SMALL : _SMALL + 24].view(np.int64)
+        limits[:] = [int(us * _ticks_per_us()) for us in (_SMALL_US, _SHORT_US, _COMPARED_US)]
         self._workers = self._state[_WORKERS : _WORKERS + 4].view(np.int32)
         self._stop = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.lookup("gputune_pool_stop"))
         enter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.address)
