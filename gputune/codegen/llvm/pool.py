@@ -45,8 +45,8 @@ _LOCK = 384
 _STOP = 448
 _DEBT, _LAST = 512, 520
 _TABLE = 576
-# of functions: address; ticks that one chunk takes; the same, of a region that one thread ran and of
-# one that was opened (0: not known yet); how often these two were compared
+# of functions: address; ticks that one chunk takes; the same, of a region that one thread ran and
+# of one that was opened (0: not known yet); how often these two were compared
 _ENTRIES, _ENTRY_BYTES = 64, 64
 _STATE_BYTES = _TABLE + _ENTRY_BYTES * _ENTRIES
 
