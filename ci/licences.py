@@ -50,6 +50,10 @@ PROPRIETARY_TOOLS = frozenset(
 that tests compile real kernels without a GPU. gputune works without them and holds no part of them.
 """
 
+WEAK_COPYLEFT = {"psycopg": "LGPL-3.0-only", "psycopg-binary": "LGPL-3.0-only"}
+"""Libraries that may be used unchanged, as what they are, in the extras `test` and `dev` only:
+psycopg speaks to the PostgreSQL of the tests. Users of a server choose their driver themselves."""
+
 # How packages without an SPDX expression name their licence: classifier or free text.
 NAMES = {
     "mit": "MIT",
@@ -164,6 +168,8 @@ def main() -> int:
     for name, (dist, origins) in sorted(dependencies.items()):
         text = licence(dist)
         if allowed(text):
+            continue
+        if WEAK_COPYLEFT.get(name) == text and origins <= {"test", "dev"}:
             continue
         tools = {"test", "dev"} if name in PROPRIETARY_TOOLS else set()
         if name.startswith("nvidia-") and origins <= PROPRIETARY_EXTRAS | tools:

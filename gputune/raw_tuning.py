@@ -293,12 +293,10 @@ def _replayed(record: TuningRecord) -> IRModule | None:
 
 def _records(database: Database, mod: IRModule, target: Target) -> list[TuningRecord]:
     """All records of a workload on this class of machine, failures included."""
-    key = database.commit_workload(mod).shash
     return [
         r
-        for r in database.get_all_tuning_records()
-        if r.workload.shash == key
-        and r.extras.get("device", target.device_key) == target.device_key
+        for r in database.get_records(database.commit_workload(mod))
+        if r.extras.get("device", target.device_key) == target.device_key
     ]
 
 

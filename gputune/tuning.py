@@ -42,6 +42,7 @@ def tune(
     patience: int | None = None,
     runner: str | Runner = "local",
     layout_free: str | int | Iterable[str | int] | None = None,
+    database: str | Database | None = None,
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -110,10 +111,15 @@ def tune(
 
     with ExitStack() as stack:
         stack.enter_context(quiet())
-        folder, database = work_dir, "json"
+        folder, keep = work_dir, "json" if database is None else database
         if folder is None:  # logs have to go somewhere
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="gputune-"))
-            database = "memory"
+            keep = "memory" if database is None else database
+            if database == "sqlite":
+                raise UserError(
+                    'tune: database="sqlite" is a file in work_dir, which is not given',
+                    hint='database="sqlite:///FILE" says where it is',
+                )
         most = trials if trials is not None else None if seconds is not None else DEFAULT_TRIALS
         try:
             result = ms.tune_tir(
@@ -122,7 +128,7 @@ def tune(
                 folder,
                 most,
                 num_trials_per_iter=_PER_ROUND,
-                database=database,
+                database=keep,
                 space=space,
                 seed=seed,
                 seconds=seconds,
@@ -219,7 +225,7 @@ def _predicted_kernel(
 
 def _any_withdrawn(database: Database, mod: IRModule) -> bool:
     workload = database.commit_workload(mod)
-    return any(r.withdraws and r.workload is workload for r in database.get_all_tuning_records())
+    return any(r.withdraws and r.workload is workload for r in database.get_records(workload))
 
 
 def _fallback(mod: IRModule, target: Target, summary: Summary) -> TunedKernel:

@@ -127,6 +127,27 @@ def test_tests_may_use_some_nvidia_wheels_by_name(
     assert "nvidia-cuda-nvrtc" not in said
 
 
+def test_tests_may_use_one_library_under_the_lgpl(
+    licences: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("psycopg", "other"):
+        _installed(tmp_path, name, "License-Expression: LGPL-3.0-only")
+    monkeypatch.setattr(licences, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    text = "[project]\ndependencies = [{}]\n[project.optional-dependencies]\ntest = [{}]\n"
+    (tmp_path / "pyproject.toml").write_text(text.format("", '"psycopg", "other"'))
+    assert licences.main() == 1
+    said = capsys.readouterr().err
+    assert "other 1.0 (through test)" in said
+    assert "psycopg" not in said
+    (tmp_path / "pyproject.toml").write_text(text.format('"psycopg"', ""))
+    assert licences.main() == 1
+    assert "psycopg 1.0 (through plain gputune)" in capsys.readouterr().err
+
+
 def test_a_missing_dependency_is_named(
     licences: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,10 @@ UPWARD: dict[tuple[str, str], str] = {
 }
 """(file, room) pairs that break the order, with the reason."""
 
-HEAVY = ("cupy", "torch", "xgboost", "numba", "llvmlite", "pynvml", "rich", "onnx", "scipy")
+HEAVY = (
+    "cupy", "torch", "xgboost", "numba", "llvmlite", "pynvml", "rich", "onnx", "scipy",
+    "sqlalchemy", "psycopg",
+)  # fmt: skip
 """Never imported when a module of gputune is imported: only inside the functions that need them."""
 
 HEAVY_AT_TOP: dict[tuple[str, str], str] = {}

@@ -38,6 +38,9 @@ from .database import (
     ScheduleFnDatabase,
     UnionDatabase,
 )
+from .database_address import open_database
+from .database_check import Problem, verify_database
+from .database_copy import Copied, export_database, import_database, merge_databases
 from .derived import derived_object
 from .failures import Failure
 from .feature_extractor import FeatureExtractor, PyFeatureExtractor
@@ -88,6 +91,7 @@ from .tir_integration import compile_tir
 from .tune import ExtractedTask, TuneConfig, tune_tasks, tune_tir
 from .tune_context import TuneContext
 from .tune_result import TuneResult
+from .tvm_records import import_tvm_records
 from .verify import Verifier
 from .why import Why
 
@@ -97,6 +101,7 @@ __all__ = [
     "Builder",
     "BuilderInput",
     "BuilderResult",
+    "Copied",
     "CostModel",
     "Database",
     "EvaluatorConfig",
@@ -116,6 +121,7 @@ __all__ = [
     "OrderedUnionDatabase",
     "PostOrderApply",
     "Postproc",
+    "Problem",
     "Profiler",
     "Progress",
     "PyBuilder",
@@ -170,12 +176,17 @@ __all__ = [
     "cost_model",
     "database",
     "derived_object",
+    "export_database",
     "extract_tasks",
     "feature_extractor",
+    "import_database",
+    "import_tvm_records",
     "logging",
     "measure_callback",
     "measure_candidate",
+    "merge_databases",
     "mutator",
+    "open_database",
     "post_optimization",
     "postproc",
     "profiler",
@@ -193,4 +204,5 @@ __all__ = [
     "tune_tasks",
     "tune_tir",
     "utils",
+    "verify_database",
 ]

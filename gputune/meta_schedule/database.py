@@ -1,10 +1,12 @@
-"""Where are tuning results kept, and which one is the best? Databases in memory, and unions."""
+"""Where are tuning results kept, and which one is the best? What all databases are."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from types import TracebackType
 from typing import Any, ClassVar
@@ -15,8 +17,9 @@ from ..schedule import Schedule
 from ..target import Target
 from ..target.target import TargetLike
 from .derived import left_open
-from .module_equality import ModuleEquality, as_module
-from .record import TuningRecord, Workload
+from .logging import console
+from .module_equality import as_module
+from .record import TuningRecord, Workload, canonical
 
 _local = threading.local()
 
@@ -26,6 +29,16 @@ def _stack() -> list[Database]:
     if found is None:
         found = _local.stack = []
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """What pruning did: how many records were kept, how many dropped, and how many lines could not
+    be read."""
+
+    kept: int
+    dropped: int
+    unreadable: int = 0
 
 
 class Database(ABC):
@@ -39,13 +52,17 @@ class Database(ABC):
 
     Attributes:
         allow_other_device: let queries return records of another class of machine (of the same
-            target kind). Off by default: such a record may be slow here, or not run at all.
+            target kind). Off by default: such a record may be slow here, or not run at all. Where
+            a database has nothing but such records, a warning says so, once.
     """
 
     allow_other_device: bool = False
+    _told: frozenset[tuple[str, Target]] = frozenset()  # of which that warning was given
     takes_amendments: ClassVar[bool] = False
     """Does `commit_tuning_record` understand records with "remeasures" (see `TuningRecord`)?"""
-    KINDS: ClassVar[tuple[str, ...]] = ("json", "memory", "union", "ordered_union")
+    KINDS: ClassVar[tuple[str, ...]] = (
+        "json", "memory", "sqlite", "sql", "union", "ordered_union",
+    )  # fmt: skip
 
     # ------------------------------------------------------------------ what a subclass says
     @abstractmethod
@@ -67,6 +84,37 @@ class Database(ABC):
     @abstractmethod
     def get_all_tuning_records(self) -> list[TuningRecord]:
         """All records, failures included."""
+
+    # ------------------------------------------------------------------ what it may say
+    def commit_tuning_records(self, records: Iterable[TuningRecord]) -> None:
+        """Add several records; where the database can, all of them or none."""
+        for record in records:
+            self.commit_tuning_record(record)
+
+    def get_records(self, workload: Workload) -> list[TuningRecord]:
+        """All records of exactly this program, failures included."""
+        return [r for r in self.get_all_tuning_records() if r.workload.shash == workload.shash]
+
+    def entries(self) -> Iterator[TuningRecord]:
+        """Every record as it was committed: times that were measured again later (see `finalists`)
+        are records of their own, where the database has kept them apart."""
+        yield from self.get_all_tuning_records()
+
+    def prune(self, keep: int = 1, *, unreadable: bool = False) -> Pruned:
+        """Keep the best records and drop the others, at once and for good.
+
+        Kept are the `keep` best of each workload, target and device, and what says that a program
+        computes wrong results or that a record is not to be used. A search forgets by it what it
+        has tried: candidates that were dropped may be measured again.
+
+        Args:
+            keep: how many, from 1.
+            unreadable: drop what cannot be read, too.
+
+        Raises:
+            UserError: this kind of database cannot be pruned, or `keep` makes no sense.
+        """
+        raise UserError(f"a {type(self).__name__} cannot be pruned", code="prune")
 
     def __len__(self) -> int:
         return len(self.get_all_tuning_records())
@@ -100,7 +148,12 @@ class Database(ABC):
         return None
 
     def query_schedule(
-        self, mod: IRModule | PrimFunc, target: TargetLike, workload_name: str = "main"
+        self,
+        mod: IRModule | PrimFunc,
+        target: TargetLike,
+        workload_name: str = "main",
+        *,
+        allow_other_device: bool | None = None,
     ) -> Schedule | None:
         """The best schedule of a program: its record's trace, replayed.
 
@@ -111,7 +164,7 @@ class Database(ABC):
         from .trace_apply import schedule_for
 
         whole, chosen = as_module(mod), Target(target)
-        for record in self.candidates(whole, chosen):
+        for record in self.candidates(whole, chosen, allow_other_device):
             try:
                 return schedule_for(record, whole, chosen, workload_name)
             except (RecordError, ScheduleError):
@@ -119,10 +172,16 @@ class Database(ABC):
         return None
 
     def query_ir_module(
-        self, mod: IRModule | PrimFunc, target: TargetLike, workload_name: str = "main"
+        self,
+        mod: IRModule | PrimFunc,
+        target: TargetLike,
+        workload_name: str = "main",
+        *,
+        allow_other_device: bool | None = None,
     ) -> IRModule | None:
         """The best schedule's program."""
-        sch = self.query_schedule(mod, target, workload_name)
+        options = _given(allow_other_device)
+        sch = self.query_schedule(mod, target, workload_name, **options)
         return None if sch is None else sch.mod
 
     def query(
@@ -132,18 +191,21 @@ class Database(ABC):
         *,
         workload_name: str = "main",
         kind: str = "schedule",
+        allow_other_device: bool | None = None,
     ) -> Any:
         """The best "schedule", "record" or "ir_module" of a program, or None.
 
         Raises:
             ValueError: another kind.
         """
+        # a class of the user's may have MetaSchedule's arguments only
+        options = _given(allow_other_device)
         if kind == "schedule":
-            return self.query_schedule(mod, target, workload_name)
+            return self.query_schedule(mod, target, workload_name, **options)
         if kind == "record":
-            return self.query_tuning_record(mod, target, workload_name)
+            return self.query_tuning_record(mod, target, workload_name, **options)
         if kind == "ir_module":
-            return self.query_ir_module(mod, target, workload_name)
+            return self.query_ir_module(mod, target, workload_name, **options)
         raise UserError(
             f"cannot query a {kind!r}: the kinds are 'schedule', 'record' and 'ir_module'"
         )
@@ -156,8 +218,29 @@ class Database(ABC):
         if not self.has_workload(mod):
             return []
         anywhere = self.allow_other_device if allow_other_device is None else allow_other_device
-        records = self.get_top_k(self.commit_workload(mod), _ALL)
-        return for_target(records, Target(target), anywhere)
+        chosen, workload = Target(target), self.commit_workload(mod)
+        records = self.get_top_k(workload, ALL)
+        found = for_target(records, chosen, anywhere)
+        if records and not found:
+            self._tell_of_others(workload, records, chosen)
+        return found
+
+    def _tell_of_others(
+        self, workload: Workload, records: Sequence[TuningRecord], target: Target
+    ) -> None:
+        """Say, once for a workload and target, that there are records for other machines only."""
+        others = for_target(records, target, True)
+        if not others or (workload.shash, target) in self._told:
+            return
+        self._told |= {(workload.shash, target)}
+        names = sorted({_device(r).partition("/")[0] or "an unknown one" for r in others})
+        console().warning(
+            "The database has %d record%s of %s for other machines only (%s), which may be slow "
+            "here: they are not used, unless you say allow_other_device=True",
+            len(others), "" if len(others) == 1 else "s",
+            ascii(", ".join(workload.mod.functions))[1:61].rstrip("'"),
+            ascii(", ".join(names))[1:101].rstrip("'"),
+        )  # fmt: skip
 
     def dump_pruned(self, destination: Database) -> None:
         """Commit the best record of each workload (and target) to another database.
@@ -210,20 +293,37 @@ class Database(ABC):
     def create(
         kind: str | Callable[[Schedule], bool] = "json", *args: Any, **kwargs: Any
     ) -> Database:
-        """A database by kind: "json", "memory", "union", "ordered_union", or a function that
-        schedules.
+        """A database by kind: "json" (two files of a folder), "memory", "sqlite" (one file), "sql"
+        (a server, through SQLAlchemy), "union", "ordered_union", or a function that schedules; or
+        by an address, such as "sqlite:///tuned.sqlite".
 
         Raises:
             ValueError: another kind.
+
+        Example:
+            >>> Database.create("sqlite", path="tuned.sqlite")
+            >>> Database.create("sql", url="postgresql+psycopg://me@host/tuning")
         """
         if callable(kind):
             return ScheduleFnDatabase(kind, *args, **kwargs)
+        if isinstance(kind, str) and "://" in kind:
+            from .database_address import open_database
+
+            return open_database(kind, *args, **kwargs)
         if kind == "json":
             from .json_database import JSONDatabase
 
             return JSONDatabase(*args, **kwargs)
         if kind == "memory":
             return MemoryDatabase(*args, **kwargs)
+        if kind == "sqlite":
+            from .sqlite_database import SQLiteDatabase
+
+            return SQLiteDatabase(*args, **kwargs)
+        if kind == "sql":
+            from .sql_database import SQLDatabase
+
+            return SQLDatabase(*args, **kwargs)
         if kind == "union":
             return UnionDatabase(*args, **kwargs)
         if kind == "ordered_union":
@@ -239,7 +339,13 @@ class PyDatabase(Database):
     """MetaSchedule's class to inherit from: a method left out is missed when it is called."""
 
 
-_ALL = 1 << 62
+ALL = 1 << 62
+"""How many records are all of them, for `get_top_k`."""
+
+
+def _given(allow_other_device: bool | None) -> dict[str, bool]:
+    """The option, where it was given."""
+    return {} if allow_other_device is None else {"allow_other_device": allow_other_device}
 
 
 def replay(record: TuningRecord, workload_name: str = "main") -> Schedule:
@@ -283,47 +389,29 @@ def _is_readable(record: TuningRecord) -> bool:
         return False
 
 
-class Shelf:
-    """The records of the workloads of one database, ranked; shared by its implementations."""
+def survivors(database: Database, keep: int) -> list[TuningRecord]:
+    """The records that pruning keeps; see `Database.prune`."""
+    if isinstance(keep, bool) or not isinstance(keep, Integral) or keep < 1:
+        raise UserError(f"prune: keep is a count from 1, found {keep!r}", code="prune")
+    of: dict[Workload, list[TuningRecord]] = {}
+    for record in database.get_all_tuning_records():
+        of.setdefault(record.workload, []).append(record)
+    out: list[TuningRecord] = []
+    for workload, records in of.items():
+        counts: Counter[tuple[str, str]] = Counter()
+        for record in database.get_top_k(workload, ALL):
+            place = (canonical(record.target_json()), _device(record))
+            counts[place] += 1
+            if counts[place] <= keep:
+                out.append(record)
+        out += [r for r in records if r.withdraws or says_wrong(r)]
+    return out
 
-    def __init__(self) -> None:
-        self.records: list[TuningRecord] = []
-        self._of: dict[Workload, list[TuningRecord]] = {}
-        self._wrong: dict[Workload, set[str]] = {}
-        self._withdrawn: dict[Workload, set[str]] = {}
-        self._ranked: dict[Workload, list[TuningRecord]] = {}
 
-    def add(self, record: TuningRecord) -> None:
-        """Add a record. One that says "wrong_result" withdraws all records of its program, and one
-        that has a key under "withdraws" the records with that key. One that has a key under
-        "remeasures" is none of its own: the records with that key, whose time was the one that it
-        names, have its times from now on."""
-        workload = record.workload
-        if record.remeasures:
-            for r in self._of.get(workload, ()):
-                if r.seconds == record.extras.get("was") and r.key == record.remeasures:
-                    r.run_secs = record.run_secs
-            self._ranked.pop(workload, None)
-            return
-        self.records.append(record)
-        self._of.setdefault(workload, []).append(record)
-        self._ranked.pop(workload, None)
-        error = record.error
-        if error is not None and error.get("kind") == "wrong_result" and record.program:
-            self._wrong.setdefault(workload, set()).add(record.program)
-        if record.withdraws:
-            self._withdrawn.setdefault(workload, set()).add(record.withdraws)
-
-    def ranked(self, workload: Workload) -> list[TuningRecord]:
-        """The valid records of a workload, the best first; of equals the oldest first."""
-        found = self._ranked.get(workload)
-        if found is None:
-            wrong = self._wrong.get(workload, set())
-            valid = [r for r in self._of.get(workload, ()) if r.is_valid and r.program not in wrong]
-            if withdrawn := self._withdrawn.get(workload):
-                valid = [r for r in valid if r.key not in withdrawn]
-            found = self._ranked[workload] = sorted(valid, key=lambda r: r.seconds)
-        return found
+def says_wrong(record: TuningRecord) -> bool:
+    """Does it say that its program computes wrong results?"""
+    error = record.error
+    return error is not None and error.get("kind") == "wrong_result" and bool(record.program)
 
 
 def check_top_k(top_k: int) -> int:
@@ -340,191 +428,18 @@ def check_record(record: Any) -> TuningRecord:
     return record
 
 
-class MemoryDatabase(Database):
-    """A database that is forgotten with the process.
-
-    Args:
-        module_equality: see `ModuleEquality`.
-    """
-
-    takes_amendments = True
-
-    def __init__(self, module_equality: str = "structural") -> None:
-        self.equality = ModuleEquality(module_equality)
-        self._workloads: dict[str, list[Workload]] = {}
-        self._known: set[Workload] = set()
-        self._shelf = Shelf()
-
-    def _find(self, mod: IRModule) -> tuple[str, Workload | None]:
-        key = self.equality.hash(mod)
-        for workload in self._workloads.get(key, ()):
-            if self.equality.equal(workload.mod, mod):
-                return key, workload
-        return key, None
-
-    def has_workload(self, mod: IRModule) -> bool:
-        """Is the program known?"""
-        return self._find(as_module(mod))[1] is not None
-
-    def commit_workload(self, mod: IRModule) -> Workload:
-        """The workload of a program, added if it is new."""
-        mod = as_module(mod)
-        key, found = self._find(mod)
-        if found is None:
-            found = Workload(mod)
-            self._keep(key, found)
-        return found
-
-    def commit_tuning_record(self, record: TuningRecord) -> None:
-        """Add a record; its workload too, if that is new."""
-        record.workload = self._own(check_record(record).workload, add=True)
-        self._shelf.add(record)
-
-    def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
-        """The `top_k` best records of a workload by the median of their times."""
-        return self._shelf.ranked(self._own(workload))[: check_top_k(top_k)]
-
-    def _own(self, workload: Workload, add: bool = False) -> Workload:
-        """This database's object for a workload (which may be another's, or made by hand); where
-        there is none, the workload itself, which is added if asked for."""
-        if workload in self._known:
-            return workload
-        key, found = self._find(workload.mod)
-        if found is None and add:
-            self._keep(key, workload)
-        return found or workload
-
-    def _keep(self, key: str, workload: Workload) -> None:
-        self._workloads.setdefault(key, []).append(workload)
-        self._known.add(workload)
-
-    def get_all_tuning_records(self) -> list[TuningRecord]:
-        """All records in the order in which they were added, failures included."""
-        return list(self._shelf.records)
-
-
-class _QueryOnly(Database):
-    """A database that holds nothing itself."""
-
-    def commit_workload(self, mod: IRModule) -> Workload:
-        """Refused: there is nowhere to write."""
-        raise self._refuse("commit_workload")
-
-    def commit_tuning_record(self, record: TuningRecord) -> None:
-        """Refused: there is nowhere to write."""
-        raise self._refuse("commit_tuning_record")
-
-    def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
-        """Refused: only queries are answered."""
-        raise self._refuse("get_top_k")
-
-    def get_all_tuning_records(self) -> list[TuningRecord]:
-        """Refused: only queries are answered."""
-        raise self._refuse("get_all_tuning_records")
-
-    def __len__(self) -> int:
-        raise self._refuse("len")
-
-    def _refuse(self, what: str) -> NotImplementedError:
-        return NotImplementedError(
-            f"{type(self).__name__} answers queries only, not {what}: use one of its members"
-        )
-
-
-class UnionDatabase(_QueryOnly):
-    """The best of several databases.
-
-    Args:
-        databases: the members; a query returns the record with the least median time of all.
-    """
-
-    def __init__(self, *databases: Database) -> None:
-        self.databases = check_members(databases)
-
-    def has_workload(self, mod: IRModule) -> bool:
-        """Does any member know the program?"""
-        return any(d.has_workload(mod) for d in self.databases)
-
-    def candidates(
-        self, mod: IRModule | PrimFunc, target: TargetLike, allow_other_device: bool | None = None
-    ) -> list[TuningRecord]:
-        """The members' records that may serve, the best first."""
-        found = [r for d in self.databases for r in d.candidates(mod, target, allow_other_device)]
-        ranked = sorted(found, key=lambda r: r.seconds)
-        return for_target(ranked, Target(target), True)  # the members have chosen already
-
-
-class OrderedUnionDatabase(_QueryOnly):
-    """The first of several databases that has a record.
-
-    Args:
-        databases: the members, the preferred first.
-    """
-
-    def __init__(self, *databases: Database) -> None:
-        self.databases = check_members(databases)
-
-    def has_workload(self, mod: IRModule) -> bool:
-        """Does any member know the program?"""
-        return any(d.has_workload(mod) for d in self.databases)
-
-    def candidates(
-        self, mod: IRModule | PrimFunc, target: TargetLike, allow_other_device: bool | None = None
-    ) -> list[TuningRecord]:
-        """The records of the first member that has any that may serve."""
-        for d in self.databases:
-            if found := d.candidates(mod, target, allow_other_device):
-                return found
-        return []
-
-
-class ScheduleFnDatabase(_QueryOnly):
-    """A database whose answer to every query is a function's schedule.
-
-    Args:
-        fn: schedules the program in place; returns False where it has no schedule for it.
-        module_equality: accepted for compatibility.
-    """
-
-    def __init__(self, fn: Callable[[Schedule], bool], module_equality: str = "structural") -> None:
-        self.fn = fn
-        self.equality = ModuleEquality(module_equality)
-
-    def has_workload(self, mod: IRModule) -> bool:
-        """Does the function schedule the program?"""
-        return self.query_schedule(mod, "llvm") is not None
-
-    def query_schedule(
-        self, mod: IRModule | PrimFunc, target: TargetLike, workload_name: str = "main"
-    ) -> Schedule | None:
-        """The function's schedule, or None."""
-        sch = Schedule(as_module(mod))
-        if workload_name in sch.mod:
-            sch.work_on(workload_name)
-        return sch if self.fn(sch) else None
-
-    def candidates(
-        self, mod: IRModule | PrimFunc, target: TargetLike, allow_other_device: bool | None = None
-    ) -> list[TuningRecord]:
-        """A record (without times) of the function's schedule, if there is one."""
-        sch = self.query_schedule(mod, target)
-        if sch is None:
-            return []
-        return [TuningRecord(sch.trace, Workload(as_module(mod)), None, target)]
-
-
-def check_members(databases: Sequence[Database]) -> tuple[Database, ...]:
-    """The members of a union, all of which must be databases."""
-    for d in databases:
-        if not isinstance(d, Database):
-            raise UserError(
-                f"a union is made of databases, found {type(d).__name__}",
-                hint="UnionDatabase(a, b), not UnionDatabase([a, b])",
-            )
-    return tuple(databases)
-
-
 create = Database.create
 
-# Files build on what is above, and belong to the public names of this module: hence down here.
+# Kinds of databases build on what is above, and belong to the public names of this module: hence
+# down here.
 from .json_database import JSONDatabase as JSONDatabase  # noqa: E402
+from .memory_database import MemoryDatabase as MemoryDatabase  # noqa: E402
+from .union_database import (  # noqa: E402
+    OrderedUnionDatabase as OrderedUnionDatabase,
+)
+from .union_database import (  # noqa: E402
+    ScheduleFnDatabase as ScheduleFnDatabase,
+)
+from .union_database import (  # noqa: E402
+    UnionDatabase as UnionDatabase,
+)

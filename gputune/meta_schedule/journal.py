@@ -2,14 +2,15 @@
 
 Whoever appends holds the lock, reads what others have appended since, and only then knows the
 number of its line. A last line without an end (a writer died, or the disk was full) is left as it
-is: the next line starts afresh behind it.
+is: the next line starts afresh behind it. A file that was written anew meanwhile (`gputune db
+prune` does that, under the lock) is noticed: what was seen of it no longer stands before `offset`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 from ..errors import RecordError, UserError
 
 _LOCK_SECONDS = 60.0
+_POLL_SECONDS = 0.002  # between two looks at a lock that is held: for one line, as a rule
+_MARK = 64  # bytes before `offset` that are remembered: a record ends with its checksum
 
 
 @dataclass(slots=True)
@@ -32,15 +35,20 @@ class Journal:
     path: Path
     offset: int = 0
     lines: int = 0
+    _lock: FileLock | None = field(default=None, repr=False)
+    _inode: int = field(default=0)
+    _mark: bytes = field(default=b"")  # what stands before `offset`
     _unended: bool = field(default=False)  # the last line seen has no end
     _dirty: bool = field(default=False)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the file against other writers; UserError where the folder cannot be written."""
-        lock = FileLock(f"{self.path}.lock", mode=0o644)
+        if self._lock is None:  # to make one takes longer than to hold it
+            self._lock = FileLock(f"{self.path}.lock", mode=0o644)
+        lock = self._lock
         try:
-            lock.acquire(timeout=_LOCK_SECONDS)
+            lock.acquire(timeout=_LOCK_SECONDS, poll_interval=_POLL_SECONDS)
         except Timeout:
             raise RecordError(
                 f"{self.path}: another process has held the lock for {_LOCK_SECONDS:.0f} s",
@@ -58,6 +66,11 @@ class Journal:
         finally:
             lock.release()
 
+    def rewind(self) -> None:
+        """Forget what was seen: the next `read_new` begins at the beginning."""
+        self.offset = self.lines = self._inode = 0
+        self._mark, self._unended, self._dirty = b"", False, False
+
     def read_new(self) -> list[tuple[int, bytes]]:
         """The lines that appeared since the last call, each with its number from 0.
 
@@ -65,24 +78,18 @@ class Journal:
 
         Raises:
             UserError: the file cannot be read.
+            RecordError: it is not the file any more that was read before (code "replaced"), or it
+                is gone or too short for that (code "shortened").
         """
         try:
-            size = self.path.stat().st_size if self.path.exists() else 0
-            if size == self.offset:
-                return []
-            if size < self.offset:
-                raise RecordError(
-                    f"{self.path} was removed or shortened while it was in use",
-                    hint="open the database anew",
-                    code="shortened",
-                )
-            with self.path.open("rb") as f:
-                f.seek(self.offset)
-                data = f.read()
+            data = self._new_bytes()
         except OSError as e:
             raise UserError(f"cannot read {self.path}: {_reason(e)}", code="not-readable") from None
+        if not data:
+            return []
         self.offset += len(data)
-        if self._unended and data:
+        self._mark = (self._mark + data[-_MARK:])[-_MARK:]
+        if self._unended:
             # What follows belongs to a line that was reported already: skip to its end.
             _, end, data = data.partition(b"\n")
             self._unended = not end
@@ -97,32 +104,99 @@ class Journal:
         self.lines += len(pieces)
         return list(enumerate(pieces, first))
 
-    def append(self, text: str) -> int:
-        """Write one line, under the lock and after `read_new`; its number.
+    def has_news(self) -> bool:
+        """Has anybody changed the file since it was read?"""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return self.offset > 0
+        return (found.st_size, found.st_ino) != (self.offset, self._inode)
+
+    def _new_bytes(self) -> bytes:
+        """What stands behind `offset`, if what stands before it is what was there."""
+        try:
+            with self.path.open("rb") as f:
+                found = os.fstat(f.fileno())
+                if (found.st_size, found.st_ino) == (self.offset, self._inode):
+                    return b""
+                if found.st_size < self.offset and found.st_ino == self._inode:
+                    raise self._gone()
+                f.seek(self.offset - len(self._mark))
+                data = f.read()
+        except FileNotFoundError:
+            if self.offset:
+                raise self._gone() from None
+            return b""
+        if not data.startswith(self._mark):
+            raise RecordError(
+                f"{self.path} was written anew while it was in use",
+                hint="open the database anew",
+                code="replaced",
+            )
+        self._inode = found.st_ino
+        return data[len(self._mark) :]
+
+    def _gone(self) -> RecordError:
+        return RecordError(
+            f"{self.path} was removed or shortened while it was in use",
+            hint="open the database anew",
+            code="shortened",
+        )
+
+    def append(self, *texts: str) -> int:
+        """Write lines, under the lock and after `read_new`; the number of the first.
 
         Raises:
-            RecordError: it could not be written whole; nothing of it stays in the file.
+            RecordError: they could not be written whole; nothing of them stays in the file.
         """
-        line = ("\n" if self._unended else "").encode() + text.encode() + b"\n"
+        first = "\n" if self._unended else ""
+        data = (first + "".join(f"{text}\n" for text in texts)).encode()
         try:
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         except OSError as e:
             raise self._failed(e) from None
         try:
-            start = os.fstat(fd).st_size
+            found = os.fstat(fd)
             try:
-                write_all(fd, line)
+                write_all(fd, data)
             except OSError as e:
                 with contextlib.suppress(OSError):  # a torn line is skipped by every reader
-                    os.ftruncate(fd, start)
+                    os.ftruncate(fd, found.st_size)
                 raise self._failed(e) from None
         finally:
             os.close(fd)
-        self.offset = start + len(line)
+        self.offset = found.st_size + len(data)
+        self._inode = found.st_ino
+        self._mark = (self._mark + data[-_MARK:])[-_MARK:]
         self._unended = False
         self._dirty = True
-        self.lines += 1
-        return self.lines - 1
+        self.lines += len(texts)
+        return self.lines - len(texts)
+
+    def rewrite(self, lines: Sequence[bytes]) -> None:
+        """Put other lines in the place of all, under the lock: whoever looks sees the file as it
+        was or as it is then, also after a crash. What was seen is forgotten.
+
+        Raises:
+            RecordError: they could not be written; the file is as it was.
+        """
+        new = self.path.with_name(f".{self.path.name}.new")  # one at a time: we hold the lock
+        try:
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                write_all(fd, b"".join(line + b"\n" for line in lines))
+                if self.path.exists():
+                    _take_owner(fd, self.path)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            new.replace(self.path)
+        except OSError as e:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise self._failed(e) from None
+        sync_folder(self.path.parent)
+        self.rewind()
 
     def sync(self) -> None:
         """Ask the operating system to bring what was appended to the disk."""
@@ -143,6 +217,24 @@ class Journal:
             hint="what was written before is intact",
             code="not-recorded",
         )
+
+
+def _take_owner(fd: int, path: Path) -> None:
+    """Who may read and write a file that takes another's place? Whoever might before."""
+    before = path.stat()
+    with contextlib.suppress(PermissionError):
+        os.fchown(fd, before.st_uid, before.st_gid)
+    os.fchmod(fd, before.st_mode & 0o7777)
+
+
+def sync_folder(folder: Path) -> None:
+    """Ask the operating system to bring the names in a folder to the disk."""
+    with contextlib.suppress(OSError):  # not every file system can
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -3,22 +3,27 @@
 Line i of `database_workload.json` is workload i; a line of `database_tuning_record.json` is
 `[workload index, record]`. Times that were measured again (see `finalists`) stand as records of the
 same kind in a third file beside it, so that the second has a line a trial. A line that cannot be
-read (torn, foreign, changed) is skipped and
-reported, and never rewritten. Everything in the files is data: nothing in them is run.
+read (torn, foreign, changed), and one that stands there twice, is skipped and reported, and never
+rewritten. Everything in the files is data: nothing in them is run.
+
+Opening looks at the checksum of each line and no further (see `record_line`); the lines of a
+workload are read when somebody asks for it.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import GputuneError, RecordError, UserError
 from ..ir.nodes import IRModule
-from .database import Database, Shelf, check_record, check_top_k
+from . import record_line
+from .database import Database, Pruned, check_record, check_top_k, survivors
 from .journal import Journal
+from .memory_database import Shelf
 from .module_equality import ModuleEquality, as_module
 from .record import TuningRecord, Workload
 
@@ -44,6 +49,14 @@ class Skipped:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.reason}"
+
+
+@dataclass(slots=True)
+class _Line:
+    """A line of a record file: its number from 0, and its record once it was read."""
+
+    number: int
+    record: TuningRecord | None = None
 
 
 class JSONDatabase(Database):
@@ -94,12 +107,20 @@ class JSONDatabase(Database):
         self.skipped: list[Skipped] = []
         self._workload_file = Journal(self.path_workload)
         self._record_file = Journal(self.path_tuning_record)
-        self._again_file = Journal(self.path_tuning_record.with_suffix(AGAIN_SUFFIX))
+        self.path_remeasured = self.path_tuning_record.with_suffix(AGAIN_SUFFIX)
+        self._again_file = Journal(self.path_remeasured)
         self._by_index: list[Workload | None] = []
         self._index: dict[Workload, int] = {}
+        self._workload_lines: dict[bytes, int] = {}
         self._by_hash: dict[str, list[Workload]] = {}
         self._unhashed: list[Workload] = []  # read from the file, not yet under their digest
         self._broken: set[Workload] = set()
+        # of the two files of records, the one of amendments being the second
+        self._lines: tuple[dict[bytes, _Line], dict[bytes, _Line]] = ({}, {})
+        self._waiting: dict[Workload, list[tuple[bool, bytes]]] = {}  # lines that are not read yet
+        self._unread = 0  # of those, records
+        self._read: set[Workload] = set()
+        self._unwritten: list[TuningRecord] = []
         self._shelf = Shelf()
         self.reload()
 
@@ -107,25 +128,64 @@ class JSONDatabase(Database):
     def reload(self) -> None:
         """Read what other processes have appended since."""
         before = len(self.skipped)
-        for journal, take in (
-            (self._workload_file, self._take_workload),
-            (self._record_file, self._take_record),
-            (self._again_file, self._take_again),
+        for journal, catch_up in (
+            (self._workload_file, self._see_workloads),
+            (self._record_file, lambda: self._see_records(False)),
+            (self._again_file, lambda: self._see_records(True)),
         ):
             if not journal.path.exists():
                 continue
             try:
                 with journal.locked():
-                    lines = journal.read_new()
+                    catch_up()
             except UserError:  # a folder that cannot be written can be read all the same
-                lines = journal.read_new()
-            self._take(journal, lines, take)
+                catch_up()
         self._warn(before)
 
-    def _take(self, journal: Journal, lines: list[tuple[int, bytes]], take: Any) -> None:
+    def _see_workloads(self) -> None:
+        self._take(self._workload_file, self._workload_file.read_new(), self._take_workload)
+
+    def _see_records(self, again: bool) -> None:
+        """Look at the new lines of a file of records; at all of them where it was written anew."""
+        journal = self._again_file if again else self._record_file
+        try:
+            lines = journal.read_new()
+        except RecordError as e:
+            if e.code != "replaced" or again:
+                raise
+            self._start_over()
+            return
+        self._take(journal, lines, lambda n, line: self._take_line(n, line, again))
+
+    def _start_over(self) -> None:
+        """Somebody has pruned the records: what is gone from the file goes here, too. What stays is
+        the same object as before."""
+        known, amendments = self._lines
+        self.skipped = [x for x in self.skipped if x.file != str(self.path_tuning_record)]
+        self._lines, self._shelf = ({}, amendments), Shelf()
+        self._waiting, self._read, self._unread = {}, set(), 0
+        self._record_file.rewind()
+
+        def take(number: int, line: bytes) -> None:
+            self._take_line(number, line, False, known.get(line))
+
+        self._take(self._record_file, self._record_file.read_new(), take)
+        for line in amendments:
+            workload = self._workload_at(_index(line))
+            if workload is not None:
+                self._place(workload, line, True)
+        for record in self._unwritten:
+            self._shelf.add(record)
+
+    def _take(
+        self,
+        journal: Journal,
+        lines: list[tuple[int, bytes]],
+        take: Callable[[int, bytes], None],
+    ) -> None:
         for number, line in lines:
             try:
-                take(number, _decoded(line))
+                take(number, line)
             except RecordError as e:
                 self._skip(journal.path, number, e)
 
@@ -138,31 +198,77 @@ class JSONDatabase(Database):
             more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
             warnings.warn(f"skipped a line that cannot be read: {new[0]}{more}", stacklevel=3)
 
-    def _take_workload(self, number: int, value: Any) -> None:
+    def _take_workload(self, number: int, line: bytes) -> None:
         while len(self._by_index) <= number:
             self._by_index.append(None)
-        workload = Workload.from_json(value)
+        first = self._workload_lines.get(line)
+        if first is not None:
+            self._by_index[number] = self._by_index[first]
+            raise RecordError(f"the same workload as line {first + 1}")
+        workload = Workload.from_json(record_line.decoded(line))
         self._by_index[number] = workload
         self._index[workload] = number
+        self._workload_lines[line] = number
         if self.equality.is_structural:
             self._by_hash.setdefault(workload.shash, []).append(workload)
         else:
             self._unhashed.append(workload)
 
-    def _take_record(self, number: int, value: Any) -> None:
-        if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int):
-            raise RecordError(f"expected [workload index, record], found {value!r:.80}")
-        index = value[0]
-        workload = self._by_index[index] if 0 <= index < len(self._by_index) else None
-        if workload is None:
-            raise RecordError(f"there is no readable workload {index} in {self.path_workload}")
-        self._shelf.add(TuningRecord.from_json(value[1], workload))
+    def _workload_at(self, index: int) -> Workload | None:
+        return self._by_index[index] if 0 <= index < len(self._by_index) else None
 
-    def _take_again(self, number: int, value: Any) -> None:
-        match value:
-            case [int() as index, _] if not 0 <= index < len(self._by_index):
+    def _take_line(self, number: int, line: bytes, again: bool, known: _Line | None = None) -> None:
+        """A line of a file of records: is it whole, and of which workload? What it says is looked
+        at later, unless it has a form in which that cannot be told apart."""
+        lines = self._lines[again]
+        first = lines.get(line)
+        if first is not None:
+            raise RecordError(f"the same record as line {first.number + 1}")
+        index, value = record_line.index_of(line), None
+        if index is None:
+            value = record_line.decoded(line)
+            if not (isinstance(value, list) and len(value) == 2 and type(value[0]) is int):
+                raise RecordError(f"expected [workload index, record], found {value!r:.80}")
+            index = value[0]
+        workload = self._workload_at(index)
+        if workload is None:
+            if again and not 0 <= index < len(self._by_index):
                 return  # left over: somebody has removed the other two files
-        self._take_record(number, value)
+            raise RecordError(f"there is no readable workload {index} in {self.path_workload}")
+        record = None if known is None else known.record
+        if value is not None and record is None:
+            record = TuningRecord.from_json(value[1], workload)
+        lines[line] = _Line(number, record)
+        self._place(workload, line, again)
+
+    def _place(self, workload: Workload, line: bytes, again: bool) -> None:
+        """Put a line where it is read when its workload is asked for."""
+        if workload in self._read:
+            self._shelve(workload, line, again)
+        else:
+            self._waiting.setdefault(workload, []).append((again, line))
+            self._unread += not again
+
+    def _shelve(self, workload: Workload, line: bytes, again: bool) -> None:
+        found = self._lines[again][line]
+        if found.record is None:
+            try:
+                found.record = record_line.read(line, workload)
+            except RecordError as e:
+                journal = self._again_file if again else self._record_file
+                self._skip(journal.path, found.number, e)
+                return
+        self._shelf.add(found.record)
+
+    def _read_in(self, workload: Workload) -> None:
+        """Read the lines of a workload that are not read yet."""
+        self._read.add(workload)
+        waiting = self._waiting.pop(workload, [])
+        before = len(self.skipped)
+        for again, line in sorted(waiting, key=lambda x: x[0]):  # amendments last
+            self._unread -= not again
+            self._shelve(workload, line, again)
+        self._warn(before)
 
     # ------------------------------------------------------------------ workloads
     def _find(self, mod: IRModule) -> tuple[str, Workload | None]:
@@ -209,7 +315,7 @@ class JSONDatabase(Database):
         mod = workload.mod
         with self._workload_file.locked():
             before = len(self.skipped)
-            self._take(self._workload_file, self._workload_file.read_new(), self._take_workload)
+            self._see_workloads()
             self._warn(before)
             entries = self._by_hash[self._find(mod)[0]]
             theirs = [
@@ -222,45 +328,83 @@ class JSONDatabase(Database):
                     entries.remove(workload)
                     self._index[workload] = self._index[other]
                     return
-            number = self._workload_file.append(json.dumps(workload.as_json(), allow_nan=False))
+            text = json.dumps(workload.as_json(), allow_nan=False)
+            number = self._workload_file.append(text)
         while len(self._by_index) <= number:
             self._by_index.append(None)
         self._by_index[number] = workload
         self._index[workload] = number
+        self._workload_lines[text.encode()] = number
 
     # ------------------------------------------------------------------ records
     def commit_tuning_record(self, record: TuningRecord) -> None:
-        """Append a record. If it cannot be written it is kept in memory all the same.
+        """Append a record, unless the very same stands there already. If it cannot be written it is
+        kept in memory all the same.
 
         Raises:
             RecordError, UserError: it could not be written; names the file.
         """
-        own = record.workload = self._own(check_record(record).workload)
-        if own not in self._index:
-            try:
-                self._append_workload(own)
-            except GputuneError:
-                self._shelf.add(record)
-                raise
-            own = record.workload = self._own(own)
-        self._shelf.add(record)
-        text = json.dumps([self._index[own], record.as_json()], allow_nan=False)
-        journal = self._again_file if record.remeasures else self._record_file
+        self.commit_tuning_records([record])
+
+    def commit_tuning_records(self, records: Iterable[TuningRecord]) -> None:
+        """Append records: all of them, or (the disk being full) none.
+
+        Raises:
+            RecordError, UserError: they could not be written; names the file.
+        """
+        given = [check_record(r) for r in records]
+        for record in given:
+            record.workload = self._own(record.workload)
+        try:
+            for record in given:
+                if record.workload not in self._index:
+                    self._append_workload(record.workload)
+                record.workload = self._own(record.workload)
+            for again in (False, True):
+                some = [r for r in given if bool(r.remeasures) is again]
+                if some:
+                    self._append(some, again)
+        except GputuneError:
+            for record in given:
+                if not self._has(record):
+                    self._unwritten.append(record)
+                    self._read_in(record.workload)
+                    self._shelf.add(record)
+            raise
+
+    def _has(self, record: TuningRecord) -> bool:
+        """Was it written?"""
+        index = self._index.get(record.workload)
+        if index is None:
+            return False
+        line = record_line.text_of(index, record).encode()
+        return line in self._lines[bool(record.remeasures)]
+
+    def _append(self, records: list[TuningRecord], again: bool) -> None:
+        journal = self._again_file if again else self._record_file
         with journal.locked():
             before = len(self.skipped)
-            lines = journal.read_new()
-            if lines:
-                self._read_workloads()
-            again = journal is self._again_file
-            self._take(journal, lines, self._take_again if again else self._take_record)
+            self._read_workloads(journal)
+            self._see_records(again)
             self._warn(before)
-            journal.append(text)
+            lines = self._lines[again]
+            new: dict[bytes, TuningRecord] = {}
+            for record in records:
+                line = record_line.text_of(self._index[record.workload], record).encode()
+                if line not in lines:
+                    new.setdefault(line, record)
+            if not new:
+                return
+            number = journal.append(*[line.decode() for line in new])
+        for k, (line, record) in enumerate(new.items()):
+            lines[line] = _Line(number + k, record)
+            self._place(record.workload, line, again)
 
-    def _read_workloads(self) -> None:
+    def _read_workloads(self, journal: Journal) -> None:
         """What other processes recorded may be of workloads that they added meanwhile."""
-        with self._workload_file.locked():
-            lines = self._workload_file.read_new()
-        self._take(self._workload_file, lines, self._take_workload)
+        if journal.has_news():
+            with self._workload_file.locked():
+                self._see_workloads()
 
     def _own(self, workload: Workload) -> Workload:
         """This database's object for a workload (which may be another's, or made by hand); one to
@@ -279,14 +423,68 @@ class JSONDatabase(Database):
     def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
         """The `top_k` best records of a workload by the median of their times."""
         known = self._known(workload)[1] or workload
+        self._read_in(known)
         return self._shelf.ranked(known)[: check_top_k(top_k)]
+
+    def get_records(self, workload: Workload) -> list[TuningRecord]:
+        """All readable records of a program, failures included, the oldest first."""
+        known = dict.fromkeys([*self._index, *(r.workload for r in self._unwritten)])
+        out: list[TuningRecord] = []
+        for own in known:
+            if own.shash == workload.shash:
+                self._read_in(own)
+                out += self._shelf.of(own)
+        return out
 
     def get_all_tuning_records(self) -> list[TuningRecord]:
         """All readable records, the best first, failures last."""
+        for workload in list(self._waiting):
+            self._read_in(workload)
         return sorted(self._shelf.records, key=lambda r: r.seconds)
 
+    def entries(self) -> Iterator[TuningRecord]:
+        """Every record as it was committed, the amendments (see `finalists`) last."""
+        for lines in self._lines:
+            for line in list(lines):
+                workload = self._workload_at(_index(line))
+                assert workload is not None
+                try:
+                    yield _record(line, workload)
+                except RecordError:
+                    continue  # reported where it is read
+
+    def prune(self, keep: int = 1, *, unreadable: bool = False) -> Pruned:
+        """Keep the best records and drop the others; see `Database.prune`.
+
+        The record file is written anew beside the old one, which it then replaces; other processes
+        may go on using the database meanwhile. Lines that cannot be read stay, unless `unreadable`.
+        Workloads stay where they are, and so do their numbers.
+        """
+        self.reload()
+        with self._record_file.locked():
+            if not self.path_tuning_record.exists():
+                return Pruned(0, 0, 0)
+            self._read_workloads(self._record_file)
+            self._see_records(False)
+            kept = {id(r) for r in survivors(self, keep)}
+            lines = dict.fromkeys(self.path_tuning_record.read_bytes().split(b"\n"))
+            lines.pop(b"", None)
+            stay, bad = [], 0
+            for line in lines:
+                found = self._lines[False].get(line)
+                if found is None or found.record is None:
+                    bad += 1
+                    if not unreadable:
+                        stay.append(line)
+                elif id(found.record) in kept:
+                    stay.append(_canonical(line, found.record.workload))
+            self._record_file.rewrite(stay)
+            self._start_over()
+        dropped = len(lines) - len(stay)
+        return Pruned(len(stay) - (0 if unreadable else bad), dropped, bad)
+
     def __len__(self) -> int:
-        return len(self._shelf.records)
+        return len(self._shelf.records) + self._unread
 
     def flush(self) -> None:
         """Bring the files to the disk (done once a round of tuning, not once a record)."""
@@ -299,21 +497,24 @@ class JSONDatabase(Database):
         return f"JSONDatabase({str(self.path_workload)!r}, {str(self.path_tuning_record)!r})"
 
 
-def _decoded(line: bytes) -> Any:
-    """The JSON value of a line; RecordError if it is none."""
-    try:
-        return json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as e:
-        raise RecordError(f"not UTF-8 text: {e.reason} at byte {e.start}") from None
-    except RecursionError:
-        raise RecordError("nested too deeply") from None
-    except ValueError as e:
-        what = "an empty line" if not line.strip() else f"not JSON ({e}): {line[:60]!r}"
-        raise RecordError(what) from None
+def _index(line: bytes) -> int:
+    """The workload index of a line that was accepted."""
+    found = record_line.index_of(line)
+    return int(record_line.decoded(line)[0]) if found is None else found
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+def _record(line: bytes, workload: Workload) -> TuningRecord:
+    """The record of a line that was accepted, as a new object."""
+    if record_line.index_of(line) is None:
+        return TuningRecord.from_json(record_line.decoded(line)[1], workload)
+    return record_line.read(line, workload)
+
+
+def _canonical(line: bytes, workload: Workload) -> bytes:
+    """A line in the form that is read fastest."""
+    if record_line.index_of(line) is not None:
+        return line
+    return record_line.text_of(_index(line), _record(line, workload)).encode()
 
 
 def make_folder(folder: Path) -> None:

@@ -172,15 +172,27 @@ class TuningRecord:
     def trace(self) -> Trace:
         """The trace; RecordError if the file held something else."""
         if not isinstance(self._trace, Trace):
-            found = Trace.from_json(self._trace)
+            found = Trace.from_json(self._held_trace())
             _ = self.key  # of what the file holds
             self._trace = found
         return self._trace
+
+    def _held_trace(self) -> Json:
+        """The trace as JSON; RecordError if the text of the file is none."""
+        if isinstance(self._trace, Trace):
+            return self._trace.as_json()
+        if not isinstance(self._trace, bytes):
+            return self._trace
+        try:
+            return json.loads(self._trace)
+        except (ValueError, RecursionError):
+            raise RecordError(f"trace: not JSON: {self._trace[:60]!r}") from None
 
     @property
     def target(self) -> Target | None:
         """The machine it was compiled for; RecordError if the file held something else."""
         if isinstance(self._target, dict):
+            _ = self.key  # of what the file holds
             try:
                 self._target = Target(self._target)
             except GputuneError as e:
@@ -226,9 +238,11 @@ class TuningRecord:
     def key(self) -> str:
         """A digest of trace and target as the file holds them: what a withdrawal is about."""
         if not self._key:
-            trace = self._trace.as_json() if isinstance(self._trace, Trace) else self._trace
-            text = canonical([trace, self.target_json()])
-            self._key = blake2b(text.encode(), digest_size=16).hexdigest()
+            if isinstance(self._trace, bytes):  # of a file, where it has its canonical form
+                text = b"[%b,%b]" % (self._trace, canonical(self.target_json()).encode())
+            else:
+                text = canonical([self._held_trace(), self.target_json()]).encode()
+            self._key = blake2b(text, digest_size=16).hexdigest()
         return self._key
 
     @property
@@ -265,14 +279,31 @@ class TuningRecord:
     def as_json(self) -> Json:
         """`[trace, run_secs, target, args_info, {extras..., "crc": ...}]`; the crc is the CRC-32
         of the canonical JSON of everything else."""
-        trace = self._trace.as_json() if isinstance(self._trace, Trace) else self._trace
+        body = self.content()
+        crc = checksum(body)
+        body[4]["crc"] = crc
+        return body
+
+    def content(self) -> list[Json]:
+        """`as_json` without the crc."""
+        return [self._held_trace(), *self._rest()]
+
+    def _rest(self) -> list[Json]:
         args = self._args_info
         if args is not None:
             args = [a.as_json() if isinstance(a, ArgInfo) else a for a in args]
-        body = [trace, self.run_secs, self.target_json(), args, dict(self.extras)]
-        crc = checksum(body)
-        body[4] = {**self.extras, "crc": crc}
-        return body
+        extras = {k: v for k, v in self.extras.items() if k != "crc"}
+        return [self.run_secs, self.target_json(), args, extras]
+
+    def text(self) -> str:
+        """The canonical JSON text of `content`; of what a file held, the text that it held."""
+        held = self._trace
+        trace = held.decode() if isinstance(held, bytes) else canonical(self._held_trace())
+        return f"[{trace},{canonical(self._rest())[1:]}"
+
+    def copy(self) -> TuningRecord:
+        """Another object that says the same, for another database to keep."""
+        return TuningRecord.unread(self._trace, self._rest(), self.workload)
 
     @staticmethod
     def from_json(json_obj: Json, workload: Workload) -> TuningRecord:
@@ -292,9 +323,24 @@ class TuningRecord:
         extras: Any = {}
         if len(json_obj) == 5:
             extras = _checked(json_obj)
-        trace, run_secs, target, args_info = json_obj[:4]
+        trace = json_obj[0]
         if not isinstance(trace, list):
             raise RecordError(f"tuning record: the trace is {trace!r:.60}, not a list")
+        return TuningRecord.unread(trace, [*json_obj[1:4], extras], workload)
+
+    @staticmethod
+    def unread(trace: Json | bytes, rest: Sequence[Json], workload: Workload) -> TuningRecord:
+        """A record whose trace is JSON, or text of it that is parsed when it is asked for.
+
+        Args:
+            trace: as a file holds it.
+            rest: times, target, arguments and extras (without crc).
+            workload: what the record is about.
+
+        Raises:
+            RecordError: the rest is not what it should be.
+        """
+        run_secs, target, args_info, extras = rest
         if target is not None and not isinstance(target, dict):
             raise RecordError(f"tuning record: the target is {target!r:.60}, not a dict")
         if args_info is not None and not isinstance(args_info, list):

@@ -15,7 +15,11 @@ from .module_equality import as_module
 
 
 def compile_tir(
-    database: Database, mod: IRModule | PrimFunc, target: TargetLike
+    database: Database,
+    mod: IRModule | PrimFunc,
+    target: TargetLike,
+    *,
+    allow_other_device: bool | None = None,
 ) -> Schedule | None:
     """The best schedule of a program, or None if the database has none.
 
@@ -28,10 +32,17 @@ def compile_tir(
     was checked before). A record that fails is withdrawn, with a warning, and the next best is
     taken.
 
+    Args:
+        database: where to look.
+        mod: the program.
+        target: the machine to run on.
+        allow_other_device: take what was measured on other machines, too, where there is nothing
+            better; None: as the database says.
+
     Example:
         >>> sch = compile_tir(database, matmul, "llvm")
     """
-    return best_schedule(database, mod, target)
+    return best_schedule(database, mod, target, allow_other_device=allow_other_device)
 
 
 def best_schedule(
@@ -40,12 +51,20 @@ def best_schedule(
     target: TargetLike,
     *,
     believe_own: bool = False,
+    allow_other_device: bool | None = None,
 ) -> Schedule | None:
     """`compile_tir`; with `believe_own`, what this process measured is taken without a check."""
     whole, chosen = as_module(mod), Target(target)
     if isinstance(database, ScheduleFnDatabase):  # the caller's own function, not a file
         return database.query_schedule(whole, chosen, next(iter(whole.functions), "main"))
-    best = next(usable(database, whole, chosen, believe_own=believe_own), None)
+
+    def found_for(program: IRModule) -> Iterator[Admitted]:
+        return usable(
+            database, program, chosen, believe_own=believe_own,
+            allow_other_device=allow_other_device,
+        )  # fmt: skip
+
+    best = next(found_for(whole), None)
     if best is not None:
         return best.schedule
     if len(whole.functions) < 2:
@@ -54,7 +73,7 @@ def best_schedule(
     tuned = 0
     for name, func in whole.functions.items():
         alone = IRModule({name: func})
-        for found in usable(database, alone, chosen, believe_own=believe_own):
+        for found in found_for(alone):
             attempt = sch.copy()
             attempt.work_on(name)
             try:
@@ -67,8 +86,16 @@ def best_schedule(
 
 
 def usable(
-    database: Database, mod: IRModule, target: Target, *, believe_own: bool = False
+    database: Database,
+    mod: IRModule,
+    target: Target,
+    *,
+    believe_own: bool = False,
+    allow_other_device: bool | None = None,
 ) -> Iterator[Admitted]:
     """The records of a program that may be used, the best first; see `admitted`."""
-    records = database.candidates(mod, target)
+    if allow_other_device is None:  # a class of the user's may have two parameters only
+        records = database.candidates(mod, target)
+    else:
+        records = database.candidates(mod, target, allow_other_device)
     return admitted(records, mod, target, database=database, believe_own=believe_own)

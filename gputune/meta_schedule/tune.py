@@ -18,6 +18,7 @@ from ..target.target import TargetLike
 from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
 from .database import Database
+from .database_address import is_url, redacted
 from .derived import check_part
 from .early_stop import StopRule
 from .finalists import measure_again, reserve
@@ -122,7 +123,8 @@ def tune_tir(
         max_trials_per_task: candidates of one task; default: `max_trials_global`.
         num_trials_per_iter: candidates of a round.
         builder, runner: "local" or an object.
-        database: "json" (in `work_dir`), "memory", or an object.
+        database: "json" (in `work_dir`), "sqlite" (`database.sqlite` in `work_dir`), "memory", an
+            address (`sqlite:///FILE`, `postgresql://...`; see `open_database`), or an object.
         cost_model: "xgb", "random", "none", or an object.
         measure_callbacks: "default", an object or a list of objects.
         task_scheduler: "gradient", "round-robin", or an object.
@@ -401,6 +403,12 @@ def _checked_tasks(tasks: Any) -> list[TuneContext]:
 def _usable_folder(work_dir: str | Path) -> None:
     if not isinstance(work_dir, str | Path) or not str(work_dir):
         raise UserError(f"work_dir is the path of a folder, found {work_dir!r}")
+    if is_url(str(work_dir)):
+        raise UserError(
+            f"work_dir is the path of a folder, found the address {redacted(str(work_dir))}",
+            hint="database=ADDRESS keeps the records there; logs lie in work_dir",
+            code="work-dir",
+        )
     make_folder(Path(work_dir))
 
 
@@ -420,10 +428,21 @@ def _database(spec: str | Database, work_dir: str | Path, module_equality: str) 
             f"{work_dir}/{RECORD_FILE}",
         )
         return JSONDatabase(work_dir=work_dir, module_equality=module_equality)
+    if spec == "sqlite":
+        return Database.create(
+            "sqlite", Path(work_dir) / "database.sqlite", module_equality=module_equality
+        )
+    if spec == "sql":
+        raise UserError(
+            'a "sql" database has an address',
+            hint='database="postgresql://user@host/name"',
+            code="database",
+        )
     if callable(spec) or spec in ("union", "ordered_union"):
         raise UserError(
             f"tuning writes to its database, and {spec!r:.60} cannot be written to",
-            hint='"json", "memory", or an object; a union can be made of the result later',
+            hint='"json", "sqlite", "memory", an address such as "sqlite:///tuned.sqlite", or an '
+            "object; a union can be made of the result later",
             code="database",
         )
     return Database.create(spec, module_equality=module_equality)

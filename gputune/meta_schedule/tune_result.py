@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import GputuneError, UserError
@@ -12,7 +12,7 @@ from ..ir.nodes import IRModule, PrimFunc
 from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
-from .database import Database
+from .database import Database, Pruned
 from .predicted import Predicted
 from .record import TuningRecord, Workload
 from .tir_integration import best_schedule, usable
@@ -176,6 +176,23 @@ class TuneResult(Database):
         """Add a record."""
         self._schedule = None
         self.database.commit_tuning_record(record)
+
+    def commit_tuning_records(self, records: Iterable[TuningRecord]) -> None:
+        """Add several records."""
+        self._schedule = None
+        self.database.commit_tuning_records(records)
+
+    def get_records(self, workload: Workload) -> list[TuningRecord]:
+        """All records of a workload."""
+        return self.database.get_records(workload)
+
+    def entries(self) -> Iterator[TuningRecord]:
+        """Every record as it was committed."""
+        return self.database.entries()
+
+    def prune(self, keep: int = 1, *, unreadable: bool = False) -> Pruned:
+        """Keep the best records and drop the others."""
+        return self.database.prune(keep, unreadable=unreadable)
 
     def get_top_k(self, workload: Workload, top_k: int) -> list[TuningRecord]:
         """The `top_k` best records of a workload."""

@@ -285,11 +285,15 @@ def _(tmp: Path) -> None:
     "Database.create",
     '(kind="json", *args, **kwargs)',
     of=ms.Database.create,
-    does='"json", "memory", "union", "ordered_union", or a function `Schedule -> bool`',
+    does='"json", "memory", "sqlite", "sql", "union", "ordered_union", an address such as '
+    '"sqlite:///tuned.sqlite", or a function `Schedule -> bool`',
 )
 def _(tmp: Path) -> None:
     assert isinstance(ms.Database.create(work_dir=tmp), ms.JSONDatabase)
     assert isinstance(ms.Database.create("memory"), ms.MemoryDatabase)
+    sqlite = ms.Database.create("sqlite", path=tmp / "tuned.sqlite")
+    sqlite.commit_workload(matmul())
+    assert ms.Database.create(f"sqlite:///{tmp}/tuned.sqlite").has_workload(matmul())
     slow, fast = filled(), ms.MemoryDatabase()
     fast.commit_tuning_record(record_of(fast.commit_workload(matmul()), [0.5], 2))
     best = ms.Database.create("union", slow, fast).query(matmul(), TARGET, kind="record")

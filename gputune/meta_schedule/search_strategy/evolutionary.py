@@ -29,6 +29,7 @@ from ..decisions import IntArray, row_numbers
 from ..measure_candidate import MeasureCandidate
 from ..postproc.postproc import choices_of
 from ..profiler import Profiler
+from ..record import Workload
 from .search_strategy import (
     Search,
     SearchCounts,
@@ -299,7 +300,7 @@ class _Evolution:
         key = structural_hash(context.mod)
         device = context.target.device_key
         same: dict[int, bool] = {}  # a database that looks at anchor blocks knows siblings as well
-        for record in database.get_all_tuning_records():
+        for record in database.get_records(Workload(context.mod)):
             workload = record.workload
             if workload.shash != key or record.extras.get("device", device) != device:
                 continue

@@ -10,6 +10,7 @@ import numpy as np
 from ...errors import ScheduleError, UserError
 from ...ir.equal import structural_hash
 from ..decisions import IntArray
+from ..record import Workload
 from .replay import _Replay
 from .search_strategy import Search, context_of
 from .spaces import Space, make_space
@@ -68,7 +69,7 @@ class Exhaustive(_Replay):
         assert self._search is not None
         context = self._search.context
         key, device = structural_hash(context.mod), context.target.device_key
-        for record in database.get_all_tuning_records():
+        for record in database.get_records(Workload(context.mod)):
             if record.workload.shash == key and record.extras.get("device", device) == device:
                 self._search.measured.add(record.program)
 
