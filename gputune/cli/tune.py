@@ -44,6 +44,11 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
     "--work-dir", type=click.Path(path_type=Path), help="Folder in which results are remembered."
 )
 @click.option(
+    "--database",
+    metavar="ADDRESS",
+    help="Remember them there: a .sqlite file, sqlite:///FILE, postgresql://USER@HOST/NAME.",
+)
+@click.option(
     "--seed",
     type=click.IntRange(1, 2**31 - 1),
     help="Repeats the first 64 candidates; those after them follow from measured times.",
@@ -62,6 +67,7 @@ def tune(
     trials: int | None,
     seconds: float | None,
     work_dir: Path | None,
+    database: str | None,
     seed: int | None,
     layout_free: str | None,
     quiet: bool,
@@ -76,6 +82,7 @@ def tune(
     Ctrl-C ends the search and keeps the best so far.
     """
     import gputune
+    from gputune.meta_schedule import open_database
     from gputune.tuning import tunable_target
 
     from . import display, subject
@@ -93,6 +100,7 @@ def tune(
         found = gputune.tune(
             what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
             layout_free=layout_free.split(",") if layout_free else None,
+            database=None if database is None else open_database(database),
         )  # fmt: skip
     out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
     show(out, found, last, quiet)
