@@ -20,7 +20,8 @@ from typing import Any
 
 from gpu_device import Device, NoGraph
 
-from gputune.runtime.nvml import Reading, summary
+from gputune.runtime.nvml import Reading
+from gputune.runtime.nvml_observer import NvmlFacts
 
 ROUNDS = 9
 LEAST_ROUNDS = 5
@@ -67,7 +68,7 @@ class Timed:
 
     def as_json(self) -> dict[str, Any]:
         """As a record holds it; without NVML "nvml" is null."""
-        told = summary(self.readings) if self.readings else None
+        told = NvmlFacts.of(self.readings).as_json() if self.readings else None
         out = {"rounds": self.rounds, "calls": self.calls, "graph": self.graph, "nvml": told}
         return out | ({"no_graph": self.note} if self.note else {})
 

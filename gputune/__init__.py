@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .raw_tuning import tune_kernel as tune_kernel
     from .runtime.module import Module as Module
     from .runtime.module import build as build
+    from .runtime.observe import Observer as Observer
     from .saved_kernel import load as load
     from .schedule import Schedule as Schedule
     from .schedule import Trace as Trace
@@ -71,6 +72,7 @@ _PUBLIC = {
     "Target": "target",
     "Module": "runtime.module",
     "build": "runtime.module",
+    "Observer": "runtime.observe",
     "tune": "tuning",
     "explain": "explaining",
     "CudaKernel": "raw_kernel",

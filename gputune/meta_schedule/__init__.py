@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..runtime.observe import Observer
 from . import (
     arg_info,
     builder,
@@ -118,6 +119,7 @@ __all__ = [
     "MemoryDatabase",
     "ModuleEquality",
     "Mutator",
+    "Observer",
     "OrderedUnionDatabase",
     "PostOrderApply",
     "Postproc",

@@ -27,7 +27,9 @@ from gputune.errors import RunError
 from .cuda_device import cuda_errors
 from .cuda_program import CudaCall, current_device
 from .evaluator import BenchmarkResult, TimerConfig
-from .nvml import Nvml, Reading, open_nvml, summary
+from .nvml import Nvml, open_nvml
+from .nvml_observer import NvmlObserver
+from .observe import Subject, Watch
 
 if TYPE_CHECKING:
     from .cuda_function import CudaFunction
@@ -40,7 +42,7 @@ _SETTLED = 2e-3  # the standard error of the median, as a share of it, that is g
 _FLUSH_BYTES = 128 << 20  # at least; and twice the L2 cache
 _PLUG_BYTES = 64 << 20  # written before a batch: some 20 us even on the fastest memory
 _SLOW_FIRST = 20e-3  # a first call includes loading the code, which takes less than this
-_READINGS = 16  # of NVML during a measurement, at most
+_LONG_S = 3 * NvmlObserver.period_s  # a batch that is read by a thread of its own, not once only
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class CudaTiming(BenchmarkResult):
     Attributes:
         regime: what the caches held.
         graph: was a CUDA graph replayed?
-        nvml: clocks, power, temperature during the batches (`nvml.summary`); None without NVML.
+        nvml: clocks, power, temperature during the batches (`NvmlFacts`); None without NVML.
         nvml_problem: why it is None.
     """
 
@@ -134,28 +136,29 @@ def measure_cuda(
 
     Args:
         calls: the program with its arguments; for the regime "rotate" one with each copy of them.
-        nvml: is read during each batch; None: it is not, because of `nvml_problem`.
+        nvml: is read around and during each batch; None: it is not, because of `nvml_problem`.
 
     Raises:
         RunError: the program fails on the device, or there is no memory to keep it busy.
     """
     loaded = calls[0].loaded
     with cuda_errors(loaded.host.name), current_device(loaded.cupy, loaded.device):
-        run = _Run(loaded.cupy, calls, config, nvml)
+        run = CudaRun(loaded.cupy, calls, config, nvml)
+        run.watch.before(Subject(loaded.host.name, "cuda"))
         first = run.first()
         if config.cutoff_s is not None and first > config.cutoff_s:
             return CudaTiming(
-                (first,), regime=config.regime, cut=True, nvml=run.readings_summary(),
+                (first,), regime=config.regime, cut=True, nvml=run.told((first,)),
                 nvml_problem=nvml_problem,
             )  # fmt: skip
         results, number, disturbed = run.batches(first)
         return CudaTiming(
             tuple(results), number, disturbed, regime=config.regime, graph=run.graph is not None,
-            nvml=run.readings_summary(), nvml_problem=nvml_problem,
+            nvml=run.told(results), nvml_problem=nvml_problem,
         )  # fmt: skip
 
 
-class _Run:
+class CudaRun:
     """A measurement under way, on a stream of its own."""
 
     def __init__(
@@ -165,8 +168,8 @@ class _Run:
         self.cuda = cuda
         self.calls = calls
         self.config = config
-        self.nvml = nvml
-        self.readings: list[Reading] = []
+        self.nvml = None if nvml is None else NvmlObserver(nvml)
+        self.watch = Watch([] if self.nvml is None else [self.nvml])
         self.graph: Any = None
         self.turn = 0
         cuda.runtime.deviceSynchronize()  # what the arguments come from is done
@@ -213,7 +216,7 @@ class _Run:
     def batches(self, first: float) -> tuple[list[float], int, int]:
         """Seconds a call for each batch, calls of a batch, and batches while the GPU was slow."""
         config = self.config
-        number = 1 if config.regime == "flush" else self._number(first)
+        number = self.prepare(first)
         results: list[float] = []
         disturbed, spent, retries = 0, 0.0, config.retries
         while len(results) < max(config.repeat, config.most):
@@ -223,14 +226,28 @@ class _Run:
                 break
             if results and config.cooldown_ms:
                 time.sleep(config.cooldown_ms * 1e-3)
-            seconds, slowed = self._batch(number)
+            seconds, calls = self.batch(number)
+            slowed = self.nvml is not None and self.nvml.is_slowed
+            again = slowed and retries > 0
+            if self.nvml is not None:
+                self.nvml.end_batch(counts=not again)
             spent += seconds
-            if slowed and retries > 0:
+            if again:
                 retries -= 1
                 continue
-            results.append(seconds / self._calls(number))
+            results.append(seconds / calls)
             disturbed += slowed
         return results, self._calls(number), disturbed
+
+    def prepare(self, first: float) -> int:
+        """What `batch` takes, for a program whose first call took so long."""
+        number = 1 if self.config.regime == "flush" else self._number(first)
+        self.took = number * first
+        return number
+
+    def batch(self, number: int) -> tuple[float, int]:
+        """Run a batch: its seconds, and its calls."""
+        return self._batch(number), self._calls(number)
 
     def _calls(self, number: int) -> int:
         return self.config.number if self.config.regime == "flush" else number
@@ -252,7 +269,9 @@ class _Run:
         number = max(1, min(wanted, _MOST_NODES // steps))
         number = max(copies, number // copies * copies)
         self.graph = self._capture(number)
-        took = self._batch(number)[0]
+        took = self._batch(number)
+        if self.nvml is not None:
+            self.nvml.end_batch(counts=False)
         # a graph replayed in a row, where one replay is short still
         self.replays = max(1, math.ceil(config.min_repeat_ms * 1e-3 / max(took, 1e-7)))
         return number * self.replays
@@ -270,8 +289,8 @@ class _Run:
         graph.upload(self.stream)
         return graph
 
-    def _batch(self, number: int) -> tuple[float, bool]:
-        """Seconds of a batch, and whether the GPU slowed down meanwhile."""
+    def _batch(self, number: int) -> float:
+        """Seconds of a batch; NVML is read meanwhile."""
         if self.config.regime == "flush":
             return self._flushed()
         self._busy()
@@ -288,39 +307,39 @@ class _Run:
             for _ in range(self.replays):
                 self.graph.launch(self.stream)
         self.stop.record(self.stream)
-        slowed = self._read()
-        return self._elapsed(), slowed
+        return self._observed()
 
-    def _flushed(self) -> tuple[float, bool]:
-        total, slowed = 0.0, False
+    def _flushed(self) -> float:
+        total = 0.0
         for at in range(self.config.number):
             self._busy()
             self.start.record(self.stream)
             self._next()
             self.stop.record(self.stream)
-            if at == 0:
-                slowed = self._read()
-            total += self._elapsed()
-        return total, slowed
+            total += self._observed() if at == 0 else self._elapsed()
+        return total
 
     # ------------------------------------------------------------------ what the GPU is doing
-    def _read(self) -> bool:
-        """Read NVML while the batch runs; is the GPU slowed down?"""
-        if self.nvml is None or len(self.readings) >= _READINGS:
-            return False
-        now = self.nvml.read()
-        self.readings.append(now)
-        return bool(now.slowed)
+    def _observed(self) -> float:
+        """Wait for the batch that was launched, reading NVML: once, and again and again where it
+        lasts."""
+        self.watch.during()
+        if self.took < _LONG_S:
+            self.took = self._elapsed()
+            return self.took
+        with self.watch.sampling():
+            self.took = self._elapsed()
+        return self.took
 
-    def readings_summary(self) -> dict[str, Any] | None:
-        """What NVML said during the batches."""
+    took = 0.0  # the last batch
+
+    def told(self, results: Sequence[float]) -> dict[str, Any] | None:
+        """What NVML said; the measurement is over."""
         if self.nvml is None:
             return None
-        if not self.readings:
-            self.readings.append(self.nvml.read())
-        out = summary(self.readings)
-        out["others"] = self.nvml.others()
-        return out
+        self.watch.after(results)
+        found = self.watch.results().get(self.nvml.name)
+        return {"problems": dict(self.watch.problems)} if found is None else found
 
 
 # ----------------------------------------------------------------------------- time_evaluator

@@ -126,7 +126,7 @@ class FakeGpu:
     Attributes:
         kernels: what each does, by name: takes the GPU, its grid and block, and the addresses of
             its arguments.
-        seconds: how long each takes; default 10 us.
+        seconds: how long each takes, or a function of grid, block and shared memory; default 10 us.
         log: what was done: ("launch", name, stream), ("memset", ...), ("wait", stream, other), ...
         lost: the status of a sticky error: every call raises it from then on.
         free: bytes of memory left.
@@ -134,7 +134,7 @@ class FakeGpu:
 
     def __init__(self, arch: tuple[int, int] = (9, 0), device: int = 0, shared: int = 232448):
         self.kernels: dict[str, Kernel] = {}
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float | Callable[[tuple[int, ...]], float]] = {}
         self.counts: dict[str, int] = {}  # of arguments, where there are not three
         self.noise: Callable[[], float] = lambda: 1.0
         self.log: list[tuple[Any, ...]] = []
@@ -204,7 +204,10 @@ class FakeGpu:
             kernel(self, (gx, gy, gz, bx, by, bz, shared), table)
             assert len(values) == count  # alive until here
 
-        self._enqueue(stream, self.seconds.get(name, 10e-6), do)
+        seconds = self.seconds.get(name, 10e-6)
+        if callable(seconds):
+            seconds = seconds((gx, gy, gz, bx, by, bz, shared))
+        self._enqueue(stream, seconds, do)
 
     def memset(self, ptr: int, value: int, size: int, stream: int) -> None:
         def do(on: int) -> None:

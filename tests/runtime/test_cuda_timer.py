@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from gputune.runtime.cuda_timer import CudaTimerConfig, CudaTiming, measure_cuda
 from gputune.runtime.evaluator import BenchmarkResult
 from gputune.runtime.module import build
 from gputune.runtime.nvml import Reading
+from gputune.runtime.nvml_observer import NvmlFacts
 
 
 @pytest.fixture
@@ -130,6 +132,80 @@ def test_slowed_batches_are_taken_again(gpu: FakeGpu) -> None:
     always: Any = FakeNvml(0x4)
     found = measure_cuda(calls(gpu), config, always)
     assert (len(found.results), found.disturbed) == (4, 4)  # it is so all the time
+
+
+def test_clocks_of_batches_that_count(gpu: FakeGpu) -> None:
+    gpu.seconds["add_kernel"] = 50e-6
+    config = CudaTimerConfig(repeat=4, most=4, regime="warm", retries=2)
+
+    class Slow(FakeNvml):
+        """Slowed in the first three batches, at half the clock; then not."""
+
+        asked = 0
+
+        def read(self) -> Reading:
+            self.asked += 1
+            slow = 2 <= self.asked <= 4  # the first is before all batches
+            return Reading(900 if slow else 1800, 2619, 300.0, 50, 0x40 if slow else 0)
+
+    slow: Any = Slow()
+    found = measure_cuda(calls(gpu), config, slow)
+    assert found.nvml is not None
+    facts = NvmlFacts.in_record({"nvml": found.nvml})
+    assert facts is not None
+    assert (facts.batches, facts.slow_batches, found.disturbed) == (4, 1, 1)  # two were repeated
+    assert (facts.readings, facts.sm_mhz, facts.sm_mhz_least) == (4, 1800, 900)
+    assert not facts.steady
+    assert facts.throttled
+
+
+def test_long_batches_are_read_again_and_again(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that reads runs while this one waits for the batch."""
+    more = threading.Event()
+
+    class Watched(FakeNvml):
+        asked = 0
+
+        def read(self) -> Reading:
+            self.asked += 1
+            if threading.current_thread() is not threading.main_thread():
+                more.set()
+            return super().read()
+
+    nvml: Any = Watched(0)
+    check = gpu.check
+
+    def wait() -> None:
+        check()
+        if any(t.name == "gputune-observers" for t in threading.enumerate()):
+            assert more.wait(30)
+
+    monkeypatch.setattr(gpu, "check", wait)
+    long = CudaTimerConfig(repeat=2, most=2, regime="warm", min_repeat_ms=50)
+    gpu.seconds["add_kernel"] = 1e-3
+    found = measure_cuda(calls(gpu), long, nvml)
+    assert more.is_set()
+    assert found.nvml is not None
+    assert found.nvml["readings"] > found.nvml["batches"] == 2
+    more.clear()
+    short = CudaTimerConfig(repeat=2, most=2, regime="warm", min_repeat_ms=5)
+    found = measure_cuda(calls(gpu), short, nvml)
+    assert not more.is_set()
+    assert found.nvml is not None
+    assert found.nvml["readings"] == found.nvml["batches"] == 2
+
+
+def test_readings_that_raise_cost_only_the_readings(gpu: FakeGpu) -> None:
+    class Broken(FakeNvml):
+        def read(self) -> Reading:
+            raise OSError("the library is gone")
+
+    broken: Any = Broken(0)
+    found = measure_cuda(calls(gpu), CudaTimerConfig(repeat=3, most=3), broken)
+    assert len(found.results) == 3
+    assert found.nvml == {"problems": {"nvml": "before: OSError: the library is gone"}}
 
 
 def test_time_evaluator(gpu: FakeGpu) -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nvml_library import library
 
-from gputune.runtime.nvml import Reading, open_nvml, summary
+from gputune.runtime.nvml import Reading, notes, open_nvml
+from gputune.runtime.nvml_observer import NvmlFacts
 
 PROGRAM = """
 import ctypes, json, os, sys
 ctypes.CDLL(sys.argv[1], mode=ctypes.RTLD_GLOBAL)
-from gputune.runtime.nvml import open_nvml, summary
+from gputune.runtime.nvml import bus_ids, open_nvml
+from gputune.runtime.nvml_observer import NvmlFacts
 nvml, problem = open_nvml(sys.argv[2])
 out = {"problem": problem}
 if nvml is not None:
@@ -28,20 +30,10 @@ if nvml is not None:
     out |= {"about": nvml.about, "others": nvml.others(), "slowed": now.slowed}
     out["now"] = [now.sm_mhz, now.mem_mhz, now.power_w, now.temperature_c, now.reasons]
     out["problems"] = dict(now.problems)
-    out["summary"] = summary([now, now])
+    out["summary"] = NvmlFacts.of([now, now]).as_json()
+    out["energy"], out["bus_ids"] = nvml.energy_j(), bus_ids()
 print(json.dumps(out))
 """
-
-
-def library(tmp_path: Path, *options: str) -> Path:
-    compiler = shutil.which("gcc") or shutil.which("cc")
-    if compiler is None:
-        pytest.skip("no C compiler")
-    path = tmp_path / "libnvidia-ml.so.1"
-    source = Path(__file__).parent / "fake_nvml.c"
-    words = [compiler, "-shared", "-fPIC", "-w", *options, "-Wl,-soname,libnvidia-ml.so.1"]
-    subprocess.run([*words, "-o", str(path), str(source)], check=True, timeout=60)
-    return path
 
 
 def ask(
@@ -70,15 +62,19 @@ def test_a_reading(tmp_path: Path) -> None:
     assert found["others"] == 2  # without this process
     assert found["about"] == {
         "driver": "580.00", "name": "Fake", "power_limit_w": 700.0, "max_sm_mhz": 1980,
-        "max_mem_mhz": 2619, "mig": False, "ecc": True,
+        "max_mem_mhz": 2619, "mig": False, "ecc": True, "power_default_w": 700.0, "ecc_errors": 0,
     }  # fmt: skip
+    assert found["energy"] == [1000.0, ""]
+    assert found["bus_ids"] == ["0000:3B:00.0"]
     assert found["summary"]["readings"] == 2
     assert found["summary"]["sm_mhz"] == 1500
     assert found["summary"]["slowed"] == ["power cap"]
 
 
 def test_questions_that_fail(tmp_path: Path) -> None:
-    answers = "power_rc 3\nsm_rc 4\nreasons_rc 15\nmig_rc 3\necc_rc 3\nprocesses_rc 4\n"
+    answers = (
+        "power_rc 3\nsm_rc 4\nreasons_rc 15\nmig_rc 3\necc_rc 3\nprocesses_rc 4\nenergy_rc 3\n"
+    )
     found = ask(tmp_path, answers)
     assert found["now"] == [None, 2619, None, 50, None]
     assert found["problems"] == {
@@ -86,6 +82,7 @@ def test_questions_that_fail(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["others"] is None
     assert "mig" not in found["about"]
+    assert found["energy"] == [None, "Not Supported"]
     assert found["slowed"] == []
     assert found["summary"]["power_w"] is None
     assert found["summary"]["problems"]["reasons"] == "GPU is lost"
@@ -119,9 +116,46 @@ def test_another_module_of_that_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_summary_of_nothing() -> None:
-    assert summary([])["sm_mhz"] is None
+    assert NvmlFacts.of([]).sm_mhz is None
     readings = [Reading(sm_mhz=s, reasons=r) for s, r in ((1000, 1), (1980, 0x80), (1900, 0))]
-    found = summary(readings)
-    assert (found["sm_mhz"], found["sm_mhz_least"]) == (1900, 1000)
-    assert found["reasons"] == ["idle", "power brake"]
-    assert found["slowed"] == ["power brake"]
+    found = NvmlFacts.of(readings)
+    assert (found.sm_mhz, found.sm_mhz_least) == (1900, 1000)
+    assert found.reasons == ("idle", "power brake")
+    assert found.slowed == ("power brake",)
+    assert not found.steady
+    assert not found.throttled  # no batch that counts was
+
+
+def test_facts_in_records() -> None:
+    facts = NvmlFacts.of(
+        [Reading(1386, 2619, 300.0, 50, 4)], [Reading(345, 2619, 80.0, 40, 1)],
+        batches=5, slow_batches=2, others=1,
+    )  # fmt: skip
+    assert facts.sm_mhz == 1386  # readings around say nothing of the clock during batches
+    assert facts.reasons == ("idle", "power cap")
+    assert facts.throttled
+    assert facts.steady
+    told = json.loads(json.dumps({"nvml": facts.as_json()}))
+    assert NvmlFacts.in_record(told) == facts
+    assert NvmlFacts.in_record({}) is None
+    assert NvmlFacts.in_record({"nvml": None}) is None
+    odd = {"sm_mhz": "fast", "others": -3, "reasons": 7, "batches": True, "problems": [1]}
+    assert NvmlFacts.in_record({"nvml": odd}) == NvmlFacts()  # a file may hold anything
+
+
+def test_notes() -> None:
+    assert (
+        notes({"power_limit_w": 700.0, "power_default_w": 700.0, "mig": False, "ecc": True}) == []
+    )
+    found = notes(
+        {"power_limit_w": 350.0, "power_default_w": 700.0, "mig": True, "ecc": False,
+         "ecc_errors": 2}
+    )  # fmt: skip
+    assert [x.split()[0] for x in found] == ["its", "MIG", "ECC", "2"]
+
+
+def test_processes_of_the_same_parent_are_ours(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as sibling:
+        found = ask(tmp_path, f"processes 2\nown_pid {sibling.pid}\n")
+        sibling.communicate(b"\n")
+    assert found["others"] == 1  # another child of this process, as a second worker is
