@@ -498,7 +498,7 @@ def _check_host(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     return check_host(args, blobs)
 
 
-ON_GPU = ("run_cuda", "check_cuda", "outputs_cuda")
+ON_GPU = ("run_cuda", "check_cuda", "outputs_cuda", "gpu_cuda", "energy_cuda")
 """What `operations_cuda` does."""
 
 OPERATIONS: dict[str, Callable[[Mapping[str, Any], Blobs], Answer]] = {

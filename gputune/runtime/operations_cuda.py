@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,7 +25,8 @@ from . import operations
 from .cuda_device import GpuFacts, cuda_errors, gpu, gpu_facts
 from .cuda_program import CudaCall, CudaProgram, Loaded
 from .cuda_timer import CudaTimerConfig, Regime, measure_cuda
-from .nvml import Nvml, open_nvml
+from .energy import LEAST_S, energy_problem, measure_energy
+from .nvml import Nvml, Reading, open_nvml
 from .operations import Answer, Blobs, Held
 
 _MARGIN = operations.MARGIN
@@ -32,6 +34,8 @@ _H2D, _D2H, _D2D = 1, 2, 3  # directions of a copy
 _L2_TIMES = 3  # copies of the arguments together exceed the L2 cache so many times
 _MOST_COPIES = 64
 _KEPT_BYTES = 1 << 30  # of a reference's outputs
+_RAMP_S = 0.06  # from idle to the clock of a GPU at work
+_RAMP_BYTES = 4 << 20
 
 
 # ----------------------------------------------------------------------------- the GPU
@@ -43,11 +47,32 @@ class _Gpu:
     facts: GpuFacts
     nvml: Nvml | None
     nvml_problem: str
+    reference: Reading | None = None
 
     def about(self) -> dict[str, Any]:
         """What records keep of it."""
         told = {} if self.nvml is None else self.nvml.about
-        return {**self.facts.as_json(), **{f"nvml_{k}": v for k, v in told.items()}}
+        out = {**self.facts.as_json(), **{f"nvml_{k}": v for k, v in told.items()}}
+        if self.reference is not None:
+            out["reference_sm_mhz"] = self.reference.sm_mhz
+            out["reference_mem_mhz"] = self.reference.mem_mhz
+        return out
+
+    def find_reference(self) -> None:
+        """See at which clocks the GPU runs when it is busy with little; times taken at other ones
+        are brought to these. None if it is slowed just now, or does not tell."""
+        self.reference = None
+        if self.nvml is None:
+            return
+        runtime = self.cupy.cuda.runtime
+        memory = self.cupy.cuda.alloc(_RAMP_BYTES)
+        ends = time.monotonic() + _RAMP_S
+        while time.monotonic() < ends:
+            runtime.memsetAsync(memory.ptr, 0, _RAMP_BYTES, 0)
+        now = self.nvml.read()
+        runtime.deviceSynchronize()
+        if not now.slowed and now.sm_mhz:
+            self.reference = now
 
 
 _opened: list[_Gpu] = []
@@ -60,7 +85,10 @@ def _gpu() -> _Gpu:
             cupy.cuda.runtime.setDevice(0)
             facts = gpu_facts(cupy, 0)
             cupy.cuda.alloc(1)
-        _opened.append(_Gpu(cupy, facts, *open_nvml(facts.pci_bus_id)))
+        found = _Gpu(cupy, facts, *open_nvml(facts.pci_bus_id))
+        with cuda_errors("opening the GPU"):
+            found.find_reference()
+        _opened.append(found)
     return _opened[0]
 
 
@@ -240,6 +268,34 @@ def run_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     return data, ()
 
 
+def gpu_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """What the GPU is.
+
+    Args: "again": see anew at which clocks it runs, as after they were locked. Answer: "gpu",
+    "energy_problem": why its energy cannot be measured, or "".
+    """
+    g = _gpu()
+    if args.get("again"):
+        with cuda_errors("reading the GPU's clocks"):
+            g.find_reference()
+    return {"gpu": g.about(), "energy_problem": energy_problem(g.nvml, g.nvml_problem)}, ()
+
+
+def energy_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
+    """Run a CUDA program for a while, and count its energy.
+
+    Args: as of `run_cuda`; "seconds": how long at least. Answer: "energy" (`Energy.as_json`).
+    """
+    g = _gpu()
+    with cuda_errors("run"):
+        loaded = _loaded(g, args["cuda"], blobs[0])
+        work = _workload(g, args, None)
+        calls = [loaded.call(c.slots, 0, c) for c in work.copies]
+        seconds = float(args.get("seconds", LEAST_S))
+        found = measure_energy(calls, CudaTimerConfig(), g.nvml, g.nvml_problem, seconds)
+    return {"energy": found.as_json()}, ()
+
+
 def _config(regime: Regime, options: Mapping[str, Any], cutoff_s: float | None) -> CudaTimerConfig:
     try:
         return CudaTimerConfig(regime=regime, cutoff_s=cutoff_s, **options)
@@ -326,4 +382,7 @@ def _expected(g: _Gpu, args: Mapping[str, Any], code: bytes) -> list[int | Held]
     return found
 
 
-OPERATIONS = {"run_cuda": run_cuda, "check_cuda": check_cuda, "outputs_cuda": outputs_cuda}
+OPERATIONS = {
+    "run_cuda": run_cuda, "check_cuda": check_cuda, "outputs_cuda": outputs_cuda,
+    "gpu_cuda": gpu_cuda, "energy_cuda": energy_cuda,
+}  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_gpu import CudaError, FakeGpu, at
+from fake_gpu import CudaError, FakeGpu, at, number
 
 from gputune.runtime import worker
 
@@ -52,11 +52,31 @@ def no_memory(gpu: FakeGpu, sizes: Any, table: Any) -> None:
     raise CudaError(2, "CUDA_ERROR_OUT_OF_MEMORY: out of memory")
 
 
+def vadd(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    """As `vadd_kernel` of `nvml_library` says."""
+    n = int(number(table, 3, "int32"))
+    c, a, b = (at(table, i, n) for i in range(3))
+    c[...] = a + b
+
+
+def slowness() -> float:
+    """How much longer kernels take at the clock that the fake NVML tells."""
+    path = os.environ.get("FAKE_NVML", "")
+    if not os.path.exists(path):
+        return 1.0
+    told = dict(line.split() for line in Path(path).read_text().splitlines())
+    return 1980 / int(told.get("sm", "1980"))
+
+
 def main() -> None:
     gpu = FakeGpu()
+    gpu.noise = slowness
+    gpu.kernels["vadd"], gpu.counts["vadd"] = vadd, 4
+    gpu.seconds["vadd"] = lambda sizes: 1e-4 * (1 + abs(sizes[3] - 256) / 640)
     for kernel in (add, wrong, outside, changes_input, hang, crash, sticky, no_memory):
         gpu.kernels[f"{kernel.__name__}_kernel"] = kernel
     gpu.seconds["wrong_kernel"] = 5e-6
+    gpu.seconds["changes_input_kernel"] = 1e-3
     gpu.install()
     worker.main(sys.argv[1:])
 
