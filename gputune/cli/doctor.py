@@ -127,6 +127,8 @@ def _packages() -> Iterator[Finding]:
     yield from map(_needed, ("numpy", "numba", "ml_dtypes", "rich", "click", "filelock"))
     yield _xgboost()
     yield _nvml()
+    yield from _gpus()
+    yield from _clocks()
     for name, what in (("torch", "torch tensors, models"), ("onnx", "ONNX models")):
         version = _version(name)
         text = version or f"not installed (optional: {what})"
@@ -186,6 +188,45 @@ def _nvml() -> Finding:
     except Exception as e:  # NVMLError has no common base in all versions
         return Finding("nvml", "note", f"nvidia-ml-py {mine}; no GPU to ask ({e})")
     return Finding("nvml", "ok", f"nvidia-ml-py {mine}, driver {driver}, {count} devices")
+
+
+def _gpus() -> Iterator[Finding]:
+    """What NVML says of each GPU: what cannot be read, and settings that bear on times."""
+    from gputune.runtime import nvml
+    from gputune.runtime.energy import energy_problem
+
+    for pci in nvml.bus_ids():
+        found, problem = nvml.open_nvml(pci)
+        if found is None:
+            yield Finding("gpu", "note", f"{pci}: {problem}")
+            continue
+        told = list(nvml.notes(found.about))
+        others = found.others()
+        if others:
+            told.append(f"{others} other processes compute on it: times taken now do not rank")
+        told += [f"{name} cannot be read ({why})" for name, why in found.read().problems.items()]
+        if why := energy_problem(found, ""):
+            told.append(f"energy cannot be measured ({why})")
+        text = "; ".join(told) or "clocks, power, temperature and energy can be read"
+        yield Finding(
+            "gpu", "note" if told else "ok", f"{pci} {found.about.get('name', '')}: {text}"
+        )
+
+
+def _clocks() -> Iterator[Finding]:
+    """Clocks that a tuning holds, or has left behind."""
+    from gputune.runtime.clock_lock import locks
+
+    for x in locks():
+        if x.alive:
+            text = f"{x.pci_bus_id}: held at {x.clock} by process {x.guard}, for a tuning"
+        else:
+            text = (
+                f"{x.pci_bus_id}: left locked at {x.clock} when process {x.guard} was killed: "
+                f"nvidia-smi -i {x.pci_bus_id} --reset-gpu-clocks (it needs privileges), then "
+                f"remove {x.path}"
+            )
+        yield Finding("gpu clock", "note", text)
 
 
 # ----------------------------------------------------------------------------- CUDA
