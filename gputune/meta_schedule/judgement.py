@@ -45,7 +45,7 @@ def judge_round(
     if task.verifier is None or task.verifier.eager:
         return
     while True:
-        good = [i for i, r in enumerate(results) if r.problem is None]
+        good = [i for i, r in enumerate(results) if r.problem is None and not r.unranked]
         if not good:
             return
         best = min(good, key=lambda i: results[i].seconds)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..ir.nodes import IRModule
 from .database import Database, Pruned, check_record, check_top_k, says_wrong, survivors
 from .module_equality import ModuleEquality, as_module
@@ -22,12 +25,13 @@ class Shelf:
         """Add a record. One that says "wrong_result" withdraws all records of its program, and one
         that has a key under "withdraws" the records with that key. One that has a key under
         "remeasures" is none of its own: the records with that key, whose time was the one that it
-        names, have its times from now on."""
+        names, have its times from now on, and what it knows of their energy."""
         workload = record.workload
         if record.remeasures:
             for r in self._of.get(workload, ()):
                 if r.seconds == record.extras.get("was") and r.key == record.remeasures:
                     r.run_secs = record.run_secs
+                    _amend(r.extras, record.extras)
             self._ranked.pop(workload, None)
             return
         self.records.append(record)
@@ -52,6 +56,15 @@ class Shelf:
                 valid = [r for r in valid if r.key not in withdrawn]
             found = self._ranked[workload] = sorted(valid, key=lambda r: r.seconds)
         return found
+
+
+def _amend(extras: dict[str, Any], by: Mapping[str, Any]) -> None:
+    """Bring a record's extras up to its new times: the clock is that of these."""
+    for name in ("clock", "energy"):
+        if name in by:
+            extras[name] = by[name]
+        elif name == "clock":
+            extras.pop(name, None)
 
 
 class MemoryDatabase(Database):

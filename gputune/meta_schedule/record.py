@@ -2,14 +2,13 @@
 
 Both are data: a workload's script is parsed and never run, a trace is decoded against the list of
 known instructions. The one figure by which records are ranked, everywhere, is the median of
-`run_secs`.
+`run_secs`, brought to the GPU's reference clock where one is known (`ranking`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-import statistics
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import blake2b
@@ -25,6 +24,7 @@ from ..target.target import TargetLike
 from .arg_info import ArgInfo
 from .measure_candidate import MeasureCandidate
 from .module_equality import as_module
+from .ranking import ranked_seconds, unranked
 
 Json: TypeAlias = Any
 
@@ -212,15 +212,20 @@ class TuningRecord:
     # ------------------------------------------------------------------ facts
     @property
     def seconds(self) -> float:
-        """The median of `run_secs`: what ranks records. Infinite for a failure."""
-        if not self.run_secs:
-            return math.inf
-        median = statistics.median(self.run_secs)
-        return median if median < FAILED_SECONDS else math.inf
+        """The median of `run_secs`, at the GPU's reference clock (see `ranking`): what ranks
+        records. Infinite for a failure, and for a sample that does not rank."""
+        seconds = ranked_seconds(self.run_secs, self.extras)
+        return seconds if seconds < FAILED_SECONDS else math.inf
+
+    @property
+    def unranked(self) -> str:
+        """Why it was measured and does not rank (others used the GPU), or ""."""
+        return unranked(self.extras)
 
     @property
     def is_valid(self) -> bool:
-        """Was it measured? An untuned baseline (empty trace) is a record like any other."""
+        """Was it measured, and does it rank? An untuned baseline (empty trace) is a record like any
+        other."""
         return self.seconds < math.inf
 
     @property

@@ -8,9 +8,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from numbers import Real
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GputuneError, RunError, UserError
 from ..runtime.process import Worker
@@ -18,6 +18,10 @@ from .arg_info import ArgInfo
 from .artifact import Artifact
 from .derived import left_open
 from .failures import Failure
+from .ranking import ranked_seconds, unranked
+
+if TYPE_CHECKING:
+    from .cuda_runner import CudaRunner
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +143,16 @@ class RunnerResult:
 
     @property
     def seconds(self) -> float:
-        """The median of `run_secs`; infinite for a failure."""
-        if self.problem is not None or not self.run_secs:
+        """The median of `run_secs`, at the GPU's reference clock (see `ranking`); infinite for a
+        failure, and for a sample that does not rank."""
+        if self.problem is not None:
             return math.inf
-        return float(statistics.median([float(s) for s in self.run_secs]))
+        return ranked_seconds(self.run_secs, self.extras)
+
+    @property
+    def unranked(self) -> str:
+        """Why it was measured and does not rank, or ""."""
+        return "" if self.problem is not None else unranked(self.extras)
 
     @property
     def is_lost(self) -> bool:
@@ -200,6 +210,16 @@ class OwnProcess(Protocol):
         """End it."""
 
 
+class Meter(Protocol):
+    """What a runner of a GPU can say beyond times; see `Runner.meter`."""
+
+    def about(self, again: bool = False) -> Mapping[str, Any]:
+        """The worker's answer to "gpu_cuda"; `again`: read the reference clocks anew."""
+
+    def energy(self, x: RunnerInput) -> Mapping[str, Any]:
+        """`runtime.energy.Energy` of a kernel, as JSON."""
+
+
 class Runner(ABC):
     """Base class of runners; write your own by inheriting from it."""
 
@@ -214,6 +234,11 @@ class Runner(ABC):
     def fresh(self) -> OwnProcess | None:
         """A new process that measures in the same way, not started yet; None if there is no such
         thing. See `finalists`."""
+        return None
+
+    def meter(self) -> Meter | None:
+        """What tells of the GPU on which this runner measures CUDA programs, and of their energy;
+        None where there is no such thing."""
         return None
 
     @staticmethod
@@ -348,9 +373,18 @@ class LocalRunner(Runner):
                 self.f_cleanup()
 
     def _on_gpu(self, x: RunnerInput) -> RunnerResult:
+        return self._of_gpu.measure(x)
+
+    @cached_property
+    def _of_gpu(self) -> CudaRunner:
+        """The runner of CUDA programs."""
         from .cuda_runner import CudaRunner
 
-        return CudaRunner(self.timeout_sec, None, _cuda_plan(self.evaluator_config)).measure(x)
+        return CudaRunner(self.timeout_sec, None, _cuda_plan(self.evaluator_config))
+
+    def meter(self) -> Meter | None:
+        """That of CUDA programs, unless the caller's functions measure."""
+        return None if self._in_parent else self._of_gpu
 
     def fresh(self) -> OwnProcess | None:
         """One with a worker process of its own, unless the caller's functions measure."""

@@ -165,6 +165,8 @@ class MeasuredCode:
         code, problem = _code(candidate), result.problem
         self._coming.discard(code)
         refused = problem is not None and problem.phase == REFUSED
+        if result.unranked:
+            return  # others of the same code may be measured by themselves
         if code and not result.is_lost and not refused and not same_code(result):
             self._known.setdefault(code, (candidate.digest, result))
 

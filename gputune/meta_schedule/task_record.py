@@ -36,7 +36,9 @@ class TaskRecord:
         flop: operations of one call of the program; 0 where they cannot be counted.
         is_terminated: nothing more will be measured.
         build_error_count, run_error_count: trials that failed to build, and to run.
-        latency_ms: of each trial, the median of its repeats; 1e9 for a failure.
+        latency_ms: of each trial, the median of its repeats; 1e9 for a failure, and for a sample
+            that does not rank.
+        unranked: trials that were measured and do not rank, as others used the GPU.
         measure_candidates, builder_results, runner_futures: of the round under way, or None.
         best_history_ms: the best latency after each round.
         failures: counts by reason, such as "build timeout".
@@ -75,6 +77,7 @@ class TaskRecord:
     best: BestSoFar = field(default_factory=BestSoFar)
     known_seconds: float = math.inf
     verifier: Checker | None = None
+    unranked: int = 0
     failed_rounds: int = 0
     lost_rounds: int = 0
     empty_rounds: int = 0
@@ -128,6 +131,10 @@ class TaskRecord:
 
     def charge(self, built: BuilderResult, result: RunnerResult) -> None:
         """Count a trial."""
+        if result.unranked:
+            self.latency_ms.append(FAILED_MS)
+            self.unranked += 1
+            return
         if result.problem is None:
             self.latency_ms.append(result.seconds * 1e3)
             return
@@ -173,6 +180,11 @@ class TaskRecord:
 
     def all_failed(self) -> str:
         """That nothing worked, and why."""
+        if self.unranked == self.trials:
+            return (
+                f"all {self.trials} candidates were measured while others computed on the GPU, and "
+                "do not rank"
+            )
         last = "" if self.last_failure is None else f"; the last: {self.last_failure.message}"
         return f"all {self.trials} candidates failed ({in_words(self.failures, 3)}){last}"
 

@@ -17,6 +17,7 @@ from ..ir.nodes import IRModule
 from ..target import Target
 from .admission import admitted, known_seconds
 from .builder import Builder, BuilderInput, BuilderResult, same_order
+from .conditions import Conditions
 from .cuda_runner import CudaRunner, shared_gpu_worker
 from .derived import left_open
 from .early_stop import Outlook, StopRule
@@ -90,6 +91,7 @@ class TaskScheduler(ABC):
         self.rounds = RoundLog()
         self._round_ends = math.inf
         self._stop = False
+        self._conditions = Conditions()
         self._logger = console()
 
     @abstractmethod
@@ -127,6 +129,7 @@ class TaskScheduler(ABC):
         failures_path: Path | None = None,
         rounds_path: Path | None = None,
         stop: StopRule | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         """Tune until nothing is left to do or a limit is reached.
 
@@ -147,6 +150,7 @@ class TaskScheduler(ABC):
             failures_path: file to which failures are appended, one JSON object a line.
             rounds_path: file to which a line is appended for each round; see `round_log`.
             stop: when a task ends before its budget does; default: never.
+            conditions: observers, and what clocks and other users of a GPU make of a time.
 
         Raises:
             RecordError, UserError: the database cannot be written.
@@ -159,6 +163,7 @@ class TaskScheduler(ABC):
             failures_path = self.options.get("failures_path", failures_path)
             rounds_path = self.options.get("rounds_path", rounds_path)
             stop = self.options.get("stop", stop)
+            conditions = self.options.get("conditions", conditions)
         _check_counts(max_trials_global, max_trials_per_task, num_trials_per_iter, seconds)
         _check_weights(tasks, task_weights)
         if on_progress is not None and not callable(on_progress):
@@ -171,6 +176,7 @@ class TaskScheduler(ABC):
         self._budget = Budget(max_trials_global, max_trials_per_task, seconds)
         self._on_progress, self._failures_path = on_progress, failures_path
         self.rounds = RoundLog(rounds_path)
+        self._conditions = conditions or Conditions()
         for task in self.tasks:
             task.outlook = Outlook(stop or StopRule())
         self.interrupted = self._stop = False
@@ -415,8 +421,19 @@ class TaskScheduler(ABC):
                 hint="return one RunnerFuture for each RunnerInput, in their order",
                 code="runner",
             )
-        coming = iter(given)
-        task.runner_futures = [next(coming) if f is None else f for f in known]
+        coming = zip(given, inputs)
+        task.runner_futures = [
+            self._watched(task, c, *next(coming)) if f is None else f
+            for f, c in zip(known, task.measure_candidates)
+        ]
+
+    def _watched(
+        self, task: TaskRecord, candidate: MeasureCandidate, future: RunnerFuture, x: RunnerInput
+    ) -> RunnerFuture:
+        """A future that observers look on at, if there are any."""
+        if not self._conditions.observers:
+            return future
+        return self._conditions.watched(future, x, task.task_name, candidate.digest)
 
     def _second_look(self, task: TaskRecord) -> list[RunnerFuture | None]:
         """What is known of candidates without a measurement, now that they are built; None of those
@@ -464,7 +481,8 @@ class TaskScheduler(ABC):
                 for candidate, b, future in zip(candidates, built, futures):
                     if self._has_to_end(results):
                         break
-                    results.append(judged(task, candidate, b, _result_of(future)))
+                    found = self._conditions.settled(_result_of(future), candidate, task.ctx.target)
+                    results.append(judged(task, candidate, b, found))
                     task.code.note(candidate, results[-1])
                     task.lead(candidate, results[-1])
                     self._report("measure", task_id, results)
@@ -647,12 +665,18 @@ class TaskScheduler(ABC):
 
     def _complain(self) -> None:
         """RunError if there were candidates, all failed, and no earlier run has a result."""
-        failed = [t for t in self.tasks if t.failures and t.best_latency_ms is None]
+        failed = [t for t in self.tasks if (t.failures or t.unranked) and t.best_latency_ms is None]
         if not failed or self._any_success() or self.interrupted:
             return
         for t in self.tasks:
             if self.database is not None and self.database.candidates(t.ctx.mod, t.ctx.target):
                 return
+        if failed[0].unranked == failed[0].trials:
+            raise RunError(
+                f'task "{failed[0].task_name}": {failed[0].all_failed()}',
+                hint="shared_gpu=True ranks them all the same",
+                code="shared-gpu",
+            )
         path = self._failures_path
         raise RunError(
             f'task "{failed[0].task_name}": {failed[0].all_failed()}',
@@ -693,7 +717,9 @@ class TaskScheduler(ABC):
         lines = []
         for t in self.tasks:
             why = f" ({in_words(t.failures)})" if t.failures else ""
-            lines.append(f"{t.task_name}: {sum(t.failures.values())} of {t.trials} failed{why}")
+            shared = f", {t.unranked} do not rank: the GPU was shared" if t.unranked else ""
+            failed = sum(t.failures.values())
+            lines.append(f"{t.task_name}: {failed} of {t.trials} failed{why}{shared}")
         return "\n".join(lines)
 
     def print_tuning_statistics(self) -> None:

@@ -25,6 +25,7 @@ from gputune.meta_schedule.cost_model import (
     metrics,
     xgb_model,
 )
+from gputune.meta_schedule.cost_model.training_data import TrainingData
 from gputune.meta_schedule.failures import Failure
 from gputune.meta_schedule.feature_extractor import FeatureExtractor
 from gputune.meta_schedule.measure_candidate import MeasureCandidate
@@ -239,6 +240,73 @@ def test_the_error_of_sums_falls_along_its_gradient() -> None:
         step[k] = 1e-5
         assert slope[k] == pytest.approx((error(said + step) - error(said - step)) / 2e-5, abs=1e-6)
     assert (curve > 0).all()
+
+
+# ----------------------------------------------------------------------------- weights
+def test_samples_without_weight_teach_nothing() -> None:
+    """The same rows once more with absurd times: the trees stay as they are."""
+    x, seconds = data(200)
+    share = metrics.shares(seconds)
+    rng = np.random.default_rng(4)
+    ones = np.ones(400, np.int64)
+    both = np.concatenate([x, x])
+    shares = np.concatenate([share, rng.random(200)])
+    weight = np.concatenate([np.ones(200), np.zeros(200)])
+    rules = boosting.Rules()
+    alone = boosting.train(boosting.Examples(x, ones[:200], share), SKETCH_CONFIG, 1, rules)
+    blind = boosting.train(boosting.Examples(both, ones, shares, weight), SKETCH_CONFIG, 1, rules)
+    fooled = boosting.train(boosting.Examples(both, ones, shares), SKETCH_CONFIG, 1, rules)
+    right = boosting.ask(alone, x)
+    assert metrics.rank_correlation(boosting.ask(blind, x), seconds) > 0.95
+    assert np.abs(boosting.ask(blind, x) - right).max() < 0.1
+    assert np.abs(boosting.ask(fooled, x) - right).max() > 0.1
+
+
+def test_nor_where_candidates_have_several_rows() -> None:
+    sizes, share = np.array([2, 1, 3]), np.array([1.0, 0.5, 0.0])
+    weight = np.array([1.0, 0.0, 1.0])
+    examples = boosting.Examples(np.zeros((6, 1), np.float32), sizes, share, weight)
+    slope, curve = boosting._SumOfRows(examples).gradient(np.arange(6.0), None)
+    assert slope[2] == curve[2] == 0
+    assert (curve[[0, 1, 3, 4, 5]] > 0).all()
+
+
+def test_weights_of_training_data(tmp_path: Path) -> None:
+    rows = [np.full((1, 3), k, np.float32) for k in range(3)]
+    found = TrainingData()
+    found.add("w", rows, [1.0, 4.0, 2.0], [0.0, 1.0, 1.0])
+    assert found.weights("w") == [0, 1, 1]
+    assert found.shares("w").tolist() == [1.0, 0.5, 1.0]  # the best is one that counts
+    found.add("always slowed", rows, [2.0, 1.0, math.inf], [0.0, 0.0, 1.0])
+    assert found.weights("always slowed") == [1, 1, 1]  # they were taken alike
+    assert found.shares("always slowed").tolist() == [0.5, 1.0, 0.0]
+    assert found.whole_weights().tolist() == [0, 1, 1, 1, 1, 1]
+    again = TrainingData.of(found.arrays(), "file")
+    assert again.whole_weights().tolist() == found.whole_weights().tolist()
+    again.add("w", rows[:1], [1.0])
+    assert again.weights("w") == [0, 1, 1, 1]
+    older = {k: v for k, v in found.arrays().items() if k != "weights"}
+    assert TrainingData.of(older, "file").weights("w") == [1, 1, 1]
+    for bad in (np.ones(2), np.full(6, -1.0), np.full(6, math.nan), np.ones(6, np.float32)):
+        with pytest.raises(RecordError, match="do not fit together"):
+            TrainingData.of({**found.arrays(), "weights": bad}, "file")
+    for bad_weights in ([1.0], [1.0, -1.0, 1.0], [math.nan] * 3):
+        with pytest.raises(UserError, match="with the weights"):
+            found.add("w", rows, [1.0, 1.0, 1.0], bad_weights)
+
+
+def test_slowed_samples_weigh_nothing_in_the_model() -> None:
+    slow = {"nvml": {"readings": 5, "batches": 5, "slow_batches": 1}}
+    extractor = Given()
+    model = XGBModel(extractor=extractor, num_warmup_samples=8)
+    extractor.next, seconds = packs_of(40)
+    results = [
+        RunnerResult([float(x)], extras=slow if k % 4 == 0 else {}) for k, x in enumerate(seconds)
+    ]
+    model.update(context(many_tiles), list(range(40)), results)  # type: ignore[arg-type]  # as above
+    weights = model._data.whole_weights()
+    assert weights.tolist() == [0.0 if k % 4 == 0 else 1.0 for k in range(40)]
+    assert np.isfinite(asked(model, extractor, packs_of(5, 1)[0])).all()
 
 
 def test_scores_are_random_until_it_is_warm() -> None:

@@ -94,6 +94,19 @@ def test_the_ranking_error_is_least_in_the_right_order() -> None:
     assert (error, slope.tolist()) == (0.0, [0.0, 0.0])
 
 
+def test_candidates_without_weight_pull_nowhere() -> None:
+    scores, share = np.array([3.0, 0.1, 0.2, 2.0]), np.array([0.0, 1.0, 0.5, 0.9])
+    worth = np.array([0.0, 1.0, 1.0, 0.0])
+    error, slope = ranking_error(scores, share, worth)
+    assert slope[0] == slope[3] == 0
+    alone, pull = ranking_error(scores[1:3], share[1:3])
+    assert error == pytest.approx(alone)
+    assert slope[1:3] == pytest.approx(pull)
+    assert ranking_error(scores, share, np.ones(4))[0] == pytest.approx(
+        ranking_error(scores, share)[0]
+    )
+
+
 def test_adam() -> None:
     # the first step is as long as the learning rate, whatever the slope
     p = {"x": np.array([1.0, 1.0])}

@@ -68,11 +68,13 @@ class Examples:
         rows: features.
         sizes: how many rows each candidate has.
         share: of the best speed, of each candidate.
+        weight: what each candidate is worth; None: all the same.
     """
 
     rows: Rows
     sizes: npt.NDArray[np.int64]
     share: Floats
+    weight: Floats | None = None
 
     @property
     def owner(self) -> npt.NDArray[np.int64]:
@@ -113,7 +115,8 @@ def train(examples: Examples, config: XGBConfig, threads: int, rules: Rules) -> 
         "disable_default_eval_metric": True,
     }
     owner, share = examples.owner, examples.share
-    data = xgboost.DMatrix(examples.rows, share[owner], nthread=threads)
+    weight = None if examples.weight is None else examples.weight[owner]
+    data = xgboost.DMatrix(examples.rows, share[owner], weight=weight, nthread=threads)
     watch = _Watch(examples, rules)
     if (examples.sizes == 1).all():
         params["objective"] = "reg:squarederror"
@@ -158,6 +161,8 @@ class _SumOfRows:
     def __init__(self, examples: Examples) -> None:
         self._examples = examples
         self._weight = np.maximum(examples.share, _LEAST_WEIGHT)
+        if examples.weight is not None:
+            self._weight = self._weight * examples.weight
 
     def gradient(self, said: npt.NDArray[Any], data: Any) -> tuple[Floats, Floats]:
         """First and second derivative of the error by what is said of each row."""
@@ -182,7 +187,9 @@ class _Watch:
         """The root of the mean squared error of candidates."""
         e = self._examples
         self._sums = sums(np.asarray(said, np.float64).reshape(-1), e.sizes)
-        return "p-rmse", float(np.sqrt(((self._sums - e.share) ** 2).mean()))
+        off = (self._sums - e.share) ** 2
+        mean = off.mean() if e.weight is None else np.average(off, weights=e.weight)
+        return "p-rmse", float(np.sqrt(mean))
 
     def after(self, tree: int, error: float) -> bool:
         """Note the error after a tree; stop?"""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import UserError
+from .. import ranking
 
 if TYPE_CHECKING:
     from ..measure_candidate import MeasureCandidate
@@ -104,7 +103,10 @@ class CostModel(ABC):
 
 
 def seconds_of(result: RunnerResult) -> float:
-    """The median time of a result; infinite for a failure."""
-    if result.problem is not None or not result.run_secs:
-        return math.inf
-    return float(statistics.median(result.run_secs))
+    """The time of a result, at the GPU's reference clock; infinite for a failure."""
+    return result.seconds
+
+
+def weight_of(result: RunnerResult) -> float:
+    """What a model makes of a result: 0 where the GPU was slowed or shared; see `ranking`."""
+    return 1.0 if result.problem is not None else ranking.weight_of(result.extras)

@@ -112,14 +112,19 @@ def peak(predicted: Numbers, seconds: Numbers, k: int) -> float:
     return float(np.maximum.accumulate(speed[order]).mean())
 
 
-def shares(seconds: Numbers) -> npt.NDArray[np.float64]:
-    """Each candidate's share of the best speed: best / seconds, 0 for failures."""
+def shares(seconds: Numbers, weights: Numbers | None = None) -> npt.NDArray[np.float64]:
+    """Each candidate's share of the best speed: best / seconds, 0 for failures.
+
+    Args:
+        weights: the best is one of those with a weight above 0; what seems faster has a share of 1.
+    """
     s = np.asarray(seconds, np.float64)
     good = np.isfinite(s)
     out = np.zeros(len(s))
-    if good.any():
-        least = s[good].min()
-        out[good] = 1.0 if least <= 0 else least / s[good]
+    counts = good if weights is None else good & (np.asarray(weights) > 0)
+    if counts.any():
+        least = s[counts].min()
+        out[good] = 1.0 if least <= 0 else np.minimum(least / np.maximum(s[good], least), 1.0)
     return out
 
 

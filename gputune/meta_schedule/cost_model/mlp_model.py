@@ -14,8 +14,7 @@ import numpy as np
 from ...errors import RecordError, UserError
 from ...ir.equal import structural_hash
 from ..feature_extractor import FeatureExtractor, PerStoreFeature
-from .cost_model import CostModel, Scores, seconds_of
-from .metrics import shares
+from .cost_model import CostModel, Scores, seconds_of, weight_of
 from .mlp_trainer import Group, Scaling, SegmentSumMLPTrainer, fit, score
 from .network import Adam, Parameters, SegmentSumMLP
 from .training_data import Arrays, Rows, TrainingData, read, write
@@ -103,11 +102,19 @@ class MLPModel(CostModel):
         if not candidates:
             return
         packs = self.extractor.extract_from(context, candidates)
-        self.learn(structural_hash(context.mod), packs, [seconds_of(r) for r in results])
+        seconds, weights = [seconds_of(r) for r in results], [weight_of(r) for r in results]
+        self.learn(structural_hash(context.mod), packs, seconds, weights)
 
-    def learn(self, workload: str, packs: Sequence[Any], seconds: Sequence[float]) -> None:
-        """Learn from the rows of candidates of one workload and their seconds."""
-        self._data.add(workload, packs, seconds)
+    def learn(
+        self,
+        workload: str,
+        packs: Sequence[Any],
+        seconds: Sequence[float],
+        weights: Sequence[float] | None = None,
+    ) -> None:
+        """Learn from the rows of candidates of one workload, their seconds, and what each sample is
+        worth (default: 1)."""
+        self._data.add(workload, packs, seconds, weights)
 
     def _train(self) -> None:
         """Learn from what is new."""
@@ -138,8 +145,8 @@ class MLPModel(CostModel):
 
     def _group(self, workload: str, start: int) -> Group:
         """The candidates of a workload from one on; shares are of the best of all."""
-        packs = self._data.packs(workload)[start:]
-        return packs, shares(self._data.seconds(workload))[start:]
+        packs, share = self._data.packs(workload)[start:], self._data.shares(workload)[start:]
+        return packs, share, np.array(self._data.weights(workload))[start:]
 
     # ------------------------------------------------------------------ asking
     def predict(self, context: TuneContext, candidates: Sequence[MeasureCandidate]) -> Scores:

@@ -17,8 +17,8 @@ from .training_data import Rows
 
 log = logging.getLogger("gputune.meta_schedule.cost_model")
 
-Group: TypeAlias = tuple[list[Rows], npt.NDArray[np.float64]]
-"""The rows of each candidate of a workload, and their shares of the best speed."""
+Group: TypeAlias = tuple[list[Rows], npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""The rows of each candidate of a workload, their shares of the best speed, and their weights."""
 
 _TOP = (1, 5)  # candidates of the figures that are logged
 
@@ -81,7 +81,7 @@ class Scaling:
     @staticmethod
     def of(groups: Sequence[Group]) -> Scaling:
         """What suits these rows. Columns that never change keep spread 1."""
-        rows = np.concatenate([p for packs, _ in groups for p in packs])
+        rows = np.concatenate([p for packs, _, _ in groups for p in packs])
         if len(rows) == 0:
             return Scaling()
         spread = rows.std(axis=0)
@@ -119,12 +119,12 @@ def _split(
     """What to learn from, and what is kept back; of a workload with few candidates nothing is."""
     learned: list[Group] = []
     kept: list[Group] = []
-    for packs, speed in groups:
+    for packs, speed, weight in groups:
         order = rng.permutation(len(packs))
         n = int(len(packs) * share)
         for part, out in ((order[n:], learned), (order[:n], kept)):
             if len(part):
-                out.append(([packs[k] for k in part], speed[part]))
+                out.append(([packs[k] for k in part], speed[part], weight[part]))
     return learned, kept
 
 
@@ -137,9 +137,9 @@ def _epoch(
     rng: np.random.Generator,
 ) -> float:
     errors: list[float] = []
-    for packs, speed in _batches(groups, size, rng):
+    for packs, speed, weight in _batches(groups, size, rng):
         scores = net.forward(*_inputs(packs, scaling))
-        error, slope = ranking_error(scores, speed)
+        error, slope = ranking_error(scores, speed, weight)
         errors.append(error)
         if slope.any():
             adam.step(net.parameters, net.backward(slope))
@@ -149,10 +149,10 @@ def _epoch(
 def _batches(groups: Sequence[Group], size: int, rng: np.random.Generator) -> Iterator[Group]:
     """All candidates, in batches of one workload each, workloads and candidates in any order."""
     batches: list[Group] = []
-    for packs, speed in groups:
+    for packs, speed, weight in groups:
         order = rng.permutation(len(packs))
         for part in np.array_split(order, -(-len(order) // size)):
-            batches.append(([packs[k] for k in part], speed[part]))
+            batches.append(([packs[k] for k in part], speed[part], weight[part]))
     for k in rng.permutation(len(batches)):
         yield batches[k]
 
@@ -171,7 +171,8 @@ def score(net: SegmentSumMLP, scaling: Scaling, packs: Sequence[Rows]) -> npt.ND
 
 def _top(net: SegmentSumMLP, scaling: Scaling, groups: Sequence[Group], k: int) -> float:
     found: list[float] = []
-    for packs, speed in groups:
+    for packs, speed, weight in groups:
+        packs, speed = [p for p, w in zip(packs, weight) if w > 0], speed[weight > 0]
         if speed.any():
             seconds = np.full(len(speed), np.inf)
             seconds[speed > 0] = 1.0 / speed[speed > 0]

@@ -131,7 +131,7 @@ def segment_sum(rows: Array, sizes: Array) -> Array:
     return out
 
 
-def ranking_error(scores: Array, share: Array) -> tuple[float, Array]:
+def ranking_error(scores: Array, share: Array, worth: Array | None = None) -> tuple[float, Array]:
     """How wrong is the order of scores of candidates of one workload; and the derivative by each.
 
     For each pair with different speeds, log(1 + exp(lower - higher)) of the scores of the slower
@@ -140,6 +140,7 @@ def ranking_error(scores: Array, share: Array) -> tuple[float, Array]:
     Args:
         scores: one for each candidate.
         share: of the best speed, 0 for failures.
+        worth: of each candidate; a pair is worth the product. None: all the same.
 
     Returns:
         The weighted mean over pairs (0 if all are equally fast), and its derivative.
@@ -147,6 +148,9 @@ def ranking_error(scores: Array, share: Array) -> tuple[float, Array]:
     s = np.asarray(scores, np.float64)
     y = np.asarray(share, np.float64)
     weight = np.maximum(y[:, None] - y[None, :], 0.0)  # row: the faster of the pair
+    if worth is not None:
+        w = np.asarray(worth, np.float64)
+        weight = weight * (w[:, None] * w[None, :])
     total = float(weight.sum())
     if total <= 0:
         return 0.0, np.zeros(len(s))

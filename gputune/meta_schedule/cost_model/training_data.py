@@ -42,6 +42,7 @@ class TrainingData:
     def __init__(self) -> None:
         self._packs: dict[str, list[Rows]] = {}
         self._seconds: dict[str, list[float]] = {}
+        self._weights: dict[str, list[float]] = {}
         self.width: int | None = None
 
     @property
@@ -63,15 +64,29 @@ class TrainingData:
         return {k: len(s) for k, s in self._seconds.items()}
 
     def add(
-        self, workload: str, packs: Sequence[npt.NDArray[Any]], seconds: Sequence[float]
+        self,
+        workload: str,
+        packs: Sequence[npt.NDArray[Any]],
+        seconds: Sequence[float],
+        weights: Sequence[float] | None = None,
     ) -> None:
         """Take up the rows of candidates, (rows, width) each, and their times (infinite for
         failures).
 
+        Args:
+            weights: what each sample is worth; default: 1. See `weights`.
+
         Raises:
-            UserError: not one time for each candidate; rows of another width; a time that is NaN or
-                negative; features that are not finite.
+            UserError: not one time and weight for each candidate; rows of another width; a time
+                that is NaN or negative; a weight that is none; features that are not finite.
         """
+        worth = [1.0] * len(packs) if weights is None else [float(w) for w in weights]
+        if len(worth) != len(packs) or any(not 0 <= w < np.inf for w in worth):
+            raise UserError(
+                f"{len(packs)} candidates with the weights {worth!r:.60}",
+                hint="one number from 0 for each",
+                code="training",
+            )
         if len(packs) != len(seconds):
             raise UserError(f"{len(packs)} candidates with {len(seconds)} times", code="training")
         times = [float(s) for s in seconds]
@@ -93,10 +108,23 @@ class TrainingData:
             return
         self._packs.setdefault(workload, []).extend(rows)
         self._seconds.setdefault(workload, []).extend(times)
+        self._weights.setdefault(workload, []).extend(worth)
 
     def seconds(self, workload: str) -> list[float]:
         """The times of one workload, in the order in which they came."""
         return list(self._seconds[workload])
+
+    def weights(self, workload: str) -> list[float]:
+        """What the samples of one workload are worth. Where none that ran has a weight (a GPU that
+        is slowed all the time), all weigh the same: they were taken alike."""
+        mine, times = self._weights[workload], self._seconds[workload]
+        if any(w > 0 and s < np.inf for w, s in zip(mine, times)):
+            return list(mine)
+        return [1.0] * len(mine)
+
+    def shares(self, workload: str) -> npt.NDArray[np.float64]:
+        """The share of the best speed of each candidate of a workload."""
+        return shares(self._seconds[workload], self.weights(workload))
 
     def packs(self, workload: str) -> list[Rows]:
         """The rows of each candidate of a workload."""
@@ -108,8 +136,12 @@ class TrainingData:
         packs = [p for k in self._seconds for p in self._packs[k]]
         sizes = np.array([len(p) for p in packs], np.int64)
         rows = np.concatenate(packs) if packs else np.empty((0, self.width or 0), np.float32)
-        speed = [shares(s) for s in self._seconds.values()]
+        speed = [self.shares(k) for k in self._seconds]
         return rows, sizes, np.concatenate(speed) if speed else np.empty(0)
+
+    def whole_weights(self) -> npt.NDArray[np.float64]:
+        """The weight of each candidate, in the order of `whole`."""
+        return np.array([w for k in self._seconds for w in self.weights(k)], np.float64)
 
     # ------------------------------------------------------------------ files
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -120,6 +152,7 @@ class TrainingData:
             "keys": np.array(keys, dtype=np.str_),
             "counts": np.array([len(self._seconds[k]) for k in keys], np.int64),
             "seconds": np.array([s for k in keys for s in self._seconds[k]], np.float64),
+            "weights": np.array([w for k in keys for w in self._weights[k]], np.float64),
             "sizes": sizes,
             "rows": rows,
         }
@@ -131,7 +164,8 @@ class TrainingData:
         Raises:
             RecordError: naming the file: they do not fit together.
         """
-        if not _fits(data):
+        weights = data.get("weights", np.ones(len(data["seconds"])))  # older files have none
+        if not _fits(data) or not _fit_weights(weights, data["seconds"]):
             raise RecordError(f"{path}: not a saved cost model: its arrays do not fit together")
         out = TrainingData()
         packs = np.split(data["rows"], np.cumsum(data["sizes"])[:-1]) if len(data["sizes"]) else []
@@ -139,6 +173,7 @@ class TrainingData:
         for key, n in zip(data["keys"].tolist(), data["counts"].tolist(), strict=True):
             out._packs[key] = [np.ascontiguousarray(p) for p in packs[at : at + n]]
             out._seconds[key] = data["seconds"][at : at + n].tolist()
+            out._weights[key] = weights[at : at + n].tolist()
             at += n
         out.width = data["rows"].shape[1] if at else None
         return out
@@ -164,6 +199,15 @@ def _fits(data: Arrays) -> bool:
         and int(counts.sum()) == len(seconds)
         and bool(np.isfinite(rows).all())
         and bool((seconds >= 0).all())
+    )
+
+
+def _fit_weights(weights: npt.NDArray[Any], seconds: npt.NDArray[Any]) -> bool:
+    return (
+        weights.dtype == np.float64
+        and weights.shape == seconds.shape
+        and bool(np.isfinite(weights).all())
+        and bool((weights >= 0).all())
     )
 
 

@@ -23,7 +23,7 @@ from ..compiled import COMPILED, told
 from ..feature_extractor import FeatureExtractor, SketchFeature
 from ..sketch_feature import FEATURE_COUNT
 from .boosting import SKETCH_CONFIG, Examples, Rules, XGBConfig, ask, sums, train
-from .cost_model import CostModel, Rows, Scores, seconds_of
+from .cost_model import CostModel, Rows, Scores, seconds_of, weight_of
 from .training_data import TrainingData, read, write
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ class XGBModel(CostModel):
             return
         packs = self._packs(context, candidates)
         key = structural_hash(context.mod)
-        self._data.add(key, packs, [seconds_of(r) for r in results])
+        self._data.add(
+            key, packs, [seconds_of(r) for r in results], [weight_of(r) for r in results]
+        )
 
     def _packs(
         self, context: TuneContext, candidates: Sequence[MeasureCandidate]
@@ -194,14 +196,17 @@ class XGBModel(CostModel):
         if self.row_count == 0 or self.row_count < self.num_warmup_samples or not self._is_stale():
             return
         rows, sizes, share = self._data.whole()
+        weight = self._data.whole_weights()
         if len(rows) == 0:
             return
         self._trained = self._data.counts()
         if self.takes_features:
-            self._line = _fit_line(rows[:, _CYCLES], share)
-            rows, sizes, share = _both_forms(rows, sizes, share)
+            counts = weight > 0
+            self._line = _fit_line(rows[counts, _CYCLES], share[counts])
+            rows, sizes, share, weight = _both_forms(rows, share, weight)
         threads = self.config.nthread or self.num_tuning_cores or 1
-        self._booster = train(Examples(rows, sizes, share), self.config, threads, self._rules)
+        examples = Examples(rows, sizes, share, weight if (weight != 1).any() else None)
+        self._booster = train(examples, self.config, threads, self._rules)
 
     # ------------------------------------------------------------------ asking
     def predict(self, context: TuneContext, candidates: Sequence[MeasureCandidate]) -> Scores:
@@ -315,16 +320,17 @@ def _wide(rows: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
 
 
 def _both_forms(
-    rows: Rows, sizes: npt.NDArray[np.int64], share: Scores
-) -> tuple[Rows, npt.NDArray[np.int64], Scores]:
+    rows: Rows, share: Scores, weight: Scores
+) -> tuple[Rows, npt.NDArray[np.int64], Scores, Scores]:
     """What trees learn from: each row as it was before it was compiled, and again as it is since;
-    without the columns of `COMPILED` where no row has them."""
+    without the columns of `COMPILED` where no row has them. Each is a candidate of one row."""
     known = rows[:, FEATURE_COUNT] > 0
     bare = np.ascontiguousarray(rows[:, :FEATURE_COUNT])
     if not known.any():
-        return bare, sizes, share
+        return bare, np.ones(len(bare), np.int64), share, weight
     both = np.concatenate([_wide(bare, _TOLD), rows[known]])
-    return both, np.ones(len(both), np.int64), np.concatenate([share, share[known]])
+    share, weight = np.append(share, share[known]), np.append(weight, weight[known])
+    return both, np.ones(len(both), np.int64), share, weight
 
 
 def _booster(trees: bytes, widths: Sequence[int | None], path: str) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from ..decisions import IntArray, row_numbers
 from ..measure_candidate import MeasureCandidate
 from ..postproc.postproc import choices_of
 from ..profiler import Profiler
+from ..ranking import weight_of
 from ..record import Workload
 from .search_strategy import (
     Search,
@@ -290,6 +291,7 @@ class _Evolution:
         self._stale = 0  # rounds since a better time was seen
         self._best = math.inf
         self._where: dict[str, tuple[int, IntArray]] = {}
+        self._weightless: set[bytes] = set()  # rows whose times a model does not learn from
 
     # ------------------------------------------------------------------ what is known
     def remember(self, database: Database) -> None:
@@ -311,6 +313,8 @@ class _Evolution:
         self._teach(key)
 
     def _take_up(self, record: TuningRecord) -> None:
+        if record.unranked:
+            return  # to be measured again, where that counts
         digest = record.program
         try:
             trace = record.trace
@@ -323,6 +327,8 @@ class _Evolution:
             row = island.space.row_of(trace)
             if row is not None:
                 island.rows[row.tobytes()] = record.seconds
+                if weight_of(record.extras) == 0:
+                    self._weightless.add(row.tobytes())
                 facts = facts_in(record.extras)
                 if facts:
                     island.compiled[row.tobytes()] = Compiled(facts)
@@ -338,12 +344,20 @@ class _Evolution:
             if island.rows:
                 rows = _matrix(list(island.rows))
                 found = island.space.evaluate(rows)
-                seconds = np.array(list(island.rows.values()))[found.valid]
-                features = found.features[found.valid]
+                counts = found.valid & self._counting(island.rows)
+                seconds = np.array(list(island.rows.values()))[counts]
+                features = found.features[counts]
                 if island.compiled and getattr(model, "takes_compiled", False):
-                    valid = [key for key, good in zip(island.rows, found.valid) if good]
+                    valid = [key for key, good in zip(island.rows, counts) if good]
                     features = told(features, [island.compiled.get(key) for key in valid])
                 model.update_features(workload, features, seconds.tolist())
+
+    def _counting(self, rows: Mapping[bytes, float]) -> npt.NDArray[np.bool_]:
+        """Which rows a model learns from: not from what was measured while the GPU was slowed,
+        unless there is nothing else."""
+        out = np.array([key not in self._weightless for key in rows])
+        ran = np.isfinite(list(rows.values()))
+        return out if (out & ran).any() else np.ones(len(out), bool)
 
     def notify(
         self, candidates: Sequence[MeasureCandidate], results: Sequence[RunnerResult]

@@ -70,7 +70,8 @@ class Exhaustive(_Replay):
         context = self._search.context
         key, device = structural_hash(context.mod), context.target.device_key
         for record in database.get_records(Workload(context.mod)):
-            if record.workload.shash == key and record.extras.get("device", device) == device:
+            here = record.extras.get("device", device) == device
+            if record.workload.shash == key and here and not record.unranked:
                 self._search.measured.add(record.program)
 
     def _draw(self, search: Search) -> Schedule | None:
