@@ -40,6 +40,7 @@ class KernelResult:
         compared: what outputs were compared with, in words.
         foreign: records of the folder that are none of this kernel's configurations.
         metrics: as given.
+        objective: "latency", "energy" or "edp": by which `best` is the best.
     """
 
     best: TunedCudaKernel
@@ -50,6 +51,7 @@ class KernelResult:
     compared: str
     foreign: int = 0
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    objective: str = "latency"
 
     @property
     def failed(self) -> list[Measured]:
@@ -79,7 +81,9 @@ class KernelResult:
         rows = list(self.measured)
         shown = rows[:limit]
         names = list(self.best.arguments.kernel.params)
-        head = [*names, "time", "x best", *self.metrics, "registers", "occupancy", "status"]
+        energy = ["mJ"] if self.objective != "latency" else []
+        head = [*names, "time", "x best", *energy, *self.metrics]
+        head += ["registers", "occupancy", "status"]
         cells = [self._cells(m, names) for m in shown]
         text = _drawn(head, cells, left={len(head) - 1})
         if len(rows) > limit:
@@ -91,7 +95,10 @@ class KernelResult:
     def _cells(self, m: Measured, names: Sequence[str]) -> list[str]:
         timed = m.error is None
         out = [plain(str(m.params.get(n, "")), 24) for n in names]
-        out += [duration(m.seconds), times(m.seconds / self.best.seconds) if timed else "-"]
+        ranks = timed and math.isfinite(m.seconds)
+        out += [duration(m.seconds), times(m.seconds / self.best.seconds) if ranks else "-"]
+        if self.objective != "latency":
+            out.append("-" if m.joules is None else three(m.joules * 1e3))
         out += [three(self.metric(n, m)) if timed else "-" for n in self.metrics]
         registers, occupied = m.facts.get("registers"), m.facts.get("occupancy")
         spills = m.facts.get("spill_stores") or 0
@@ -121,7 +128,7 @@ class KernelResult:
                 "make"
             )
         lines.append(self.compared)
-        if mattered := self._mattered(good):
+        if mattered := self._mattered([m for m in good if math.isfinite(m.seconds)]):
             lines += ["which parameters mattered (the best time with each value, x the best):"]
             lines += mattered
         return Shown("\n".join(lines))

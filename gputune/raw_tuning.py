@@ -24,6 +24,7 @@ from .tuning import DEFAULT_TRIALS, _check_limits, _summary
 if TYPE_CHECKING:
     from .meta_schedule import Database, Progress, TuningRecord
     from .meta_schedule.runner import Runner
+    from .runtime.observe import Observer
 
 _PER_ROUND = 16  # few, since a compiled configuration teaches the next ones
 _ALL = 4096  # combinations that are all configured before anything is compiled
@@ -47,6 +48,9 @@ def tune_kernel(
     seed: int | None = None,
     timeout: float = 30.0,
     progress: Callable[[Progress], None] | None = None,
+    observers: Observer | Sequence[Observer] = (),
+    lock_clocks: bool | int = False,
+    shared_gpu: bool = False,
 ) -> KernelResult:
     """Find the fastest configuration of a CUDA kernel.
 
@@ -65,7 +69,8 @@ def tune_kernel(
             (see `meta_schedule.host_runner`); or a runner.
         strategy: "evolutionary", "replay-trace", "exhaustive" or an object.
         cost_model: "xgb", "random", "none" or an object.
-        objective: "latency".
+        objective: "latency", "energy" or "edp" (energy times delay). The last two need NVML: the
+            fastest few configurations then run for a second and more each.
         trials: limit of the configurations that are compiled and measured.
         seconds: time limit. With both limits the first one reached ends the search; with neither,
             64 configurations are measured, and with strategy "exhaustive" all.
@@ -75,6 +80,9 @@ def tune_kernel(
         seed: of all that is random.
         timeout: seconds that a configuration may take to compile, and to run.
         progress: called often with a `meta_schedule.Progress`.
+        observers: are asked around and during every measurement: see `Observer`.
+        lock_clocks: hold the GPU's clock meanwhile: True at its base clock, or at so many MHz.
+        shared_gpu: rank what was measured while others computed on the GPU.
 
     Raises:
         UserError: something that makes no sense, no GPU to run on, no combination that is not
@@ -86,7 +94,7 @@ def tune_kernel(
         ...     seconds=30, metrics={"GB/s": lambda m: 12 * n / m.seconds / 1e9})  # doctest: +SKIP
         >>> r.best.params; print(r.table()); print(r.why())  # doctest: +SKIP
     """
-    _check(kernel, args, objective, metrics)
+    _check(kernel, args, metrics)
     _check_limits(seconds, trials)
     chosen = _target(target)
     problem = cuda_problem() if runner == "cuda" else None
@@ -115,7 +123,13 @@ def tune_kernel(
             timeout,
         )
         job.verifier.prepare()
-        last = job.tune(stack, strategy, cost_model, trials, seconds, work_dir, seed, progress)
+        measuring = {
+            "objective": objective, "observers": observers, "lock_clocks": lock_clocks,
+            "shared_gpu": shared_gpu,
+        }  # fmt: skip
+        last = job.tune(
+            stack, strategy, cost_model, trials, seconds, work_dir, seed, progress, measuring
+        )
         return job.result(_summary(last), dict(metrics or {}))
 
 
@@ -145,6 +159,7 @@ class _Job:
         by_host = isinstance(runner, HostExecutionRunner)
         self.mod = workload(arguments, {"clock": CLOCK} if by_host else {})
         self.database: Any = None
+        self.objective = "latency"
 
     def tune(
         self,
@@ -156,8 +171,13 @@ class _Job:
         work_dir: str | Path | None,
         seed: int | None,
         progress: Callable[[Progress], None] | None,
+        measuring: Mapping[str, Any],
     ) -> list[Progress]:
-        """Search; the last that was heard of it."""
+        """Search; the last that was heard of it.
+
+        Args:
+            measuring: what `tune_tasks` is to know of objective and conditions.
+        """
         from . import meta_schedule as ms
         from .meta_schedule.logging import quiet
         from .meta_schedule.tune_context import check_seed
@@ -198,8 +218,9 @@ class _Job:
             seconds=seconds,
             seed=state,
             on_progress=note,
+            **measuring,
         )
-        self.database = result.database
+        self.database, self.objective = result, result.objective
         return last
 
     # ------------------------------------------------------------------ the result
@@ -231,6 +252,7 @@ class _Job:
             self._compared(),
             foreign,
             metrics,
+            self.objective,
         )
 
     def _best(self) -> TunedCudaKernel | None:
@@ -270,7 +292,10 @@ class _Job:
             old = found.get(new.params)
             if old is None or old.error is None or old.error.get("kind") != "wrong_result":
                 found[new.params] = new
-        ranked = sorted(found.values(), key=lambda m: (m.error is not None, m.seconds))
+        ranked = sorted(
+            found.values(),
+            key=lambda m: (m.error is not None, m.figure(self.objective), m.seconds),
+        )
         return ranked, foreign
 
     def _compared(self) -> str:
@@ -301,7 +326,7 @@ def _records(database: Database, mod: IRModule, target: Target) -> list[TuningRe
 
 
 # ----------------------------------------------------------------------------- checking the call
-def _check(kernel: Any, args: Any, objective: Any, metrics: Any) -> None:
+def _check(kernel: Any, args: Any, metrics: Any) -> None:
     if not isinstance(kernel, CudaKernel):
         raise UserError(
             f"tune_kernel: expected what cuda_kernel makes, found {type(kernel).__name__}",
@@ -310,12 +335,6 @@ def _check(kernel: Any, args: Any, objective: Any, metrics: Any) -> None:
     if not isinstance(args, tuple | list):
         raise UserError(
             f"tune_kernel: args is a tuple of the kernel's arguments, found {type(args).__name__}"
-        )
-    if objective != "latency":
-        raise UserError(
-            f"tune_kernel: objective {objective!r} is not part of this version",
-            hint='objective="latency": energy needs readings of NVML over longer runs',
-            code="objective",
         )
     for name, f in (metrics or {}).items():
         if not callable(f):

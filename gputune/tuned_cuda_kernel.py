@@ -12,6 +12,7 @@ from .codegen.cuda.raw import LAUNCH, Configuration, RawArgument, raw_module, ra
 from .errors import RunError, ScheduleError, UserError
 from .figures import duration, plain
 from .ir.nodes import IRModule
+from .meta_schedule.ranking import figure_of, joules_of, unranked
 from .meta_schedule.record import TuningRecord
 from .raw_arguments import Arguments
 from .raw_kernel import Params
@@ -33,7 +34,8 @@ class Measured:
 
     Attributes:
         params: the values of the parameters.
-        seconds: a call (median); infinite where it failed.
+        seconds: a call (median, at the GPU's reference clock); infinite where it failed or does
+            not rank.
         error: phase, kind and message of its failure, or None.
         verified: its outputs were compared with the reference's.
         facts: registers, spills, shared memory, occupancy as the compiler leaves them; {} where it
@@ -49,10 +51,22 @@ class Measured:
     extras: Mapping[str, Any]
 
     @property
+    def joules(self) -> float | None:
+        """The energy of a call; None where it was not measured."""
+        return joules_of(self.extras)
+
+    def figure(self, objective: str) -> float:
+        """What an objective ranks by; infinite where that is not known."""
+        return figure_of(self.seconds, self.extras, objective)
+
+    @property
     def status(self) -> str:
-        """In a word or two: "verified", "not checked", or how it failed."""
+        """In a word or two: "verified", "not checked", "shared GPU" for what does not rank, or how
+        it failed."""
         if self.error is not None:
             return plain(f"{self.error.get('phase')} {self.error.get('kind')}", 40)
+        if unranked(self.extras):
+            return "shared GPU"
         return "verified" if self.verified else "not checked"
 
     @staticmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from .tuned_kernel import Summary, TunedKernel, single_function
 if TYPE_CHECKING:
     from .meta_schedule import Database, Progress, Runner, TuningRecord
     from .meta_schedule.predicted import Predicted
+    from .runtime.observe import Observer
 
 DEFAULT_TRIALS = 64
 """Candidates that are measured where neither trials nor seconds are given."""
@@ -43,6 +44,10 @@ def tune(
     runner: str | Runner = "local",
     layout_free: str | int | Iterable[str | int] | None = None,
     database: str | Database | None = None,
+    objective: str = "latency",
+    observers: Observer | Sequence[Observer] = (),
+    lock_clocks: bool | int = False,
+    shared_gpu: bool = False,
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -75,6 +80,11 @@ def tune(
             weights. They get the layout that the fastest schedule wants: `kernel.pack(W=w)` brings
             them there, once, and no candidate's time includes it. None: those that the function's
             attribute `layout_free_buffers` lists. Only the search for llvm makes use of it.
+        objective: "latency", or on a GPU "energy" or "edp" (energy times delay): see
+            `meta_schedule.tune_tir`, as for the next three.
+        observers: are asked around and during every measurement: see `Observer`.
+        lock_clocks: hold the GPU's clock meanwhile: True at its base clock, or at so many MHz.
+        shared_gpu: rank what was measured while others computed on the GPU.
 
     Returns:
         A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
@@ -136,6 +146,10 @@ def tune(
                 early_stop=early_stop,
                 patience=patience,
                 runner=runner,
+                objective=objective,
+                observers=observers,
+                lock_clocks=lock_clocks,
+                shared_gpu=shared_gpu,
             )
         except RunError as e:
             if work_dir is None and e.code == "all-failed":  # the folder is about to go

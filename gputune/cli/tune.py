@@ -58,6 +58,23 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
     metavar="NAMES",
     help="Arguments, such as W or W,V, that are packed beforehand in the layout found best.",
 )
+@click.option(
+    "--objective",
+    type=click.Choice(["latency", "energy", "edp"]),
+    default="latency",
+    show_default=True,
+    help="What makes a schedule the best; energy needs a GPU, and NVML.",
+)
+@click.option(
+    "--lock-clocks",
+    metavar="[MHZ]",
+    is_flag=False,
+    flag_value="base",
+    help="Hold the GPU's clock meanwhile, at its base clock or at MHZ; needs privileges.",
+)
+@click.option(
+    "--shared-gpu", is_flag=True, help="Rank what is measured while others compute on the GPU."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
 def tune(
     kernel: str,
@@ -70,6 +87,9 @@ def tune(
     database: str | None,
     seed: int | None,
     layout_free: str | None,
+    objective: str,
+    lock_clocks: str | None,
+    shared_gpu: bool,
     quiet: bool,
 ) -> None:
     """Search for a fast schedule of a kernel on this machine.
@@ -87,6 +107,7 @@ def tune(
 
     from . import display, subject
 
+    clock = _clock(lock_clocks)
     what = subject.find(kernel, shape, dtype)
     chosen = tunable_target(target)
     out = display.console()
@@ -99,12 +120,25 @@ def tune(
     with display.Live(what.title) as live:
         found = gputune.tune(
             what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
-            layout_free=layout_free.split(",") if layout_free else None,
+            layout_free=layout_free.split(",") if layout_free else None, objective=objective,
+            lock_clocks=clock, shared_gpu=shared_gpu,
             database=None if database is None else open_database(database),
         )  # fmt: skip
     out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
     show(out, found, last, quiet)
     compare(out, what, found)
+
+
+def _clock(text: str | None) -> bool | int:
+    """What --lock-clocks asks for."""
+    if text is None or text == "base":
+        return text == "base"
+    if not text.isdecimal():
+        raise UserError(
+            f"--lock-clocks takes a clock in MHz, found {text!r:.40}",
+            hint="--lock-clocks alone is the GPU's base clock",
+        )
+    return int(text)
 
 
 def show(out: Any, found: TunedKernel, last: list[Progress], quiet: bool) -> None:

@@ -7,16 +7,20 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError, UserError
 from ..ir.nodes import IRModule, PrimFunc
+from ..runtime.clock_lock import check_lock
+from ..runtime.observe import Observer, check_observers
 from ..target import Target
 from ..target.target import TargetLike
 from .admission import admitted
 from .builder import Builder, LocalBuilder, as_builder
+from .conditions import measuring
 from .database import Database
 from .database_address import is_url, redacted
 from .derived import check_part
@@ -26,6 +30,7 @@ from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
 from .logging import console, create_loggers, get_loggers_from_work_dir
 from .measure_callback import MeasureCallback
 from .module_equality import as_module
+from .objective import EACH_S, FINALISTS, check_objective, measure_finalists, refuse
 from .post_optimization import post_optimize
 from .round_log import ROUNDS_FILE
 from .runner import LocalRunner, Runner
@@ -39,6 +44,7 @@ MODEL_FILE = "cost_model.xgb"
 UNLIMITED = 1_000_000
 """Trials where only seconds limit a tuning."""
 _SEARCH_SHARE = 0.8  # of the seconds, where post-optimisation has the rest
+_ENERGY_SHARE = 0.5  # of the seconds, at most, in which the energy of finalists is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +113,10 @@ def tune_tir(
     on_progress: Callable[[Progress], None] | None = None,
     early_stop: float | None = None,
     patience: int | None = None,
+    objective: str = "latency",
+    observers: Observer | Sequence[Observer] = (),
+    lock_clocks: bool | int = False,
+    shared_gpu: bool = False,
 ) -> TuneResult:
     """Find fast schedules for the functions of a program.
 
@@ -147,6 +157,15 @@ def tune_tir(
         early_stop: end a task when the model expects, two rounds running, that nothing is left that
             is faster by this fraction (such as 0.05); None: never. See `early_stop`.
         patience: end a task after so many trials without a new best; None: never.
+        objective: what makes a schedule the best: "latency", "energy" or "edp" (energy times
+            delay). The last two are NVML's, so for GPUs: the fastest few then run for a second and
+            more each.
+        observers: are asked around and during every measurement; see `Observer`.
+        lock_clocks: hold the GPU's clock meanwhile: True at its base clock, or at so many MHz. It
+            needs privileges; where they are missing a warning says so. It is given back whatever
+            happens.
+        shared_gpu: rank what was measured while others computed on the GPU. Off, such times are
+            kept and do not rank.
 
     Returns:
         A `Database` that has also the parts of the best schedule (`.mod`, `.trace`, ...), so that
@@ -234,6 +253,10 @@ def tune_tir(
             early_stop=early_stop,
             patience=patience,
             seed=rng.randint(1, 2**31 - 1),
+            objective=objective,
+            observers=observers,
+            lock_clocks=lock_clocks,
+            shared_gpu=shared_gpu,
         )
     finally:
         _close(loggers)
@@ -245,6 +268,7 @@ def tune_tir(
         believe_own=not verify,
         predicted=result.predicted,
         why=result.why(),
+        objective=objective,
     )
 
 
@@ -289,6 +313,10 @@ def tune_tasks(
     early_stop: float | None = None,
     patience: int | None = None,
     seed: int | None = None,
+    objective: str = "latency",
+    observers: Observer | Sequence[Observer] = (),
+    lock_clocks: bool | int = False,
+    shared_gpu: bool = False,
 ) -> TuneResult:
     """Tune several tasks with one budget; the arguments are those of `tune_tir`.
 
@@ -301,6 +329,10 @@ def tune_tasks(
     """
     tasks = _checked_tasks(tasks)
     stop = StopRule(early_stop, patience)
+    check_objective(objective)
+    watching, clock = check_observers(observers), check_lock(lock_clocks)
+    if not isinstance(shared_gpu, bool):
+        raise UserError(f"shared_gpu is True or False, found {shared_gpu!r:.40}")
     if max_trials_global is None:
         if seconds is None:
             raise UserError("how long to tune? give max_trials_global or seconds")
@@ -308,6 +340,7 @@ def tune_tasks(
     _usable_folder(work_dir)
     log = console()
     loggers = create_loggers(f"{work_dir}/logs", ["task_scheduler"])
+    stack = ExitStack()  # of what is to be undone: a locked clock
     try:
         log.info("Working directory: %s", work_dir)
         db = _database(database, work_dir, module_equality)
@@ -322,9 +355,17 @@ def tune_tasks(
         options = {"seed": check_seed(seed)} if task_scheduler == "gradient" else {}
         scheduler = TaskScheduler.create(task_scheduler, **options)
         per_task = max_trials_global if max_trials_per_task is None else max_trials_per_task
-        result = TuneResult(db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify)
+        result = TuneResult(
+            db, tasks[0].mod, tasks[0].target, tuple(tasks), believe_own=not verify,
+            objective=objective,
+        )  # fmt: skip
+        energy = 0.0 if objective == "latency" else EACH_S * FINALISTS * len(tasks)
+        meter = refuse(objective, tasks, run, db)
+        on_gpu = run.meter() if any(t.target.kind == "cuda" for t in tasks) else None
+        notes: list[str] = []
         begun = time.monotonic()
         try:
+            held = stack.enter_context(measuring(on_gpu, watching, shared_gpu, clock))
             _tune(
                 scheduler,
                 tasks,
@@ -337,12 +378,13 @@ def tune_tasks(
                 _callbacks(measure_callbacks),
                 db,
                 model,
-                seconds=_search_seconds(seconds, post_optimization, run),
+                seconds=_search_seconds(seconds, post_optimization, run, energy),
                 verify=verify,
                 on_progress=on_progress,
                 failures_path=Path(work_dir) / FAILURES_FILE,
                 rounds_path=Path(work_dir) / ROUNDS_FILE,
                 stop=stop,
+                conditions=held,
             )
             if not scheduler.interrupted:
                 left = None if seconds is None else seconds - (time.monotonic() - begun)
@@ -352,12 +394,22 @@ def tune_tasks(
             if post_optimization and not scheduler.interrupted:
                 left = None if seconds is None else seconds - (time.monotonic() - begun)
                 post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
+            if meter is not None and scheduler.interrupted:
+                notes.append("interrupted before energy was measured: the best is the fastest")
+            elif meter is not None:
+                notes += measure_finalists(objective, scheduler.tasks, db, build, meter)
         except RecordError as e:
             e.result = result  # what was found is in memory, and not lost
             raise
         finally:
-            notes = [
+            notes += [
                 f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended
+            ]
+            notes += [
+                f'task "{t.task_name}": {t.unranked} candidates were measured while others '
+                "computed on the GPU, and do not rank"
+                for t in scheduler.tasks
+                if t.unranked
             ]
             result.conclude(
                 [t.predicted for t in scheduler.tasks if t.predicted is not None],
@@ -365,14 +417,23 @@ def tune_tasks(
             )
         loggers[0].info("%s", scheduler.failure_summary())
     finally:
+        stack.close()
         _close(loggers)
     return result
 
 
-def _search_seconds(seconds: float | None, post_optimization: bool, runner: Runner) -> float | None:
-    """What the search has of a time limit (the scheduler refuses what is none)."""
+def _search_seconds(
+    seconds: float | None, post_optimization: bool, runner: Runner, energy: float
+) -> float | None:
+    """What the search has of a time limit (the scheduler refuses what is none).
+
+    Args:
+        energy: seconds that it takes to measure that of all finalists.
+    """
     if not isinstance(seconds, int | float):
         return seconds
+    if energy and seconds > 0:
+        seconds -= min(energy, _ENERGY_SHARE * seconds)
     if post_optimization:
         return seconds * _SEARCH_SHARE
     return seconds if runner.fresh() is None else seconds - reserve(seconds)

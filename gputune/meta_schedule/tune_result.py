@@ -13,6 +13,7 @@ from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
 from .database import Database, Pruned
+from .objective import by_objective
 from .predicted import Predicted
 from .record import TuningRecord, Workload
 from .tir_integration import best_schedule, usable
@@ -36,6 +37,7 @@ class TuneResult(Database):
             files is checked in any case (see `compile_tir`).
         predicted: schedules that were chosen without a measurement (no trials were asked for); they
             serve where the database has no record.
+        objective: "latency", "energy" or "edp": by which the best is the best.
 
     Example:
         >>> result = tune_tir(matmul, "llvm", "./tuned", max_trials_global=64)
@@ -52,11 +54,13 @@ class TuneResult(Database):
         believe_own: bool = False,
         predicted: Iterable[Predicted] = (),
         why: Why | None = None,
+        objective: str = "latency",
     ) -> None:
         self.database = database
         self.tasks = tuple(tasks)
         self.believe_own = believe_own
         self.predicted = tuple(predicted)
+        self.objective = objective
         self._why = why
         self._mod = mod
         self._target = target
@@ -72,7 +76,7 @@ class TuneResult(Database):
         """
         if self._schedule is None:
             found = best_schedule(
-                self.database, self._mod, self._target, believe_own=self.believe_own
+                self._ranked, self._mod, self._target, believe_own=self.believe_own
             )
             found = self._with_predictions(found)
             if found is None:
@@ -144,7 +148,7 @@ class TuneResult(Database):
     def record(self) -> TuningRecord | None:
         """The best record, for a program of one function."""
         options = {"believe_own": self.believe_own}
-        found = next(usable(self.database, self._mod, self._target, **options), None)
+        found = next(usable(self._ranked, self._mod, self._target, **options), None)
         return None if found is None else found.record
 
     @property
@@ -205,8 +209,14 @@ class TuneResult(Database):
     def candidates(
         self, mod: IRModule | PrimFunc, target: TargetLike, allow_other_device: bool | None = None
     ) -> list[TuningRecord]:
-        """The records that may serve a program on a target, the best first."""
-        return self.database.candidates(mod, target, allow_other_device)
+        """The records that may serve a program on a target, the best first, by the objective."""
+        found = self.database.candidates(mod, target, allow_other_device)
+        return by_objective(found, self.objective)
+
+    @property
+    def _ranked(self) -> Database:
+        """What knows which record is the best."""
+        return self.database if self.objective == "latency" else self
 
     def __len__(self) -> int:
         return len(self.database)

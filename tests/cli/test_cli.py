@@ -320,6 +320,20 @@ def test_a_hostile_database_is_data(
     assert not (tmp_path / "ran").exists()
 
 
+# ----------------------------------------------------------------------------- conditions
+def test_objectives_and_clocks_of_the_command() -> None:
+    options = ("tune", "matmul", "--shape", "4,4,4", "--target", ONE_CORE, "--trials", "1", "-q")
+    result = run(*options, "--objective", "energy")
+    assert result.exit_code == 2
+    assert "energy cannot be measured: NVML tells that of NVIDIA GPUs" in result.stderr
+    assert "takes a clock in MHz, found 'fast'" in refused(*options, "--lock-clocks", "fast")
+    result = run(*options, "--shared-gpu", "--lock-clocks")
+    assert result.exit_code == 0, result.output
+    assert "Clocks are not locked: nothing is measured on a GPU" in result.output
+    result = run(*options, "--lock-clocks", "1200", "--objective", "latency")
+    assert result.exit_code == 0, result.output
+
+
 # ----------------------------------------------------------------------------- doctor
 def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     result = run("doctor", "--work-dir", str(tmp_path))
