@@ -24,7 +24,9 @@ DUMP = Knob(
 )
 
 WORKER_MEMORY_MB = Knob(
-    "GPUTUNE_WORKER_MEMORY_MB", "", "address space of a worker process in MiB; empty: no limit"
+    "GPUTUNE_WORKER_MEMORY_MB",
+    "",
+    "MiB of a worker process: of address space or, where it has a GPU, in use; empty: no limit",
 )
 
 NVRTC = Knob(

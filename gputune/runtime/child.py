@@ -11,27 +11,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gputune.errors
+from gputune.target import scratch
 
 from . import wire
 
 _READ = 1 << 18
 _STDERR_KEPT = 8192
 _DYING_S = 0.5  # between the end of stdout and the end of the process
+_REAPING_S = 10.0  # between SIGKILL and the end: a process can be stuck in a driver for ever
+
+OVER_MEMORY = 76
+"""The exit code of a worker that uses more memory than it may."""
 
 
 class Process:
     """A running worker process and its three pipes."""
 
     def __init__(self, argv: Sequence[str]) -> None:
-        self.popen = subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C does not reach it, and it can be killed as a group
-        )
+        self.scratch = scratch.make()
+        try:
+            self.popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                env=_environment(self.scratch),
+                start_new_session=True,  # Ctrl-C does not reach it, and it can be killed as a group
+            )
+        except BaseException:
+            scratch.remove(self.scratch)
+            raise
         pipes = (self.popen.stdin, self.popen.stdout, self.popen.stderr)
         self.stdin, self.stdout, self.stderr = (p.fileno() if p else -1 for p in pipes)
         for fd in (self.stdin, self.stdout, self.stderr):
@@ -45,6 +55,7 @@ class Process:
         self.served = 0
         self.owner = os.getpid()
         self.status: str | None = None
+        self.code: int | None = None  # its exit code, once it has ended by itself
 
     def alive(self) -> bool:
         """Is it there, and this process's child (not that of the process this was forked from)?"""
@@ -110,6 +121,7 @@ class Process:
         if self.owner == os.getpid():
             self.status = self._kill()
             self.read_stderr()
+            scratch.remove(self.scratch)
         else:
             self.status = "the worker of another process"
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
@@ -124,11 +136,24 @@ class Process:
         by_itself = self._exited()
         with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
             os.killpg(self.popen.pid, signal.SIGKILL)
-        code = self.popen.wait()
-        return _in_words(code) if by_itself else "killed"
+        try:
+            code = self.popen.wait(_REAPING_S)
+        except subprocess.TimeoutExpired:
+            return f"killed, and still there after {_REAPING_S:g} s"
+        if not by_itself:
+            return "killed"
+        self.code = code
+        return _in_words(code)
+
+    @property
+    def killed_by_others(self) -> bool:
+        """Has somebody else killed it: the system for want of memory, a user, a scheduler?"""
+        return self.code == -signal.SIGKILL
 
 
 def _in_words(code: int) -> str:
+    if code == OVER_MEMORY:
+        return "it used more memory than it may"
     if code >= 0:
         return f"it ended with exit code {code}"
     try:
@@ -143,9 +168,12 @@ def end_all(processes: list[Process]) -> None:
         processes.pop().end()
 
 
-def _environment() -> dict[str, str]:
-    """The child's environment: one thread a library, and the same gputune as here."""
+def _environment(folder: Path | None) -> dict[str, str]:
+    """The child's environment: one thread a library, a temporary folder of its own, and the same
+    gputune as here."""
     env = dict(os.environ)
+    if folder is not None:
+        env["TMPDIR"] = str(folder)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         env[name] = "1"
     root = Path(gputune.errors.__file__).resolve().parents[1]

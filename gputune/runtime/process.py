@@ -1,9 +1,10 @@
 """How does the parent drive a worker process? Worker: requests, deadlines, replacement.
 
 A worker starts when it is first needed. One that crashes, hangs or answers nonsense is killed with
-its whole process group and replaced at the next request. The clock of a request starts when the
-worker has begun to carry it out: a cold start is never charged to a candidate, and a worker lost
-before it began is replaced and asked again, once.
+its whole process group and replaced at the next request; so is one that ran out of memory, or whose
+GPU context is broken. The clock of a request starts when the worker has begun to carry it out: a
+cold start is never charged to a candidate, and a worker lost before it began, or killed by others,
+is replaced and asked again, once.
 
 All pipes are served by one loop (`drive`) in the calling thread; there are no helper threads.
 """
@@ -26,9 +27,10 @@ from gputune import knobs
 from gputune.errors import BuildError, GputuneError, RunError, TimeoutExpired, UserError
 
 from . import wire
-from .child import Process, end_all
+from .child import OVER_MEMORY, Process, end_all
+from .interruption import held
 
-_ATTEMPTS = 2  # of a request whose worker was lost before it began
+_ATTEMPTS = 2  # of a request whose worker was lost before it began, or killed by others
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,9 @@ class Worker:
 
     Args:
         argv: the command; default: `python -m gputune.runtime.worker`.
-        memory_limit_bytes: address space of the process; None: what GPUTUNE_WORKER_MEMORY_MB says,
-            or no limit.
+        memory_limit_bytes: address space of the process, or where it has a GPU the memory in use
+            (CUDA reserves address space for all memory of the machine); None: what
+            GPUTUNE_WORKER_MEMORY_MB says, or no limit.
         start_timeout_s: how long a cold start may take.
         recycle_after: requests after which the process is replaced by a fresh one.
         gpu: it runs kernels on a GPU, and is ready when it has opened that.
@@ -103,13 +106,12 @@ class Worker:
         recycle_after: int = 1000,
         gpu: bool = False,
     ) -> None:
-        if gpu:
-            memory_limit_bytes = 0  # CUDA reserves address space for all memory of the machine
         command = list(argv or (sys.executable, "-P", "-m", "gputune.runtime.worker"))
         if memory_limit_bytes is None:
             memory_limit_bytes = _memory_limit_bytes()
         if memory_limit_bytes is not None:
-            command += ["--memory-limit", str(memory_limit_bytes)]
+            which = "--resident-limit" if gpu else "--memory-limit"
+            command += [which, str(memory_limit_bytes)]
         self.argv = tuple(command)
         self.start_timeout_s = start_timeout_s
         self.recycle_after = recycle_after
@@ -137,12 +139,17 @@ class Worker:
             RunError: the worker crashed, was lost, or answered nonsense.
 
         `details` of the error hold "phase" (the op, or "start"), "kind" ("timeout", "crash",
-        "garbage", "lost", or the name of what was raised), "trace" and "stderr" (its end).
+        "killed", "memory", "garbage", "lost", or the name of what was raised), "trace" and "stderr"
+        (its end).
         """
         with self._busy:
-            self._begin(Request(op, args or {}, blobs, timeout_s))
             outcomes: list[Outcome] = []
-            drive([self], lambda _, outcome: outcomes.append(outcome))
+            try:
+                self._begin(Request(op, args or {}, blobs, timeout_s))
+                drive([self], lambda _, outcome: outcomes.append(outcome))
+            except (KeyboardInterrupt, SystemExit):
+                self.close()  # wherever it came: half a request may be in the pipe
+                raise
         if isinstance(outcomes[0], GputuneError):
             raise outcomes[0]
         return outcomes[0]
@@ -211,8 +218,9 @@ class Worker:
 
     def _spawn(self) -> None:
         self._discard()
-        process = Process(self.argv)
-        self._live.append(process)
+        with held():  # a process that nobody knows would stay for a while
+            process = Process(self.argv)
+            self._live.append(process)
         self.starts += 1
         process.send(wire.encode({"id": 0, "op": "ping", "args": {"gpu": self.gpu}}))
 
@@ -254,30 +262,32 @@ class Worker:
         ):
             self._finish(self._reported(header["error"], job.request.op))
             if header["error"].get("lost"):
-                self._discard()  # its GPU context is of no use any more
+                self._discard()  # its GPU context, or its memory, is of no use any more
         else:
             raise wire.Garbage(f"an unexpected frame: {str(header)[:200]}")
 
     def _on_loss(self, kind: str, message: str) -> None:
         """The process crashed, hung, or spoke garbage; it is killed, and the job ends or, if it
-        had not begun, starts again."""
-        job = self._job
+        had not begun or others killed the process, starts again."""
+        job, process = self._job, self._process
         assert job is not None
+        assert process is not None
         phase = job.request.op if job.state == "running" else "start"
-        status = self._status()
+        status = process.end()
         if kind == "crash":
             message = f"{message} ({status})"
+            if process.killed_by_others:
+                kind = "killed"
+                message += ", not by gputune: is memory short?"
+            elif process.code == OVER_MEMORY:
+                kind = "memory"
         error = TimeoutExpired if kind == "timeout" and job.state == "running" else RunError
         failure = self._error(error, phase, kind, message)
-        if job.state == "running":
-            self._discard()
-            self._finish(failure)
-        elif job.attempts < _ATTEMPTS:
+        self._discard()
+        if (job.state != "running" or kind == "killed") and job.attempts < _ATTEMPTS:
             job.attempts += 1
-            self._discard()
             self._launch()
         else:
-            self._discard()
             self._finish(failure)
 
     def _on_deadline(self) -> None:
@@ -292,11 +302,6 @@ class Worker:
     def _finish(self, outcome: Outcome) -> None:
         self._job = None
         self._outcome = outcome
-
-    def _status(self) -> str:
-        """How the process ended, in words. Kills it first, if need be."""
-        assert self._process is not None
-        return self._process.end()
 
     def _error(
         self, kind: type[GputuneError], phase: str, name: str, message: str, **more: str

@@ -4,12 +4,13 @@ Run as `python -m gputune.runtime.worker`. The protocol keeps private copies of 
 file descriptor 1 then leads to stderr, so that whatever a library or a kernel prints cannot end up
 between two frames. A request is acknowledged ("began") before it is carried out: what goes wrong
 earlier is not the candidate's fault. The process ends when its parent's end of the pipe closes,
-even in the midst of a kernel.
+even in the midst of a kernel, and takes along what it has started and its temporary files.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import os
 import resource
@@ -18,14 +19,18 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import Any
 
 from gputune.errors import GputuneError
+from gputune.target import scratch
 
 from . import wire
+from .child import OVER_MEMORY
 from .cuda_device import LOST
 
 _CHUNK = 1 << 20
+_LOOK_MS = 100  # between two looks at the memory in use, where that is limited
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -34,14 +39,23 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--memory-limit", type=int, default=0, help="bytes of address space; 0: none"
     )
+    parser.add_argument(
+        "--resident-limit", type=int, default=0, help="bytes of memory in use; 0: no limit"
+    )
     options = parser.parse_args(argv)
     requests, replies = _claim_pipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    # Both are the parent's affair: clusters send SIGTERM to all processes of a job. It is caught,
+    # not ignored, so that compilers started from here have it as usual.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    with contextlib.suppress(OSError):  # where memory is short, this goes first, not the parent
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     faulthandler.enable()  # a crash leaves its stack on stderr
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if options.memory_limit:
         resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, options.memory_limit))
-    threading.Thread(target=_leave_with_parent, args=(requests,), daemon=True).start()
+    args = (requests, options.resident_limit)
+    threading.Thread(target=_leave_with_parent, args=args, daemon=True).start()
     _serve(requests, replies)
     _leave()
 
@@ -55,16 +69,32 @@ def _claim_pipes() -> tuple[int, int]:
     return requests, replies
 
 
-def _leave_with_parent(requests: int) -> None:
-    """Ends the process when the other end of the pipe closes; kernels run without the GIL."""
+def _leave_with_parent(requests: int, resident_limit: int) -> None:
+    """Ends the process when the other end of the pipe closes, or when it uses more memory than it
+    may; kernels run without the GIL."""
     hangup = select.poll()
     hangup.register(requests, 0)  # POLLHUP and POLLERR are always reported
-    hangup.poll()
+    while not hangup.poll(_LOOK_MS if resident_limit else None):
+        if _resident() > resident_limit:
+            os._exit(OVER_MEMORY)  # the parent ends what was started from here
     _leave()
 
 
+def _resident() -> int:
+    """Bytes of memory in use."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:
+        return 0
+    return int(pages) * resource.getpagesize()
+
+
 def _leave() -> None:
-    sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+        sys.stderr.flush()
+    scratch.remove(scratch.own())
+    if os.getsid(0) == os.getpid():  # as the parent started it: nobody else is in the group
+        os.killpg(0, signal.SIGKILL)
     os._exit(0)  # no waiting for threads that run a kernel
 
 
@@ -115,8 +145,9 @@ def _describe(e: Exception) -> dict[str, str]:
         "type": "",
         "message": f"{type(e).__name__}: {e}" if str(e) else type(e).__name__,
         "hint": "",
-        "code": type(e).__name__,
+        "code": "MemoryError" if isinstance(e, MemoryError) else type(e).__name__,
         "trace": trace,
+        "lost": "memory" if isinstance(e, MemoryError) else "",  # a fresh process has all of it
     }
 
 

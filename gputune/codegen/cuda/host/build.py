@@ -22,6 +22,7 @@ from importlib import resources
 from pathlib import Path
 
 from gputune.errors import BuildError
+from gputune.target import scratch
 from gputune.target.host import cache_folder
 
 from ..program import CudaSource
@@ -108,7 +109,7 @@ def _build(
     source: CudaSource, text: str, compiler: HostCompiler, flags: Sequence[str], path: Path
 ) -> tuple[Variable, ...]:
     runtime = _runtime(compiler)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as name:
+    with _folder_beside(path) as name:
         folder = Path(name)
         text_file, object_file = folder / FILE, folder / "program.o"
         text_file.write_text(text, encoding="utf-8")
@@ -136,7 +137,7 @@ def _runtime(compiler: HostCompiler) -> Path:
     path = _folder() / f"{name}.runtime.o"
     if path.is_file():
         return path
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
+    with _folder_beside(path) as folder:
         out = Path(folder) / "runtime.o"
         made = compiler.run([*flags, "-c", str(_shim() / "runtime.cpp"), "-o", str(out)])
         if made.returncode:
@@ -250,9 +251,14 @@ def _own_folder() -> Path:
     return Path(folder)
 
 
+def _folder_beside(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder from which a file can be moved to a path."""
+    return tempfile.TemporaryDirectory(dir=path.parent, prefix=f"build-{scratch.token()}")
+
+
 def _write(path: Path, data: bytes) -> None:
     """Appears whole or not at all."""
-    file, name = tempfile.mkstemp(dir=path.parent, prefix="build-")
+    file, name = tempfile.mkstemp(dir=path.parent, prefix=f"build-{scratch.token()}")
     with os.fdopen(file, "wb") as out:
         out.write(data)
     os.replace(name, path)

@@ -25,6 +25,7 @@ import numpy as np
 
 from gputune.errors import RunError, TimeoutExpired
 from gputune.ir import dtypes
+from gputune.target import scratch
 
 from ..program import Launch, Memset, Param, Workspace
 from .build import HostCode
@@ -231,7 +232,7 @@ def _work_folder(needed: int) -> Iterator[Path]:
             "/dev/shm", os.W_OK
         ):
             parent = "/dev/shm"
-    folder = tempfile.mkdtemp(prefix="gputune-host-", dir=parent)
+    folder = tempfile.mkdtemp(prefix=f"gputune-host-{scratch.token()}", dir=parent)
     try:
         yield Path(folder)
     finally:

@@ -17,6 +17,9 @@
 #include <sys/resource.h>
 #include <sys/time.h>
 #include <time.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 namespace gt_runtime {
 
@@ -310,6 +313,9 @@ static int run_job() {
 }  // namespace gt_runtime
 
 int main(int argc, char** argv) {
+#ifdef __linux__
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // a worker that is killed does not leave it behind
+#endif
   if (argc != 2 || !(job = fopen(argv[1], "r"))) give_up("usage: program JOBFILE");
   dl_iterate_phdr(find_image, nullptr);
   make_stacks();
