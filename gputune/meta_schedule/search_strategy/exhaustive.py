@@ -25,8 +25,7 @@ MOST_ROWS = 100_000
 
 
 class Exhaustive(_Replay):
-    """Every legal candidate once, in an order drawn at random; what the database holds of the
-    workload is not measured again."""
+    """Every legal candidate once, in an order drawn at random."""
 
     def __init__(self) -> None:
         super().__init__(max_fail_count=1)
@@ -62,17 +61,6 @@ class Exhaustive(_Replay):
             every += [(space, row) for row in rows]
         order = np.random.default_rng(self._seed()).permutation(len(every))
         self._rows = iter([every[k] for k in order])
-        if database is not None and database.has_workload(context.mod):
-            self._remember(database)
-
-    def _remember(self, database: Database) -> None:
-        assert self._search is not None
-        context = self._search.context
-        key, device = structural_hash(context.mod), context.target.device_key
-        for record in database.get_records(Workload(context.mod)):
-            here = record.extras.get("device", device) == device
-            if record.workload.shash == key and here and not record.unranked:
-                self._search.measured.add(record.program)
 
     def _draw(self, search: Search) -> Schedule | None:
         for space, row in self._rows:

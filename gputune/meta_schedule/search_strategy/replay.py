@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 
 class _Replay(SearchStrategy):
-    """Draws until the batch is full, or `max_fail_count` draws in a row gave nothing new."""
+    """Draws until the batch is full, or `max_fail_count` draws in a row gave nothing new. What the
+    database holds of the workload is not measured again."""
 
     def __init__(self, max_fail_count: int = 100) -> None:
         if max_fail_count < 1:
@@ -56,10 +57,12 @@ class _Replay(SearchStrategy):
         database: Database | None = None,
         cost_model: CostModel | None = None,
     ) -> None:
-        """Begin; database and cost model are not used."""
+        """Begin; the cost model is not used."""
         refuse_second(self._search, self)
         context = context_of(self._context, self)
         self._search = Search(context, max_trials, num_trials_per_iter, design_spaces)
+        if database is not None:
+            self._search.remember(database)
         self._spaces = list(design_spaces)
         self._rng = random.Random(context.fork_seed())
 

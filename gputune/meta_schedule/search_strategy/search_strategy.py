@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from ...errors import UserError
+from ...errors import RecordError, ScheduleError, UserError
+from ...ir.equal import structural_hash
 from ..arg_info import ArgInfo
 from ..logging import console
 from ..measure_candidate import MeasureCandidate
+from ..record import Workload
 from ..watched import Maker, makers_to_call
 
 if TYPE_CHECKING:
@@ -201,6 +203,22 @@ class Search:
         self.measured.add(new.digest)
         self._pending[new.digest] = new
         return new
+
+    def remember(self, database: Database) -> None:
+        """What a database holds of the workload on this class of machine is not measured again."""
+        context = self.context
+        if not database.has_workload(context.mod):
+            return
+        key, device = structural_hash(context.mod), context.target.device_key
+        for record in database.get_records(Workload(context.mod)):
+            if record.workload.shash != key or record.extras.get("device", device) != device:
+                continue
+            if record.unranked:
+                continue
+            try:
+                self.measured.add(record.program or record.as_measure_candidate().digest)
+            except (RecordError, ScheduleError):
+                continue  # of another version: no candidate of this one is the same
 
     def counts(self) -> SearchCounts:
         """What was looked at so far."""
