@@ -15,6 +15,7 @@ from .raw_kernel import CudaKernel, Params
 from .raw_result import KernelResult, Metric
 from .raw_space import Choices, Configure, own_configuration, workload
 from .raw_verify import RawVerifier, Tolerance
+from .runtime.interruption import graceful
 from .target import Target
 from .target.host import cuda_problem
 from .target.target import TargetLike
@@ -30,6 +31,7 @@ _PER_ROUND = 16  # few, since a compiled configuration teaches the next ones
 _ALL = 4096  # combinations that are all configured before anything is compiled
 
 
+@graceful()
 def tune_kernel(
     kernel: CudaKernel,
     args: Sequence[Any],

@@ -41,7 +41,7 @@ class Summary:
         trials: candidates measured, failed ones included.
         seconds: how long it took.
         failures: failed candidates by reason.
-        interrupted: was it ended by Ctrl-C?
+        interrupted: was it ended by Ctrl-C, or by SIGTERM?
         why: where its candidates went.
     """
 

@@ -14,6 +14,7 @@ from .figures import plain
 from .ir.nodes import IRModule, PrimFunc
 from .packing import with_free_layouts
 from .runtime.cuda_device import need_gpu
+from .runtime.interruption import graceful, held, interrupted
 from .target import Target
 from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
@@ -29,6 +30,7 @@ DEFAULT_TRIALS = 64
 _PER_ROUND = 64
 
 
+@graceful()
 def tune(
     func: PrimFunc | IRModule,
     target: TargetLike = "auto",
@@ -51,7 +53,9 @@ def tune(
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
-    Ctrl-C ends the search; the best kernel found so far is returned.
+    Ctrl-C ends the search; the best kernel found so far is returned, and
+    `kernel.summary.interrupted` says so. SIGTERM and SIGHUP do the same, where the program has no
+    handlers of its own. A second signal ends it at once.
 
     Args:
         func: a PrimFunc, or an IRModule of one function.
@@ -155,16 +159,19 @@ def tune(
             if work_dir is None and e.code == "all-failed":  # the folder is about to go
                 e.hint = 'work_dir="FOLDER" keeps every failure with its trace'
             raise
-        summary = replace(_summary(last), why=result.why())
-        mod = IRModule({name: workload})
-        records = result.candidates(mod, chosen)
-        found = best_kernel(records, mod, chosen, database=result, summary=summary)
-        if found is None:
-            found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
-        if found is None and (
-            trials == 0 or records or summary.trials or _any_withdrawn(result, mod)
-        ):
-            found = _fallback(mod, chosen, summary)
+        with held():
+            summary = replace(_summary(last), why=result.why())
+            if interrupted():
+                summary = replace(summary, interrupted=True)
+            mod = IRModule({name: workload})
+            records = result.candidates(mod, chosen)
+            found = best_kernel(records, mod, chosen, database=result, summary=summary)
+            if found is None:
+                found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
+            if found is None and (
+                trials == 0 or records or summary.trials or _any_withdrawn(result, mod)
+            ):
+                found = _fallback(mod, chosen, summary)
     if found is None:
         why = "interrupted before" if summary.interrupted else "the search ended before"
         raise UserError(

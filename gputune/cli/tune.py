@@ -99,13 +99,16 @@ def tune(
     has a function `reference` that computes the same from the inputs, the result is compared with
     it.
 
-    Ctrl-C ends the search and keeps the best so far.
+    Ctrl-C ends the search and keeps the best so far; a second one ends the program. SIGTERM ends
+    the search too, shows the best so far, and then ends the program (exit code 143).
     """
     import gputune
     from gputune.meta_schedule import open_database
+    from gputune.runtime.interruption import graceful
     from gputune.tuning import tunable_target
 
     from . import display, subject
+    from .main import complain
 
     clock = _clock(lock_clocks)
     what = subject.find(kernel, shape, dtype)
@@ -117,15 +120,27 @@ def tune(
         last[:] = [now]
         live.update(now)
 
-    with display.Live(what.title) as live:
-        found = gputune.tune(
-            what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
-            layout_free=layout_free.split(",") if layout_free else None, objective=objective,
-            lock_clocks=clock, shared_gpu=shared_gpu,
-            database=None if database is None else open_database(database),
-        )  # fmt: skip
-    out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
-    show(out, found, last, quiet)
+    with graceful() as signals:
+        try:
+            with display.Live(what.title) as live:
+                found = gputune.tune(
+                    what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
+                    layout_free=layout_free.split(",") if layout_free else None,
+                    objective=objective, lock_clocks=clock, shared_gpu=shared_gpu,
+                    database=None if database is None else open_database(database),
+                )  # fmt: skip
+        except UserError as e:
+            if e.code != "no-schedule" or not signals.came:
+                raise
+            complain(e.message)
+            raise SystemExit(signals.exit_code) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            raise SystemExit(signals.exit_code) from None
+        out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
+        show(out, found, last, quiet)
+    if signals.shall_end:
+        raise SystemExit(signals.exit_code)
     compare(out, what, found)
 
 

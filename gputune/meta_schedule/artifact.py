@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
+from ..runtime.interruption import held
 from ..target.host import cache_folder
 
 _MAGIC = "gputune artifact 1"
@@ -121,9 +122,10 @@ def new_path() -> Path:
         parent = cache_folder()
         if parent is not None:
             _sweep(parent)
-        folder = Path(tempfile.mkdtemp(prefix=f"build-{own}-", dir=parent))  # mode 0700
-        _folders[own] = folder
-        atexit.register(_remove_own, folder, own)
+        with held():  # a folder that nobody knows would stay for ever
+            folder = Path(tempfile.mkdtemp(prefix=f"build-{own}-", dir=parent))  # mode 0700
+            _folders[own] = folder
+            atexit.register(_remove_own, folder, own)
     return folder / f"{next(_numbers)}.o"
 
 

@@ -12,6 +12,7 @@ from ..errors import BuildError, GputuneError, UserError
 from ..ir.nodes import IRModule
 from ..lower.layout_preproc import as_measured
 from ..runtime.cuda_build import CudaCode, described_arguments
+from ..runtime.interruption import held
 from ..runtime.operations import packing_code
 from ..runtime.pool import WorkerPool
 from ..runtime.process import Outcome, Reply, Request
@@ -165,7 +166,8 @@ class LocalBuilder(Builder):
                 requests.append(request)
             where.append(place[key])
         outcomes = shared_pool(self.max_workers).map(requests) if requests else []
-        results = [self._result(r, o) for r, o in zip(requests, outcomes)]
+        with held():  # files that nobody knows would stay as long as this process
+            results = [self._result(r, o) for r, o in zip(requests, outcomes)]
         return [results[w] if isinstance(w, int) else w for w in where]
 
     def _initialize(self) -> None:

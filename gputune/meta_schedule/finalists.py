@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..errors import GputuneError
+from ..runtime.interruption import at_once, checkpoint, held
 from .builder import Builder, BuilderInput, BuilderResult
 from .database import Database
 from .logging import console
@@ -84,6 +85,7 @@ def measure_again(
         _build(found, builder)
         found = [x for x in found if x.built is not None]
         for process in processes:
+            checkpoint()
             process.wait()  # none starts up while another measures
         for k, process in enumerate(processes):
             begun = time.monotonic()
@@ -94,13 +96,16 @@ def measure_again(
     except GputuneError as e:
         console().warning("The finalists cannot be measured again: %s", e.message)
     except KeyboardInterrupt:
+        if at_once():
+            raise
         console().info("Interrupted: the finalists are not measured further")
     finally:
         for process in processes:
             process.close()
         remove_artifacts([x.built for x in found if x.built is not None])
-    for task in tasks:
-        _amend([x for x in found if x.task is task], database)
+    with held():
+        for task in tasks:
+            _amend([x for x in found if x.task is task], database)
 
 
 def _finalists(task: TaskRecord, database: Database) -> list[_Finalist]:
@@ -140,6 +145,7 @@ def _one_process(found: Sequence[_Finalist], process: OwnProcess, placement: int
     for back in (0, 1):
         for i in reversed(range(len(found))) if back else range(len(found)):
             x = found[i]
+            checkpoint()
             assert x.built is not None
             assert x.built.artifact_path is not None
             if times[i] and x.record.seconds > _TWICE_S:

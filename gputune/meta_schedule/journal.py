@@ -17,6 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import RecordError, UserError
+from ..runtime.interruption import held
 
 _LOCK_SECONDS = 60.0
 _POLL_SECONDS = 0.002  # between two looks at a lock that is held: for one line, as a rule
@@ -62,7 +63,8 @@ class Journal:
                 code="not-writable",
             ) from None
         try:
-            yield
+            with held():  # no line is left half written, and what was written is known
+                yield
         finally:
             lock.release()
 

@@ -47,6 +47,31 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
+class _TaskFile(logging.FileHandler):
+    """A log file; that it cannot be written (the disk is full) is said once, and stops nothing."""
+
+    told = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot even be opened
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Close the file; what could not be written is gone."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say it on the console, the first time."""
+        if not self.told:
+            self.told = True
+            problem = sys.exc_info()[1]
+            console().warning("The log %s cannot be written: %s", self.baseFilename, problem)
+
+
 def console() -> logging.Logger:
     """The console's logger, made ready: with our format unless the user has given it a handler."""
     if not console_logger.handlers:
@@ -85,7 +110,7 @@ def create_loggers(log_dir: str | Path, names: Sequence[str]) -> list[logging.Lo
             path = folder / f"{full}.log"
             path.touch()
             logger = logging.Logger(full)
-            handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+            handler = _TaskFile(path, encoding="utf-8", delay=True)
             handler.setFormatter(Formatter())
             logger.addHandler(handler)
             out.append(logger)

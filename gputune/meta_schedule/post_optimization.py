@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GputuneError, RecordError, ScheduleError, UserError
 from ..ir.nodes import IRModule
+from ..runtime.interruption import at_once, checkpoint, interrupted
 from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
@@ -163,6 +164,8 @@ class Droplet:
             try:
                 here = self._descend(start, n_trials, stack)
             except KeyboardInterrupt:
+                if at_once():
+                    raise
                 self._note(event="interrupted")
             if here is start:
                 return None
@@ -182,6 +185,7 @@ class Droplet:
         while stride <= WIDEST:
             moved = False
             for batch in self._batches(here, stride, last):
+                checkpoint()
                 room = n_trials - self.trials
                 if room <= 0 or self._late:
                     return here
@@ -429,7 +433,7 @@ def post_optimize(
     out: list[TuningRecord | None] = []
     for k, task in enumerate(scheduler.tasks):
         now = time.monotonic()
-        if now >= end:
+        if now >= end or interrupted():
             out.append(None)
             continue
         share = None if end == math.inf else (end - now) / (len(scheduler.tasks) - k)

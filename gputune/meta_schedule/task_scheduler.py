@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
 import time
@@ -12,8 +13,9 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..errors import RunError, UserError
+from ..errors import RecordError, RunError, UserError
 from ..ir.nodes import IRModule
+from ..runtime.interruption import at_once, checkpoint, graceful, held
 from ..target import Target
 from .admission import admitted, known_seconds
 from .builder import Builder, BuilderInput, BuilderResult, same_order
@@ -21,7 +23,7 @@ from .conditions import Conditions
 from .cuda_runner import CudaRunner, shared_gpu_worker
 from .derived import left_open
 from .early_stop import Outlook, StopRule
-from .failures import Failure, in_words, write_failures
+from .failures import REFUSED, Failure, in_words, write_failures
 from .host_runner import HostExecutionRunner
 from .judgement import judge_round, judged
 from .logging import console
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
 # Rounds that may fail whole before a task is given up.
 _PATIENCE = 3
+# Candidates that may fail for one and the same reason before anything has worked.
+_ALIKE = 32
 # Rounds running in which a strategy may have nothing to measure.
 _EMPTY = 100
 # Programs that are built between two looks at the clock, for each build worker.
@@ -89,6 +93,7 @@ class TaskScheduler(ABC):
         self._on_progress: Callable[[Progress], None] | None = None
         self._failures_path: Path | None = None
         self.rounds = RoundLog()
+        self._told: set[str] = set()  # workloads whose program is in the list of failures
         self._round_ends = math.inf
         self._stop = False
         self._conditions = Conditions()
@@ -110,6 +115,7 @@ class TaskScheduler(ABC):
         raise UserError(f"unknown kind of task scheduler {kind!r}; known: gradient, round-robin")
 
     # ------------------------------------------------------------------ the whole of it
+    @graceful()
     def tune(
         self,
         tasks: Sequence[TuneContext],
@@ -133,8 +139,9 @@ class TaskScheduler(ABC):
     ) -> None:
         """Tune until nothing is left to do or a limit is reached.
 
-        Trials are never exceeded: the last round is cut to what is left. Ctrl-C ends the round
-        under way, records what was measured, and returns. Without trials nothing is measured: each
+        Trials are never exceeded: the last round is cut to what is left. Ctrl-C (and SIGTERM, see
+        `runtime.interruption`) ends the round under way, records what was measured, and returns; a
+        second one raises KeyboardInterrupt at once. Without trials nothing is measured: each
         task of which the database knows nothing gets the choice of its model (`predicted`).
 
         Args:
@@ -177,6 +184,7 @@ class TaskScheduler(ABC):
         self._on_progress, self._failures_path = on_progress, failures_path
         self.rounds = RoundLog(rounds_path)
         self._conditions = conditions or Conditions()
+        self._told = set()
         for task in self.tasks:
             task.outlook = Outlook(stop or StopRule())
         self.interrupted = self._stop = False
@@ -192,17 +200,20 @@ class TaskScheduler(ABC):
                 self._predict()
             self._loop()
         except KeyboardInterrupt:
+            if at_once():
+                raise
             self.interrupted = True
             self._logger.info("Interrupted: what was measured so far is kept")
         finally:
             for ctx in begun:
                 ctx.post_tuning()
-        for task_id, task in enumerate(self.tasks):
-            if not task.is_terminated:
-                self.terminate_task(task_id)
-        ended = "interrupted" if self.interrupted else "done"
-        self._report(ended, max(0, len(self.tasks) - 1))
-        self._complain()
+        with held():
+            for task_id, task in enumerate(self.tasks):
+                if not task.is_terminated:
+                    self.terminate_task(task_id)
+            ended = "interrupted" if self.interrupted else "done"
+            self._report(ended, max(0, len(self.tasks) - 1))
+            self._complain()
 
     def _initialize(self, task_id: int, num_trials_per_iter: int, verify: bool) -> None:
         task = self.tasks[task_id]
@@ -214,7 +225,9 @@ class TaskScheduler(ABC):
         elif verify:
             task.verifier = verifier_of(ctx.mod, ctx.target, self._runner, ctx.fork_seed)
         if self.database is not None:
-            self.database.commit_workload(ctx.mod)  # a database that cannot be written says so now
+            with held():  # a database that cannot be written says so now
+                self.database.commit_workload(ctx.mod)
+            checkpoint()
             known = self.database.candidates(ctx.mod, ctx.target)
             seconds = known_seconds(known, ctx.mod, ctx.target)
             task.known_seconds = math.inf if seconds is None else seconds
@@ -251,6 +264,7 @@ class TaskScheduler(ABC):
 
     def _loop(self) -> None:
         while not self._stop:
+            checkpoint()
             if sum(t.trials for t in self.tasks) >= self._budget.trials:
                 return
             if self._budget.is_late and self._any_success():
@@ -479,7 +493,8 @@ class TaskScheduler(ABC):
         try:
             with Profiler.timeit("JoinRunnerFutures"):
                 for candidate, b, future in zip(candidates, built, futures):
-                    if self._has_to_end(results):
+                    checkpoint()
+                    if self._has_to_end(results) or _all_alike(task, results):
                         break
                     found = self._conditions.settled(_result_of(future), candidate, task.ctx.target)
                     results.append(judged(task, candidate, b, found))
@@ -489,15 +504,19 @@ class TaskScheduler(ABC):
             judge_round(task, candidates, built, results)
             task.lead_round(candidates, results)
         except KeyboardInterrupt:
+            if at_once():
+                raise
             self.interrupted = self._stop = True
             self._logger.info("Interrupted: finishing with what was measured so far")
         except BaseException:  # a user's part: what was measured before is recorded all the same
             remove_artifacts(built[len(results) :])
             if results:
-                self._take_in(task_id, candidates, built, results)
+                with held():
+                    self._take_in(task_id, candidates, built, results)
             raise
-        remove_artifacts(built[len(results) :])
-        return self._take_in(task_id, candidates, built, results)
+        with held():
+            remove_artifacts(built[len(results) :])
+            return self._take_in(task_id, candidates, built, results)
 
     def _has_to_end(self, results: Sequence[RunnerResult]) -> bool:
         """Is the time up, and is there something to show for it?"""
@@ -525,7 +544,11 @@ class TaskScheduler(ABC):
         for c, b, r in zip(kept, kept_built, kept_results):
             task.charge(b, r)
             task.accepted |= r.problem is None and not c.excused
-        self._write_failures(task, kept, kept_results)
+        unwritten: RecordError | None = None
+        try:
+            self._write_failures(task, kept, kept_results)
+        except RecordError as e:
+            unwritten = e  # the database shall have the round all the same
         best = task.best_latency_ms
         task.best_history_ms.append(FAILED_MS if best is None else best)
         self._tell(task_id, kept, kept_built, kept_results)
@@ -535,6 +558,8 @@ class TaskScheduler(ABC):
         self._logger.info(
             '[Updated] Task #%d: "%s"\n%s', task_id, task.task_name, table(self.tasks)
         )
+        if unwritten is not None:
+            raise unwritten
         if kept_results and best is None:
             self._lose_patience(task_id)
         return kept_results
@@ -586,7 +611,8 @@ class TaskScheduler(ABC):
         }
         self.rounds.failures.append(line)
         if self._failures_path is not None:
-            write_failures(self._failures_path, [line])
+            with contextlib.suppress(RecordError):  # it may be what `e` is about
+                write_failures(self._failures_path, [line])
 
     def _log_round(
         self,
@@ -636,29 +662,46 @@ class TaskScheduler(ABC):
             if result.problem is None:
                 continue
             task.ctx.logger.info("%s\n%s", result.problem, candidate.sch.trace)
-            lines.append(
-                {
-                    "time": round(time.time(), 3),
-                    "task": task.task_name,
-                    "workload": task.shash,
-                    **result.problem.as_json(),
-                    "program": candidate.digest,
-                    "trace": candidate.sch.trace.as_python(),
-                }
-            )
+            line: dict[str, object] = {
+                "time": round(time.time(), 3),
+                "task": task.task_name,
+                "workload": task.shash,
+                "device": task.ctx.target.device_key,
+                **result.problem.as_json(),
+                "program": candidate.digest,
+                "trace": candidate.sch.trace.as_python(),
+            }
+            if result.problem.phase != REFUSED:  # that is no failure: nobody wants to see it again
+                line |= self._repeatable(task, candidate)
+            lines.append(line)
         self.rounds.failures += lines
         if lines and self._failures_path is not None:
             write_failures(self._failures_path, lines)
+
+    def _repeatable(self, task: TaskRecord, candidate: MeasureCandidate) -> dict[str, object]:
+        """What it takes to make a candidate anew and to do the same with it; see `reproduce`."""
+        on_host = isinstance(self._runner, HostExecutionRunner)
+        out: dict[str, object] = {
+            "target": task.ctx.target.export(),
+            "steps": candidate.sch.trace.as_json(),
+            "runner": (HostExecutionRunner if on_host else type(self._runner)).__name__,
+            "limits_s": [getattr(x, "timeout_sec", None) for x in (self._builder, self._runner)],
+        }
+        if task.shash not in self._told:  # once in a run is enough
+            self._told.add(task.shash)
+            out["script"] = task.ctx.mod.script()
+        return out
 
     def _lose_patience(self, task_id: int) -> None:
         """Give a task up that only ever fails."""
         task = self.tasks[task_id]
         task.failed_rounds += 1
-        if task.failed_rounds < _PATIENCE:
+        if task.failed_rounds < _PATIENCE and not _all_alike(task):
             return
+        task.ended = task.all_failed()
         self._logger.error(
-            'Task #%d: "%s" is given up after %d rounds: %s',
-            task_id, task.task_name, task.failed_rounds, task.all_failed(),
+            'Task #%d: "%s" is given up after %d round%s: %s',
+            task_id, task.task_name, task.failed_rounds, "s" * (task.failed_rounds > 1), task.ended,
         )  # fmt: skip
         if not task.is_terminated:
             self.terminate_task(task_id)
@@ -792,6 +835,22 @@ def _result_of(future: RunnerFuture) -> RunnerResult:
         f"the runner's future gave {found!r:.60}",
         hint="its result is a RunnerResult(run_secs, error_msg)",
         code="runner",
+    )
+
+
+def _all_alike(task: TaskRecord, results: Sequence[RunnerResult] = ()) -> bool:
+    """Has nothing of a task ever worked, and has everything failed for the same reason, so often
+    that it must be the program, or the machine? (What a rule refuses has not failed.)"""
+    if task.best_latency_ms is not None or task.known_seconds < math.inf:
+        return False
+    problems = [r.problem for r in results]
+    if any(p is None or p.infrastructure or p.phase == REFUSED for p in problems):
+        return False
+    reasons = {*task.failures, *(p.reason for p in problems if p is not None)}
+    return (
+        len(reasons) == 1
+        and not next(iter(reasons)).startswith(REFUSED)
+        and task.failures.total() + len(problems) >= _ALIKE
     )
 
 

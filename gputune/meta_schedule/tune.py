@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import RecordError, UserError
 from ..ir.nodes import IRModule, PrimFunc
 from ..runtime.clock_lock import check_lock
+from ..runtime.interruption import at_once, graceful, held, interrupted
 from ..runtime.observe import Observer, check_observers
 from ..target import Target
 from ..target.target import TargetLike
@@ -85,6 +86,7 @@ class ExtractedTask:
     weight: int
 
 
+@graceful()
 def tune_tir(
     mod: IRModule | PrimFunc,
     target: TargetLike,
@@ -121,7 +123,9 @@ def tune_tir(
     """Find fast schedules for the functions of a program.
 
     What earlier runs in the same `work_dir` measured is remembered: the result is the best of the
-    whole history.
+    whole history. Ctrl-C ends the search: what was measured is recorded, and the result is the best
+    so far; so do SIGTERM and SIGHUP. A second signal ends it at once, with a KeyboardInterrupt (or
+    SystemExit, where it was not Ctrl-C). See `runtime.interruption`.
 
     Args:
         mod: a PrimFunc, or an IRModule, each function of which becomes a task.
@@ -291,6 +295,7 @@ def _own(part: Any) -> Any:
     return part.clone() if hasattr(part, "clone") and not isinstance(part, type) else part
 
 
+@graceful()
 def tune_tasks(
     *,
     tasks: Sequence[TuneContext],
@@ -365,61 +370,89 @@ def tune_tasks(
         notes: list[str] = []
         begun = time.monotonic()
         try:
-            held = stack.enter_context(measuring(on_gpu, watching, shared_gpu, clock))
-            _tune(
-                scheduler,
-                tasks,
-                task_weights,
-                max_trials_global,
-                per_task,
-                num_trials_per_iter,
-                build,
-                run,
-                _callbacks(measure_callbacks),
-                db,
-                model,
-                seconds=_search_seconds(seconds, post_optimization, run, energy),
-                verify=verify,
-                on_progress=on_progress,
-                failures_path=Path(work_dir) / FAILURES_FILE,
-                rounds_path=Path(work_dir) / ROUNDS_FILE,
-                stop=stop,
-                conditions=held,
-            )
-            if not scheduler.interrupted:
-                left = None if seconds is None else seconds - (time.monotonic() - begun)
-                measure_again(scheduler.tasks, db, build, run, left)
-            _confirm_winners(scheduler, db)
-            _save(model, work_dir)
-            if post_optimization and not scheduler.interrupted:
-                left = None if seconds is None else seconds - (time.monotonic() - begun)
-                post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
-            if meter is not None and scheduler.interrupted:
-                notes.append("interrupted before energy was measured: the best is the fastest")
-            elif meter is not None:
-                notes += measure_finalists(objective, scheduler.tasks, db, build, meter)
+            conditions = stack.enter_context(measuring(on_gpu, watching, shared_gpu, clock))
+            try:
+                _tune(
+                    scheduler,
+                    tasks,
+                    task_weights,
+                    max_trials_global,
+                    per_task,
+                    num_trials_per_iter,
+                    build,
+                    run,
+                    _callbacks(measure_callbacks),
+                    db,
+                    model,
+                    seconds=_search_seconds(seconds, post_optimization, run, energy),
+                    verify=verify,
+                    on_progress=on_progress,
+                    failures_path=Path(work_dir) / FAILURES_FILE,
+                    rounds_path=Path(work_dir) / ROUNDS_FILE,
+                    stop=stop,
+                    conditions=conditions,
+                )
+            except KeyboardInterrupt:
+                if at_once():
+                    raise
+                scheduler.interrupted = True
+            with held():  # what takes long looks by itself whether it is to end
+                if not (scheduler.interrupted or interrupted()):
+                    left = None if seconds is None else seconds - (time.monotonic() - begun)
+                    measure_again(scheduler.tasks, db, build, run, left)
+                _confirm_winners(scheduler, db)
+                _save(model, work_dir)
+                if post_optimization and not (scheduler.interrupted or interrupted()):
+                    left = None if seconds is None else seconds - (time.monotonic() - begun)
+                    post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
+            if meter is not None:
+                try:
+                    if not (scheduler.interrupted or interrupted()):
+                        notes += measure_finalists(objective, scheduler.tasks, db, build, meter)
+                except KeyboardInterrupt:
+                    if at_once():
+                        raise
+                    scheduler.interrupted = True
+                if scheduler.interrupted or interrupted():
+                    notes.append("interrupted before energy was measured: the best is the fastest")
         except RecordError as e:
             e.result = result  # what was found is in memory, and not lost
             raise
+        except UserError as e:
+            if e.code != "not-writable" or not any(t.trials for t in scheduler.tasks):
+                raise
+            lost = RecordError(e.message, hint=e.hint, code=e.code)  # it could be written before
+            lost.result = result
+            raise lost from None
         finally:
-            notes += [
-                f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended
-            ]
-            notes += [
-                f'task "{t.task_name}": {t.unranked} candidates were measured while others '
-                "computed on the GPU, and do not rank"
-                for t in scheduler.tasks
-                if t.unranked
-            ]
-            result.conclude(
-                [t.predicted for t in scheduler.tasks if t.predicted is not None],
-                Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=notes),
-            )
-        loggers[0].info("%s", scheduler.failure_summary())
+            with held():
+                _conclude(result, scheduler, loggers[0], notes)
     finally:
         stack.close()
         _close(loggers)
     return result
+
+
+def _conclude(
+    result: TuneResult, scheduler: TaskScheduler, logger: logging.Logger, notes: Sequence[str]
+) -> None:
+    """Tell the result what became of the tasks, and the log why candidates failed."""
+    tasks = scheduler.tasks
+    said = [
+        *notes,
+        *[f'task "{t.task_name}" ended early: {t.ended}' for t in tasks if t.ended],
+        *[
+            f'task "{t.task_name}": {t.unranked} candidates were measured while others computed on '
+            "the GPU, and do not rank"
+            for t in tasks
+            if t.unranked
+        ],
+    ]
+    result.conclude(
+        [t.predicted for t in tasks if t.predicted is not None],
+        Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=said),
+    )
+    logger.info("%s", scheduler.failure_summary())
 
 
 def _search_seconds(

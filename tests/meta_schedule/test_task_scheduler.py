@@ -372,6 +372,56 @@ def test_a_task_that_only_fails_is_given_up_with_the_reason(lines: list[str]) ->
     assert any("given up after 3 rounds" in line for line in lines)
 
 
+def test_a_task_that_fails_for_one_reason_is_given_up_within_a_round(lines: list[str]) -> None:
+    """A round may have hundreds of candidates that all run into the time limit."""
+    with pytest.raises(RunError, match=r"all 32 candidates failed .32 x run error.*OOM") as e:
+        run([context(100)], seconds_of=lambda i: "OOM", num_trials_per_iter=64)
+    assert e.value.code == "all-failed"
+    assert any("given up after 1 round: all 32 candidates failed" in line for line in lines)
+
+
+def test_failures_of_other_kinds_do_not_add_up() -> None:
+    """Half of them fail to build, half to run: then it may be the candidates."""
+    ctx = context(64)
+    scheduler, _, _ = run(
+        [ctx],
+        fail=lambda i: "no such instruction" if i % 2 and i < 50 else None,
+        seconds_of=lambda i: "OOM" if i < 50 else 1e-3,
+        num_trials_per_iter=64,
+    )
+    assert scheduler.tasks[0].trials == 64
+    assert scheduler.tasks[0].ended == ""
+
+
+def test_what_worked_before_is_not_given_up() -> None:
+    ctx = context(64)
+    scheduler, _, _ = run([ctx], seconds_of=lambda i: "OOM" if i else 1e-3, num_trials_per_iter=64)
+    assert scheduler.tasks[0].trials == 64
+
+
+def test_a_failures_file_that_cannot_be_written_loses_no_record(tmp_path: Path) -> None:
+    """Named for a bug: the round was not recorded at all."""
+    db = MemoryDatabase()
+    with pytest.raises(RecordError, match="cannot record in"):
+        run(
+            [context(8)], seconds_of=lambda i: "OOM" if i == 3 else 1e-3,
+            callbacks=[AddToDatabase()], database=db, failures_path=tmp_path / "no" / "such",
+        )  # fmt: skip
+    assert len(db) == 8
+
+
+def test_a_failure_has_what_it_takes_to_repeat_it(tmp_path: Path) -> None:
+    path = tmp_path / "failures.jsonl"
+    ctx = context(9)
+    run([ctx], fail=lambda i: "no" if i % 3 == 0 else None, failures_path=path)
+    lines = [json.loads(x) for x in path.read_text().splitlines()]
+    assert ["script" in x for x in lines] == [True, False, False]  # once is enough
+    assert lines[0]["script"] == ctx.mod.script()
+    assert all(x["steps"] and x["target"] == ctx.target.export() for x in lines)
+    assert {x["device"] for x in lines} == {ctx.target.device_key}
+    assert {x["runner"] for x in lines} == {"FakeRunner"}
+
+
 def test_an_earlier_result_is_enough() -> None:
     db = MemoryDatabase()
     ctx = context(4)

@@ -10,7 +10,6 @@ import numpy as np
 from ...errors import ScheduleError, UserError
 from ...ir.equal import structural_hash
 from ..decisions import IntArray
-from ..record import Workload
 from .replay import _Replay
 from .search_strategy import Search, context_of
 from .spaces import Space, make_space
