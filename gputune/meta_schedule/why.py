@@ -278,7 +278,7 @@ class Why:
                 hint="gputune tune KERNEL --work-dir FOLDER writes one",
                 code="missing",
             )
-        (rounds, bad), (failures, worse) = map(_lines, files)
+        (rounds, bad), (failures, worse) = map(read_lines, files)
         return Why.of(rounds, failures, bad + worse)
 
     def parts(self) -> list[Part]:
@@ -305,7 +305,7 @@ _JUDGED = frozenset({*CHOICES, *RULES})
 _LAPS = {"search_s": "search", "build_s": "build", "measure_s": "measure and learn"}
 
 
-def _lines(path: Path) -> tuple[list[Line], int]:
+def read_lines(path: Path) -> tuple[list[Line], int]:
     """The objects of a file, one a line, and how many lines are none."""
     try:
         with path.open("rb") as f:
