@@ -111,7 +111,7 @@ class DefaultGPUSchedule:
             name: f if is_scheduled(f) or done[name] is f else done[name].with_attr(SCHEDULED, True)
             for name, f in mod.functions.items()
         }
-        return IRModule(functions, mod.attrs)
+        return IRModule(functions, mod.attrs, mod.graphs)
 
 
 def _cuda(target: Target) -> Target:
@@ -357,7 +357,7 @@ def _prepared(func: PrimFunc | IRModule) -> IRModule:
     }
     if all(functions[name] is f for name, f in mod.functions.items()):
         return mod
-    return IRModule(functions, mod.attrs)
+    return IRModule(functions, mod.attrs, mod.graphs)
 
 
 def _prepared_function(func: PrimFunc) -> PrimFunc:

@@ -11,6 +11,8 @@ One walk in program order, one small function a rule. What is checked:
 * form: no nested or short `Seq`, thread axes exactly on thread-bound loops, init only where there
   is something to reduce, views that fit their region.
 
+For graph functions see `check_graph.py`.
+
 Expressions are checked to have a meaning, not that their values are in bounds: that is the
 interpreter's question.
 """
@@ -23,6 +25,8 @@ from typing import NoReturn, assert_never, get_args
 
 from ..errors import CheckError
 from . import dtypes
+from .check_graph import check_graph
+from .graph import Function
 from .nodes import (
     COMPARISONS,
     LOGIC,
@@ -77,8 +81,8 @@ _ARITHMETIC = frozenset({"+", "-", "*", "/", "//", "%", "truncmod"})
 _INTEGER_ONLY = frozenset({"//", "%", "&", "|", "^", "<<", ">>"})
 
 
-def check(x: PrimFunc | IRModule) -> None:
-    """Check that a program is well formed.
+def check(x: PrimFunc | IRModule | Function) -> None:
+    """Check that a program is well formed; a graph function on its own may call what is not there.
 
     Raises:
         CheckError: the first thing that is not, by name; printing the error draws the program with
@@ -87,10 +91,18 @@ def check(x: PrimFunc | IRModule) -> None:
     if isinstance(x, PrimFunc):
         _Checker(x).function()
         return
-    for name, func in x.functions.items():
+    if isinstance(x, Function):
+        check_graph(x, x.name, None)
+        return
+    for name in x:
         if not isinstance(name, str) or not name:
             raise CheckError(f"a module has a function under {name!r}", code="function-name")
+        if name in x.functions and name in x.graphs:
+            raise CheckError(f"a module has two functions named {name!r}", code="function-name")
+    for func in x.functions.values():
         _Checker(func).function()
+    for name, graph in x.graphs.items():
+        check_graph(graph, name, x)
 
 
 class _Checker:

@@ -5,7 +5,7 @@ variables, buffers, iterators and blocks are numbers, given in the order in whic
 What matters: operations, dtypes, scopes, loop and iterator kinds, constants (floats by their bits
 in their dtype), regions, annotations and attributes (their order does not), the names of functions
 in a module. What does not: every other name, and a function's "global_symbol" attribute, since a
-function is the same workload under another name.
+function is the same workload under another name. Graph functions: see `equal_graph.py`.
 
 Variables and buffers that a fragment uses without binding them are equal only to themselves; the
 hash numbers them in order of appearance.
@@ -21,7 +21,8 @@ from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, graph
+from .equal_graph import write_graph
 from .flops import flops_by_block
 from .nodes import (
     EXPR_CLASSES,
@@ -57,7 +58,8 @@ from .nodes import (
     Var,
 )
 
-Program: TypeAlias = PrimFunc | IRModule | Stmt | Expr
+Program: TypeAlias = PrimFunc | graph.Function | IRModule | Stmt | Expr
+Bound: TypeAlias = Var | Buffer | graph.Var
 
 MODES = ("structural", "ignore-tensor", "ignore-ndarray", "anchor-block")
 
@@ -69,9 +71,9 @@ def structural_equal(a: Program, b: Program, mode: str = "structural") -> bool:
         a: a function, module, statement or expression.
         b: another.
         mode: "structural"; "ignore-tensor" (also "ignore-ndarray"), which leaves out the data of
-            constant tensors and so, as programs hold none, equals "structural"; or "anchor-block",
-            which compares the anchor blocks only (see `find_anchor_block`) and falls back to
-            "ignore-tensor" where neither program has one.
+            the constants of graph functions; or "anchor-block", which compares the anchor blocks
+            only (see `find_anchor_block`) and falls back to "ignore-tensor" where neither program
+            has one.
 
     Raises:
         ValueError: unknown mode.
@@ -86,7 +88,8 @@ def structural_equal(a: Program, b: Program, mode: str = "structural") -> bool:
             return _written(anchor_a, True).out == _written(anchor_b, True).out
         if anchor_a is not None or anchor_b is not None:
             return False
-    wa, wb = _written(a), _written(b)
+    data = mode == "structural"
+    wa, wb = _written(a, data=data), _written(b, data=data)
     return (
         wa.out == wb.out
         and len(wa.free) == len(wb.free)
@@ -106,7 +109,7 @@ def structural_hash(x: Program, mode: str = "structural") -> str:
         if anchor is not None:
             writer = _written(anchor, True)
     if writer is None:
-        writer = _written(x)
+        writer = _written(x, data=mode == "structural")
     return blake2b(
         " ".join(writer.out).encode("utf-8", "surrogatepass"), digest_size=16
     ).hexdigest()
@@ -137,8 +140,8 @@ def _check_mode(mode: str) -> None:
         raise ValueError(f"unknown module equality {mode!r}; known are: {', '.join(MODES)}")
 
 
-def _written(x: Program, anchor: bool = False) -> _Writer:
-    w = _Writer(anchor)
+def _written(x: Program, anchor: bool = False, data: bool = True) -> _Writer:
+    w = _Writer(anchor, data)
     if anchor:
         assert isinstance(x, Block)
         w.block_inside(x)
@@ -146,6 +149,8 @@ def _written(x: Program, anchor: bool = False) -> _Writer:
         w.module(x)
     elif isinstance(x, PrimFunc):
         w.func(x)
+    elif isinstance(x, graph.Function):
+        write_graph(w, x)
     elif isinstance(x, STMT_CLASSES):
         w.stmt(x)
     elif isinstance(x, EXPR_CLASSES):
@@ -181,21 +186,23 @@ def _has_text(cls: type) -> bool:
 class _Writer:
     """Appends the canonical form of what it is given to `out`."""
 
-    __slots__ = ("anchor", "count", "free", "ids", "out")
+    __slots__ = ("anchor", "count", "data", "free", "ids", "out")
 
-    def __init__(self, anchor: bool) -> None:
+    def __init__(self, anchor: bool, data: bool) -> None:
         self.out: list[str] = []
-        self.ids: dict[Var | Buffer, str] = {}
-        self.free: list[Var | Buffer] = []
+        self.ids: dict[Bound, str] = {}
+        self.free: list[Bound] = []
         self.count = 0  # of names given; not len(ids), as an object may be bound twice
         self.anchor = anchor  # of buffers only dtype and shape count
+        self.data = data  # of constants the elements count too
 
     # ------------------------------------------------------------------ what is bound
-    def bind(self, x: Var | Buffer) -> None:
+    def bind(self, x: Bound) -> None:
+        """Give `x` the next number."""
         self.ids[x] = f"#{self.count}"
         self.count += 1
 
-    def meet(self, x: Var | Buffer) -> str:
+    def meet(self, x: Bound) -> str:
         """The token of what is used without having been bound."""
         token = self.ids[x] = f"?{self.count}"
         self.count += 1
@@ -259,7 +266,12 @@ class _Writer:
             self.expr(g.min)
             self.expr(g.extent)
 
+    def text(self, s: str) -> str:
+        """The token of a text."""
+        return _text(s)
+
     def pairs(self, items: Annotations) -> None:
+        """Attributes, in the order of their names."""
         self.out.append(f"{len(items)}" + "{")
         for key, value in sorted(items, key=lambda kv: kv[0]):
             self.out.append(_text(key))
@@ -446,4 +458,7 @@ class _Writer:
         for name in sorted(m.functions):
             self.out.append(_text(name))
             self.func(m.functions[name])
+        for name in sorted(m.graphs):
+            self.out.append(_text(name))
+            write_graph(self, m.graphs[name])
         self.pairs(m.attrs)

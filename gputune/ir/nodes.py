@@ -1,7 +1,8 @@
-"""What is a program made of? Every node, on one page.
+"""What is a program made of? Every node of tensor programs, on one page; `graph.py` is the other.
 
-A program is an `IRModule` of `PrimFunc`s; a function is a tree of statements (`Stmt`) over
-expressions (`Expr`). Nodes are frozen: a change makes a new tree that shares what did not change.
+A program is an `IRModule` of `PrimFunc`s, and of graph functions that call them (`graph.py`). A
+`PrimFunc` is a tree of statements (`Stmt`) over expressions (`Expr`). Nodes are frozen: a change
+makes a new tree that shares what did not change.
 They compare by identity; `structural_equal` compares meaning. A loop is identified by its `Var`
 object and a block by its `BlockKey` object; both survive rewrites.
 
@@ -549,16 +550,21 @@ class _Scripted:
 
     __slots__ = ()
 
-    def script(self) -> str:
-        """The program as script text; parsing it gives a structurally equal program back."""
+    def script(self, *, show_data: bool = True) -> str:
+        """The program as script text; parsing it gives a structurally equal program back.
+
+        Args:
+            show_data: False leaves out the elements of large constants: shorter, but that text is
+                for reading only.
+        """
         from .show import script
 
-        assert isinstance(self, (PrimFunc, IRModule))
-        return script(self)
+        assert isinstance(self, (PrimFunc, IRModule, graph.Function))
+        return script(self, show_data)
 
     def show(self) -> None:
-        """Print the script."""
-        print(self.script())
+        """Print the script, without the elements of large constants."""
+        print(self.script(show_data=False))
 
     def __str__(self) -> str:
         return self.script()
@@ -566,7 +572,7 @@ class _Scripted:
     def _repr_html_(self) -> str:
         from .show import html
 
-        return html(self.script())
+        return html(self.script(show_data=False))
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -612,38 +618,86 @@ class PrimFunc(_Scripted):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class IRModule(_Scripted):
-    """Functions by name."""
+    """Functions by name: tensor functions in `functions`, graph functions in `graphs`.
+
+    No name stands for two functions. `functions` may be given both kinds: what is a graph function
+    is put into `graphs`.
+    """
 
     functions: Mapping[str, PrimFunc]
-    attrs: Annotations = ()
+    attrs: Annotations
+    graphs: Mapping[str, graph.Function]
 
     def __init__(
-        self, functions: Mapping[str, PrimFunc] | None = None, attrs: Annotations = ()
+        self,
+        functions: Mapping[str, PrimFunc | graph.Function] | None = None,
+        attrs: Annotations = (),
+        graphs: Mapping[str, graph.Function] | None = None,
     ) -> None:
-        _module_functions(self, {} if functions is None else functions)
+        tensor: Mapping[str, Any] = {} if functions is None else functions
+        graphs = {} if graphs is None else graphs
+        if any([isinstance(f, graph.Function) for f in tensor.values()]):
+            more = {k: f for k, f in tensor.items() if isinstance(f, graph.Function)}
+            tensor = {k: f for k, f in tensor.items() if k not in more}
+            graphs = {**graphs, **more}
+        _module_functions(self, tensor)
         _module_attrs(self, attrs)
+        _module_graphs(self, graphs)
 
-    def __getitem__(self, name: str) -> PrimFunc:
-        try:
-            return self.functions[name]
-        except KeyError:
-            known = ", ".join(self.functions) or "none"
-            raise KeyError(f"no function named {name!r} in this module (it has: {known})") from None
+    def __getitem__(self, name: str | graph.GlobalVar) -> Any:
+        """The function of that name: a `PrimFunc`, or a graph `Function`; KeyError if none."""
+        key = name.name if isinstance(name, graph.GlobalVar) else name
+        found: PrimFunc | graph.Function | None = self.functions.get(key)
+        if found is None:
+            found = self.graphs.get(key)
+        if found is None:
+            known = ", ".join(self) or "none"
+            raise KeyError(f"no function named {key!r} in this module (it has: {known})")
+        return found
 
     def __contains__(self, name: object) -> bool:
-        return name in self.functions
+        return name in self.functions or name in self.graphs
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.functions)
+        yield from self.functions
+        yield from self.graphs
+
+    def get_global_var(self, name: str) -> graph.GlobalVar:
+        """What stands for the function of that name in calls, and for `update_func`; KeyError if
+        there is none."""
+        _ = self[name]
+        return graph.GlobalVar(name)
+
+    def update_func(self, var: str | graph.GlobalVar, func: PrimFunc | graph.Function) -> None:
+        """Put a function under a name, in the place of the one that is there, if any.
+
+        The one change that is made in place: all who hold this module see it.
+
+        Example:
+            >>> mod.update_func(mod.get_global_var("linear0"), tuned)
+        """
+        key = var.name if isinstance(var, graph.GlobalVar) else var
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"a function has a name, got {key!r}")
+        if not isinstance(func, (PrimFunc, graph.Function)):
+            raise TypeError(f"{key!r} is to be a function of the script, got {type(func).__name__}")
+        is_graph = isinstance(func, graph.Function)
+        functions: dict[str, Any] = dict(self.functions)
+        graphs: dict[str, Any] = dict(self.graphs)
+        (functions if is_graph else graphs).pop(key, None)
+        (graphs if is_graph else functions)[key] = func
+        _module_functions(self, functions)
+        _module_graphs(self, graphs)
 
     @staticmethod
-    def from_expr(func: PrimFunc) -> IRModule:
+    def from_expr(func: PrimFunc | graph.Function) -> IRModule:
         """A module of one function, under its global symbol (or "main")."""
         return IRModule({func.name: func})
 
 
 (_func_params, _func_buffer_map, _func_body, _func_attrs) = _setters(PrimFunc)
-(_module_functions, _module_attrs) = _setters(IRModule)
+(_module_functions, _module_attrs, _module_graphs) = _setters(IRModule)
 
-# Operators on expressions fold through `build`, which needs every class above: hence down here.
-from . import build  # noqa: E402
+# Operators on expressions fold through `build`, and modules hold graph functions; both need
+# classes from above: hence down here.
+from . import build, graph  # noqa: E402

@@ -14,6 +14,7 @@ from html import escape
 from typing import assert_never
 
 from . import walk
+from .graph import Function
 from .nodes import (
     EXPR_CLASSES,
     Alloc,
@@ -36,6 +37,7 @@ from .nodes import (
     Stmt,
     Var,
 )
+from .show_graph import graph_lines
 from .text import Writer, is_zero, legal_name, string_literal, typed
 
 _INDENT = "    "
@@ -55,7 +57,7 @@ def show(node: object) -> str:
 
     Names are those of the variables, made unique. Example: `show(i * 4 + j)` is "i * 4 + j".
     """
-    if isinstance(node, (PrimFunc, IRModule)):
+    if isinstance(node, (PrimFunc, IRModule, Function)):
         return script(node)
     p = _Printer()
     if isinstance(node, EXPR_CLASSES):
@@ -80,14 +82,17 @@ def show(node: object) -> str:
     return "\n".join(p.lines)
 
 
-def script(program: PrimFunc | IRModule) -> str:
+def script(program: PrimFunc | IRModule | Function, show_data: bool = True) -> str:
     """The whole program as script text, ending in a newline.
 
-    Raises TypeError where an annotation holds an object that no script can express.
+    Without `show_data` the elements of large constants are left out: for reading only. Raises
+    TypeError where an annotation holds an object that no script can express.
     """
     p = _Printer()
     if isinstance(program, IRModule):
-        p.module(program)
+        p.module(program, show_data)
+    elif isinstance(program, Function):
+        p.lines += graph_lines(program, None, "", show_data)
     else:
         p.function(program, None)
     p.lines.append("")
@@ -163,18 +168,22 @@ class _Printer(Writer):
         self.pad = pad
 
     # -- programs
-    def module(self, m: IRModule) -> None:
+    def module(self, m: IRModule, show_data: bool) -> None:
         self.line("@I.ir_module")
         self.line("class Module:")
         self.pad = _INDENT
         if m.attrs:
             self.line(f"I.module_attrs({self.annotations(m.attrs)})")
-        if not m.functions and not m.attrs:
+        if not m.functions and not m.graphs and not m.attrs:
             self.line("pass")
         for k, (name, func) in enumerate(m.functions.items()):
             if k or m.attrs:
                 self.lines.append("")
             self.function(func, name)
+        for k, (name, graph) in enumerate(m.graphs.items()):
+            if k or m.attrs or m.functions:
+                self.lines.append("")
+            self.lines += graph_lines(graph, name, self.pad, show_data)
         self.pad = ""
 
     def function(self, f: PrimFunc, key: str | None) -> None:

@@ -167,8 +167,8 @@ def entry_func(mod: IRModule | PrimFunc) -> PrimFunc:
     """The function that tuning is about: "main", or the only one; UserError otherwise."""
     if isinstance(mod, PrimFunc):
         return mod
-    if "main" in mod:
-        return mod["main"]
+    if "main" in mod.functions:
+        return mod.functions["main"]
     if len(mod.functions) == 1:
         return next(iter(mod.functions.values()))
     raise UserError(

@@ -131,8 +131,8 @@ def packing_code(func: PrimFunc, target: Target) -> tuple[dict[str, Any], bytes]
 def _pick(program: PrimFunc | IRModule, name: str | None) -> PrimFunc:
     if isinstance(program, PrimFunc):
         return program
-    if name is not None and name in program:
-        return program[name]
+    if name is not None and name in program.functions:
+        return program.functions[name]
     if len(program.functions) != 1:
         names = ", ".join(program.functions) or "none"
         raise BuildError(f"build: expected one function, or the name of one; found {names}")

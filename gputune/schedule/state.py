@@ -322,8 +322,9 @@ class State:
 
     def set_func(self, func: str, new: PrimFunc) -> None:
         """Put another function in the place of one, under its name."""
-        old = self._mod.functions
-        self._mod = IRModule({func: new} if self._only else {**old, func: new}, self._mod.attrs)
+        mod = self._mod
+        functions = {func: new} if self._only else {**mod.functions, func: new}
+        self._mod = IRModule(functions, mod.attrs, mod.graphs)
         self._latest = None
 
     def replace(self, link: Link, new: Stmt | None) -> None:

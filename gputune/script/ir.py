@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, overload
 
 from ..errors import ScriptError
+from ..ir.graph import Function
 from ..ir.nodes import IRModule, PrimFunc
 
 _ATTRS = "__gputune_module_attrs__"
@@ -23,12 +24,13 @@ def ir_module(**options: Any) -> Callable[[type], IRModule]: ...
 
 
 def ir_module(cls: type | None = None, /, **options: Any) -> IRModule | Callable[[type], IRModule]:
-    """Gather the kernels of a class into a module.
+    """Gather the kernels and graph functions of a class into a module.
 
-    Every `@T.prim_func` in the class body is a function of the module, in order.
+    Every `@T.prim_func` and every `@R.function` in the class body is a function of the module.
 
     Raises:
-        ScriptError: the class holds something else, such as an undecorated function.
+        ScriptError: the class holds something else, such as an undecorated function; or a graph
+            function calls what is not there, or does not fit.
 
     Example:
         >>> @I.ir_module
@@ -44,18 +46,20 @@ def ir_module(cls: type | None = None, /, **options: Any) -> IRModule | Callable
         raise ScriptError(
             f"@I.ir_module stands before a class, got {type(cls).__name__}", code="script-module"
         )
-    functions: dict[str, PrimFunc] = {}
+    from .parser import well_formed
+
+    functions: dict[str, PrimFunc | Function] = {}
     names = vars(cls).get(NAMES, {})
     for name, value in vars(cls).items():
-        if isinstance(value, PrimFunc):
+        if isinstance(value, (PrimFunc, Function)):
             functions[names.get(name, name)] = value
         elif callable(value) and not name.startswith("__"):
             raise ScriptError(
                 f"{name!r} in module class {cls.__name__} is not a kernel",
-                hint="decorate it with @T.prim_func",
+                hint="decorate it with @T.prim_func, or with @R.function",
                 code="script-module",
             )
-    return IRModule(functions, tuple(vars(cls).get(_ATTRS, {}).items()))
+    return well_formed(IRModule(functions, tuple(vars(cls).get(_ATTRS, {}).items())))
 
 
 def module_attrs(attrs: dict[str, Any]) -> None:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ..errors import ScriptError
+from ..errors import CheckError, ScriptError
+from ..ir.check_graph import check_graph
+from ..ir.graph import Function, GlobalVar
 from ..ir.nodes import Block, Buffer, IRModule, PrimFunc, Stmt, Var
-from . import tir
+from . import relax, tir
 from .blocks import annotations_of, finish_block
 from .buffers import BUFFER_ARGS, buffer_from
 from .calls import bind_args, word_of
 from .context import BlockParts, Context, FuncParts, Source, closest
 from .expressions import evaluate
+from .graphs import ModuleNames, graph_function, unquoted
 from .ir import NAMES
 from .statements import Open, collect, joined, read_block
 from .values import dtype_of, python_value
@@ -35,12 +39,16 @@ def from_source(text: str, name: str | None = None) -> PrimFunc | IRModule:
     """The program that `text` describes; runs nothing and looks up nothing outside of it.
 
     Args:
-        text: script text as `script()` prints it: functions decorated with `@T.prim_func`, or a
-            class decorated with `@I.ir_module`. Import lines are skipped.
+        text: script text as `script()` prints it: functions decorated with `@T.prim_func` or
+            `@R.function`, or a class decorated with `@I.ir_module`. Import lines are skipped.
         name: which function or class, where the text holds several.
 
+    Returns:
+        A function or a module; a graph function on its own comes as a module of it.
+
     Raises:
-        ScriptError: the text is not a script, with line and column.
+        ScriptError: the text is not a script, with line and column; or its graph functions are not
+            well formed.
 
     Example:
         >>> from_source(func.script())  # structurally equal to func
@@ -76,7 +84,7 @@ def _from_tree(tree: ast.Module, source: Source, name: str | None) -> PrimFunc |
                     f"{what} has no place beside functions and modules", code="script-syntax",
                 )  # fmt: skip
     if not found:
-        hint = "it starts with @T.prim_func or @I.ir_module"
+        hint = "it starts with @T.prim_func, @R.function or @I.ir_module"
         raise source.error(1, 1, "no program in this text", hint, "script-source")
     if name is None:
         if len(found) > 1:
@@ -89,20 +97,28 @@ def _from_tree(tree: ast.Module, source: Source, name: str | None) -> PrimFunc |
         near = closest(name, found)
         hint = f"did you mean {near}?" if near else f"it holds {', '.join(found)}"
         raise source.error(1, 1, f"no function or module named {name!r} in the text", hint)
-    if isinstance(chosen, ast.FunctionDef):
-        return _text_function(chosen, source)[1]
-    return _text_module(chosen, source)
+    if isinstance(chosen, ast.ClassDef):
+        return _text_module(chosen, source)
+    key, func = _text_function(chosen, source, ModuleNames())
+    if isinstance(func, PrimFunc):
+        return func
+    _well_formed(func, key, None)
+    return IRModule({key: func})
 
 
 def _text_module(node: ast.ClassDef, source: Source) -> IRModule:
     ctx = _context(source, node.name)
-    _decorator(ctx, node, "ir_module")
-    functions: dict[str, PrimFunc] = {}
+    _decorator(ctx, node, ("ir_module",))
+    names: dict[str, str] = {}
+    for x in node.body:
+        if isinstance(x, ast.FunctionDef) and names.get(x.name) != x.name:
+            names[x.name] = _key(ctx, x)  # of two, the one that is called so in the module
+    functions: dict[str, PrimFunc | Function] = {}
     attrs: tuple[tuple[str, Any], ...] = ()
     for item in node.body:
         match item:
             case ast.FunctionDef():
-                key, func = _text_function(item, source)
+                key, func = _text_function(item, source, ModuleNames(node.name, names))
                 if key in functions:
                     ctx.fail(item, f"the module has two functions named {key!r}")
                 functions[key] = func
@@ -112,38 +128,78 @@ def _text_module(node: ast.ClassDef, source: Source) -> IRModule:
                 continue
             case _:
                 ctx.fail(item, f"{type(item).__name__} has no place in a module")
-    return IRModule(functions, attrs)
+    return well_formed(IRModule(functions, attrs))
 
 
-def _text_function(node: ast.FunctionDef, source: Source) -> tuple[str, PrimFunc]:
+def well_formed(mod: IRModule) -> IRModule:
+    """`mod`; ScriptError if one of its graph functions is not well formed, or calls a function that
+    is not there or does not fit."""
+    for name, func in mod.graphs.items():
+        _well_formed(func, name, mod)
+    return mod
+
+
+def _well_formed(func: Function, name: str, mod: IRModule | None) -> None:
+    try:
+        check_graph(func, name, mod)
+    except CheckError as e:
+        raise ScriptError(e.message, hint=e.hint, code=f"script-{e.code}", draw=e.draw) from None
+
+
+_OPTIONS = {
+    "prim_func": ("private", "name", "check_well_formed", "s_tir"),
+    "function": ("private", "name", "check_well_formed", "pure"),
+}
+"""What the decorators of functions are told."""
+
+
+def _text_function(
+    node: ast.FunctionDef, source: Source, module: ModuleNames
+) -> tuple[str, PrimFunc | Function]:
     """The function and its name in a module."""
     ctx = _context(source, node.name)
-    call = _decorator(ctx, node, "prim_func")
-    private, key = False, node.name
+    word, call = _decorator(ctx, node, ("prim_func", "function"))
+    key, private = _key(ctx, node), False
     if call is not None:
-        known = ("private", "name", "check_well_formed", "s_tir")
-        args = bind_args(ctx, call, "T.prim_func", known, 0)
+        what = f"{'T' if word == 'prim_func' else 'R'}.{word}"
+        args = bind_args(ctx, call, what, _OPTIONS[word], 0)
         private = "private" in args and bool(evaluate(ctx, args["private"]))
-        if "name" in args:
-            key = evaluate(ctx, args["name"])
-            if not isinstance(key, str):
-                ctx.fail(args["name"], "a function name is a string")
-    return key, _function(ctx, node, private, key)
+        if call.args:
+            ctx.fail(call.args[0], f"{what} takes its options by name")
+    if word == "prim_func":
+        return key, _function(ctx, node, private, key)
+    ctx.names.update({name: GlobalVar(key) for name, key in module.functions.items()})
+    return key, graph_function(ctx, node, private, key, module)
 
 
-def _decorator(ctx: Context, node: ast.FunctionDef | ast.ClassDef, word: str) -> ast.Call | None:
-    """The call in `@T.prim_func(...)`, None for a bare `@T.prim_func`; any other decorator is
-    refused."""
-    short = "@T.prim_func" if word == "prim_func" else "@I.ir_module"
+def _key(ctx: Context, node: ast.FunctionDef) -> str:
+    """The name in the module: the Python name, or what the decorator says."""
+    for d in node.decorator_list:
+        for k in d.keywords if isinstance(d, ast.Call) else ():
+            if k.arg == "name":
+                key = evaluate(ctx, k.value)
+                if not isinstance(key, str):
+                    ctx.fail(k.value, "a function name is a string")
+                return key
+    return node.name
+
+
+def _decorator(
+    ctx: Context, node: ast.FunctionDef | ast.ClassDef, words: tuple[str, ...]
+) -> tuple[str, ast.Call | None]:
+    """Which of the words decorates, and the call in `@T.prim_func(...)` (None for a bare
+    `@T.prim_func`); any other decorator is refused."""
+    rooms = {"prim_func": "T", "function": "R", "ir_module": "I"}
+    short = " or ".join(f"@{rooms[w]}.{w}" for w in words)
     if len(node.decorator_list) != 1:
         hint = f"put {short} in front of it"
         ctx.fail(node, f"{node.name!r} has {len(node.decorator_list)} decorators", hint)
     d = node.decorator_list[0]
     call = d if isinstance(d, ast.Call) else None
     func = d.func if isinstance(d, ast.Call) else d
-    if not isinstance(func, ast.Attribute) or func.attr != word or not _is_dotted(func.value):
+    if not isinstance(func, ast.Attribute) or func.attr not in words or not _is_dotted(func.value):
         ctx.fail(d, f"this decorator is not {short}", code="script-syntax")
-    return call
+    return func.attr, call
 
 
 def _is_dotted(node: ast.expr) -> bool:
@@ -156,7 +212,7 @@ def _context(source: Source, name: str) -> Context:
     from . import ir
 
     ctx = Context(source, FuncParts(name), BlockParts("", is_root=True))
-    ctx.names.update({"T": tir, "I": ir})
+    ctx.names.update({"T": tir, "I": ir, "R": relax})
     return ctx
 
 
@@ -183,24 +239,55 @@ def parse_function(
     """
     if isinstance(func, PrimFunc):
         return func
+    ctx, node = _of_python(func, "@T.prim_func", name)
+    try:
+        return _function(ctx, node, private, name)
+    except RecursionError:
+        raise _too_deep(func) from None
+
+
+def parse_graph(
+    func: Callable[..., Any], *, private: bool = False, name: str | None = None
+) -> Function:
+    """The graph function that a Python function describes; what `@R.function` calls.
+
+    Names are looked up as by `parse_function`; a tensor function that the class body around it
+    defines is that function of the module.
+    """
+    if isinstance(func, Function):
+        return func
+    ctx, node = _of_python(func, "@R.function", name)
+    around = func.__qualname__.split(".")[-2:-1]
+    names: Mapping[str, str] = {}
+    if ctx.captured is not None:
+        with contextlib.suppress(KeyError):
+            names = ctx.captured(NAMES)
+    module = ModuleNames("Module" if around in ([], ["<locals>"]) else around[0], names)
+    try:
+        return graph_function(ctx, node, private, name, module)
+    except RecursionError:
+        raise _too_deep(func) from None
+
+
+def _of_python(
+    func: Callable[..., Any], decorator: str, name: str | None
+) -> tuple[Context, ast.FunctionDef]:
+    """Where to parse a Python function, and its syntax."""
     if not isinstance(func, types.FunctionType):
         raise ScriptError(
-            f"@T.prim_func stands before a function, got {type(func).__name__}",
+            f"{decorator} stands before a function, got {type(func).__name__}",
             code="script-source",
         )
     node, source = _function_source(func)
     captured, names = _captured(func)
-    ctx = Context(
-        source, FuncParts(node.name), BlockParts("", is_root=True), captured, names
-    )  # fmt: skip
     if name is not None:
         _name_in_class(func.__name__, name)
-    try:
-        return _function(ctx, node, private, name)
-    except RecursionError:
-        raise ScriptError(
-            f"script {func.__name__!r} nests too deeply", code="script-size"
-        ) from None
+    parts = BlockParts("", is_root=True)
+    return Context(source, FuncParts(node.name), parts, captured, names), node
+
+
+def _too_deep(func: Callable[..., Any]) -> ScriptError:
+    return ScriptError(f"script {func.__name__!r} nests too deeply", code="script-size")
 
 
 def _function_source(func: types.FunctionType) -> tuple[ast.FunctionDef, Source]:
@@ -320,18 +407,8 @@ def _function(
 
 def _annotation(ctx: Context, arg: ast.arg) -> ast.expr:
     """The annotation; one in quotes is parsed, as Python would."""
-    node = arg.annotation
-    assert node is not None
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        try:
-            inner = ast.parse(node.value, mode="eval").body
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            ctx.fail(node, f"annotation {node.value!r} is not an expression")
-        for x in ast.walk(inner):
-            if isinstance(x, ast.expr):
-                ast.copy_location(x, node)
-        return inner
-    return node
+    assert arg.annotation is not None
+    return unquoted(ctx, arg.annotation)
 
 
 def _is_buffer(ctx: Context, node: ast.expr) -> bool:
