@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from . import ir as ir
     from . import kernels as kernels
     from . import meta_schedule as meta_schedule
+    from . import relax as relax
     from . import runtime as runtime
     from . import script as script
     from . import target as target
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from .raw_kernel import cdiv as cdiv
     from .raw_kernel import cuda_kernel as cuda_kernel
     from .raw_tuning import tune_kernel as tune_kernel
+    from .runtime.external import register_func as register_func
     from .runtime.module import Module as Module
     from .runtime.module import build as build
     from .runtime.observe import Observer as Observer
@@ -73,6 +75,7 @@ _PUBLIC = {
     "Module": "runtime.module",
     "build": "runtime.module",
     "Observer": "runtime.observe",
+    "register_func": "runtime.external",
     "tune": "tuning",
     "explain": "explaining",
     "CudaKernel": "raw_kernel",
@@ -94,7 +97,7 @@ _PUBLIC = {
         "errors",
     ),
 }  # fmt: skip
-_ROOMS = ("analysis", "ir", "kernels", "meta_schedule", "runtime", "script", "target")
+_ROOMS = ("analysis", "ir", "kernels", "meta_schedule", "relax", "runtime", "script", "target")
 
 
 def __getattr__(name: str) -> Any:

@@ -148,11 +148,16 @@ ALIASES: dict[str, str | dict[str, str]] = {
     },
     "cpu": "runtime.ndarray:cpu",
     "cuda": "runtime.ndarray:cuda",
-    "compile": "runtime.module:build",
+    "compile": "relax.executable:compile",
+    "get_global_func": "runtime.external:get_global_func",
+    "register_global_func": "runtime.external:register_func",
     "TVMError": "errors:GputuneError",
 }
 INSIDE: dict[str, dict[str, str]] = {
-    "ir": {"module.IRModule": "ir.nodes:IRModule"},
+    "ir": {
+        "GlobalVar": "ir.graph:GlobalVar",
+        "module.IRModule": "ir.nodes:IRModule",
+    },
     "runtime": {
         "tensor": "runtime.ndarray:array",
         "NDArray": "runtime.ndarray:NDArray",

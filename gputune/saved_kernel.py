@@ -221,18 +221,12 @@ def _target(where: Path, about: Mapping[str, Any]) -> Target:
     if not isinstance(value, dict):
         raise RecordError(f"{where / 'record.json'}: the target is {value!r:.60}, not a dict")
     cores = value.get("num-cores")
-    if value.get("kind") == "llvm" and not _runs_here(str(value.get("mattr", ""))):
+    if value.get("kind") == "llvm" and not host.has_features(str(value.get("mattr", ""))):
         return Target({"kind": "llvm", "num-cores": cores})
     try:
         return Target(value)
     except GputuneError as e:
         raise RecordError(f"{where / 'record.json'}: {e.message}") from None
-
-
-def _runs_here(mattr: str) -> bool:
-    """Has this processor all features that a feature string asks for?"""
-    mine = host.features()
-    return all(mine.get(f[1:], False) for f in mattr.split(",") if f.startswith("+"))
 
 
 # ----------------------------------------------------------------------------- files

@@ -39,6 +39,8 @@ outside the rooms: they are the front door, and only the cli (and tests) may imp
 UPWARD: dict[tuple[str, str], str] = {
     ("gputune/meta_schedule/verify.py", "default_gpu_schedule"): "what large programs on a GPU are "
     "compared with",
+    ("gputune/relax/executable.py", "default_schedule"): "how tensor functions are compiled that "
+    "nobody has tuned",
     ("gputune/meta_schedule/predicted.py", "default_schedule"): "what is chosen without a "
     "measurement where the strategy has no opinion",
 }

@@ -243,6 +243,12 @@ def _functions(mod: Any, name: str | None) -> dict[str, PrimFunc]:
         raise BuildError(
             f"build: expected a PrimFunc, an IRModule or a Schedule, found {type(mod).__name__}"
         )
+    if found.graphs:
+        raise BuildError(
+            f"build: the module has graph functions: {', '.join(found.graphs)}",
+            hint="gputune.compile(mod, target), or relax.build, makes an executable of it",
+            code="graph",
+        )
     if not found.functions:
         raise BuildError("build: the module has no functions")
     if name is not None and len(found.functions) > 1:

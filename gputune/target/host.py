@@ -63,6 +63,12 @@ def feature_string() -> str:
     return ",".join(("+" if on else "-") + name for name, on in features().items())
 
 
+def has_features(mattr: str) -> bool:
+    """Has this processor all features that a feature string asks for?"""
+    mine = features()
+    return all(mine.get(f[1:], False) for f in mattr.split(",") if f.startswith("+"))
+
+
 @cache
 def model_name() -> str:
     """The processor's marketing name, as the system gives it."""
