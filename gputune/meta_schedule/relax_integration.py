@@ -1,7 +1,7 @@
 """Which tasks does a module of many tensor functions hold, and how is it compiled from a database?
 
-This version's modules hold tensor functions; the graph functions that call them come with whole
-models. Each tensor function is a task; equal ones are one task of greater weight.
+Each tensor function is a task, and equal ones are one task of greater weight. Where the module has
+graph functions, a tensor function weighs as much as they have calls of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
+from ..ir.graph import call_sites
 from ..ir.nodes import IRModule, PrimFunc
 from ..ir.scheduled import is_scheduled
 from ..schedule import Schedule
@@ -38,51 +39,63 @@ def extract_tasks(
 ) -> list[ExtractedTask]:
     """The tasks of a module, in the order in which they first appear.
 
-    Functions that say that they are scheduled already (`tir.is_scheduled`) are left out.
+    A task's weight is the number of calls in the module's graph functions, or, where it has none,
+    of equal functions. Functions that say that they are scheduled already (`tir.is_scheduled`) are
+    left out, and where there are graph functions, those that none of them calls.
 
     Args:
-        mod: an IRModule of tensor functions, or one function.
+        mod: an IRModule, or one tensor function.
         target: the machine to tune for.
-        params: values of a graph function's parameters: None or empty in this version.
+        params: values of the graph functions' parameters, by name; they do not change the tasks.
         module_equality: which functions are the same task; see `ModuleEquality`.
 
     Raises:
-        UserError: the module holds a graph function; there are params; no such equality.
+        UserError: params of another name than the graph functions have; no such equality.
 
     Example:
         >>> [task.weight for task in extract_tasks(IRModule({"a": mm, "b": mm}), "llvm")]
         [2]
     """
     chosen, equality = Target(target), ModuleEquality(module_equality)
-    if params:
-        raise UserError(
-            f"params name parameters of a graph function, and this module has none: "
-            f"{', '.join(map(str, params))}",
-            hint="leave params out",
-            code="graph",
-        )
+    functions = tensor_functions(mod)
+    graphs = mod.graphs if isinstance(mod, IRModule) else {}
+    _check_params(params or {}, {p.name for g in graphs.values() for p in g.params})
+    sites = call_sites(graphs.values())
     found: dict[str, list[ExtractedTask]] = {}
     order: list[list[Any]] = []  # task without its weight, and the weight
-    for name, func in tensor_functions(mod).items():
-        if is_scheduled(func):
+    for name, func in functions.items():
+        weight = sites[name] if graphs else 1
+        if is_scheduled(func) or not weight:
             continue
         alone = task_module(func)
         key = equality.hash(alone)
         for k, (task, _) in enumerate(order):
             if task in found.get(key, ()) and equality.equal(task.dispatched[0], alone):
-                order[k][1] += 1
+                order[k][1] += weight
                 break
         else:
             task = ExtractedTask(name, IRModule({name: func}), chosen, [alone], 1)
             found.setdefault(key, []).append(task)
-            order.append([task, 1])
+            order.append([task, weight])
     return [
         ExtractedTask(t.task_name, t.mod, t.target, t.dispatched, weight) for t, weight in order
     ]
 
 
+def _check_params(params: Mapping[str, Any], known: set[str]) -> None:
+    unknown = [str(k) for k in params if k not in known]
+    if unknown:
+        names = ", ".join(sorted(known)) or "none, as the module has no graph function with any"
+        raise UserError(
+            f"params name parameters of a graph function, and there are none such: "
+            f"{', '.join(unknown)}",
+            hint=f"its parameters: {names}",
+            code="graph",
+        )
+
+
 def tensor_functions(mod: IRModule | PrimFunc) -> dict[str, PrimFunc]:
-    """The functions of a module by name; UserError if one is no tensor function."""
+    """The tensor functions of a module by name; UserError if it is no module."""
     if isinstance(mod, PrimFunc):
         return {mod.name: mod}
     if not isinstance(mod, IRModule):
@@ -91,14 +104,6 @@ def tensor_functions(mod: IRModule | PrimFunc) -> dict[str, PrimFunc]:
             hint="decorate the kernels with @T.prim_func",
             code="not-a-program",
         )
-    for name, func in mod.functions.items():
-        if not isinstance(func, PrimFunc):
-            raise UserError(
-                f"{name!r} is a graph function ({type(func).__name__}): this version takes modules "
-                "of tensor functions",
-                hint="whole models come with a later version",
-                code="graph",
-            )
     return dict(mod.functions)
 
 
@@ -226,8 +231,13 @@ def compile_relax(
 
     Args:
         database: where the schedules are.
-        mod, target, params: as of `extract_tasks`.
+        mod: an IRModule of tensor functions, or one function.
+        target: the machine to compile for.
+        params: as of `extract_tasks`.
         enable_warning: say which functions the database knows nothing of.
+
+    Raises:
+        UserError: the module has graph functions: `gputune.compile` makes executables of those.
 
     Returns:
         What `gputune.build` gives: `compiled[name](*arrays)`.
@@ -235,10 +245,16 @@ def compile_relax(
     from ..runtime.module import build
 
     chosen = Target(target)
-    if params:
-        extract_tasks(mod, chosen, params)  # says why not
+    functions = tensor_functions(mod)
+    if isinstance(mod, IRModule) and mod.graphs:
+        raise UserError(
+            f"the module has graph functions: {', '.join(mod.graphs)}",
+            hint="put tuned functions in with update_func, then gputune.compile(mod, target)",
+            code="graph",
+        )
+    _check_params(params or {}, set())
     out: dict[str, PrimFunc] = {}
-    for name, func in tensor_functions(mod).items():
+    for name, func in functions.items():
         sch = None
         if not is_scheduled(func):
             sch = best_schedule(database, task_module(func), chosen)

@@ -17,6 +17,7 @@ from ms_fakes import TARGET, FakeBuilder, FakeRunner, matmul, record_of, split_j
 import gputune as gt
 from gputune import meta_schedule as ms
 from gputune.errors import ScheduleError, UserError
+from gputune.ir import graph
 from gputune.ir.equal import structural_equal
 from gputune.ir.nodes import IRModule
 from gputune.schedule import Instruction, InstructionKind, Schedule, Trace
@@ -366,8 +367,8 @@ def many() -> IRModule:
 @row("1.2.31", "relax_integration.extract_tasks",
      '(mod, target, params=None, *, module_equality="structural")',
      of=ms.relax_integration.extract_tasks,
-     does="a task for each tensor function; equal ones are one of greater weight",
-     differs="graph functions come with whole models, in a later version")  # fmt: skip
+     does="a task for each tensor function that is called; equal ones are one of greater weight",
+     differs="a module without graph functions gives all its functions")  # fmt: skip
 def _(tmp: Path) -> None:
     tasks = ms.extract_tasks(many(), TARGET)
     assert [(t.task_name, t.weight) for t in tasks] == [("f", 2), ("g", 1)]
@@ -377,8 +378,18 @@ def _(tmp: Path) -> None:
     done = matmul()["main"].with_attr("tir.is_scheduled", True)
     assert ms.extract_tasks(IRModule({"f": done}), TARGET) == []
     refuses(UserError, "graph", lambda: ms.extract_tasks(many(), TARGET, {"w": 1}))
-    graph: Any = IRModule({"f": object()})  # type: ignore[dict-item]  # as a later version has them
-    refuses(UserError, "graph function", lambda: ms.extract_tasks(graph, TARGET))
+    shape = graph.TensorType((16, 16))
+    a, b, c = (graph.Var(name, shape) for name in "abc")
+    call = graph.Call(graph.GlobalVar("h"), (a, b), shape)
+    again = graph.Call(graph.GlobalVar("h"), (c, b), shape)
+    d = graph.Var("d", shape)
+    main = graph.Function((a, b), (graph.Binding(c, call), graph.Binding(d, again)), d)
+    whole = IRModule({**many().functions, "main": main})
+    found = ms.extract_tasks(whole, TARGET, {"a": 1})
+    assert [(t.task_name, t.weight) for t in found] == [("h", 2)]
+    refuses(UserError, "none such: w", lambda: ms.extract_tasks(whole, TARGET, {"w": 1}))
+    refuses(UserError, "gputune.compile", lambda: ms.compile_relax(
+        filled(), whole, TARGET))  # fmt: skip
     refuses(UserError, "found str", lambda: ms.extract_tasks("f", TARGET))  # type: ignore[arg-type]
 
 
