@@ -88,7 +88,7 @@ def locked_clocks(pci_bus_id: str, mhz: int) -> Iterator[Lock]:
     try:
         guard = subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            start_new_session=True, env=_environment(),
+            start_new_session=True, env=_environment(None),
         )  # fmt: skip
     except OSError as e:
         lock.problem = f"the guard of the clock cannot be started: {e}"
