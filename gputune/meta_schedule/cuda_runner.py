@@ -1,4 +1,5 @@
-"""How long do CUDA kernels take on this machine's GPU? One long-lived worker process owns it.
+"""How long do CUDA kernels take on this machine's GPU? One long-lived worker process owns it; there
+is one for each where several measure.
 
 A candidate that crashes, hangs or breaks the GPU's context costs itself only: the worker is killed
 and replaced. Clocks, power and temperature are read while it is timed, and kept in the record. What
@@ -8,22 +9,27 @@ is, as with a low power limit.
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import GputuneError, RunError, UserError
 from ..runtime.energy import LEAST_S
+from ..runtime.gpus import check_devices
 from ..runtime.nvml_observer import NvmlFacts
 from ..runtime.process import Reply, Worker
 from .artifact import Artifact
 from .cuda_answers import WhenAsked, arrays_of, failure_of, told
 from .runner import Meter, Runner, RunnerFuture, RunnerInput, RunnerResult
+
+if TYPE_CHECKING:
+    from .spread import Lane
 
 ENERGY_S = 1.5 * LEAST_S
 """How long a kernel runs for its energy."""
@@ -55,6 +61,9 @@ class CudaRunner(Runner):
         seed: of random contents.
         repeat_slowed: how often at most a measurement is repeated during which the GPU was slowed
             ("repeated" in the record's extras counts them).
+        devices: the GPUs that measure, candidates spread over them: numbers, or "all" of the model
+            of the first; records name the GPU. None: the first.
+        mixed: GPUs of different models may measure together, though their times do not rank.
 
     Example:
         >>> runner = CudaRunner(evaluator={"regime": "flush"})
@@ -68,6 +77,8 @@ class CudaRunner(Runner):
         cooldown_sec: float = 0.0,
         seed: int = 0,
         repeat_slowed: int = 2,
+        devices: str | Sequence[int] | None = None,
+        mixed: bool = False,
     ) -> None:
         if not timeout_sec > 0:
             raise UserError(f"CudaRunner: timeout_sec must be positive, found {timeout_sec!r}")
@@ -83,30 +94,50 @@ class CudaRunner(Runner):
         if not self.cut > 1:
             raise UserError(f"CudaRunner: cut is a factor above 1, found {self.cut!r}")
         self.cooldown_sec = float(cooldown_sec)
+        if devices is not None:
+            check_devices(devices)
         self.seed = seed
         if type(repeat_slowed) is not int or repeat_slowed < 0:
             raise UserError(f"CudaRunner: repeat_slowed is a count from 0, found {repeat_slowed!r}")
         self.repeat_slowed = repeat_slowed
         self._slowed = 0  # candidates running that stayed slowed
+        self.devices = devices
+        self.mixed = mixed
+        self._found: list[Lane] | None = None
 
     def with_arguments(self, arguments: Sequence[Mapping[str, Any]]) -> CudaRunner:
         """A runner with the same settings and these arguments."""
-        evaluator = {**self.evaluator, "cut": self.cut}
-        return CudaRunner(
-            self.timeout_sec, arguments, evaluator, self.cooldown_sec, self.seed, self.repeat_slowed
-        )
+        other = copy.copy(self)
+        other.arguments = [dict(a) for a in arguments]
+        return other
 
     @property
     def worker(self) -> Worker:
-        """The worker process that owns the GPU."""
-        return shared_gpu_worker()
+        """The worker process that owns the GPU; of several, the first that is not lost."""
+        if self.devices is None:
+            return shared_gpu_worker()
+        return next((x.worker for x in self._lanes if not x.lost), self._lanes[0].worker)
+
+    @property
+    def _lanes(self) -> list[Lane]:
+        """The GPUs that measure together."""
+        if self._found is None:
+            from .gpus_runner import lanes_of
+
+            self._found = lanes_of(self, self.devices or "all", self.mixed)
+        return self._found
 
     def start(self) -> None:
-        """Start the worker in the background."""
-        self.worker.start()
+        """Start the workers in the background."""
+        for worker in [self.worker] if self.devices is None else [x.worker for x in self._lanes]:
+            worker.start()
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Futures of the kernels' times; asking one, even whether it is done, measures."""
+        if self.devices is not None:
+            from .spread import spread
+
+            return spread(self._lanes, runner_inputs)
         return [WhenAsked(self.measure, x) for x in runner_inputs]
 
     def measure(self, x: RunnerInput) -> RunnerResult:

@@ -13,6 +13,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import GputuneError, RunError, UserError
+from ..runtime.gpus import check_devices
 from ..runtime.process import Worker
 from .arg_info import ArgInfo
 from .artifact import Artifact
@@ -297,6 +298,9 @@ class LocalRunner(Runner):
         f_run_evaluator: `(Module, device, evaluator_config, repeated_args) -> seconds`.
         f_cleanup: called after each candidate.
         initializer: called once before the first candidate.
+        devices: GPUs that measure CUDA kernels together: numbers, or "all" of the model of the
+            first; see `CudaRunner`. None: the first.
+        mixed: GPUs of different models may measure together, though their times do not rank.
 
     The functions run in this process, and with `f_alloc_argument` or `f_run_evaluator` so do the
     kernels, without a time limit.
@@ -312,6 +316,8 @@ class LocalRunner(Runner):
         f_run_evaluator: Callable[..., Any] | None = None,
         f_cleanup: Callable[[], None] | None = None,
         initializer: Callable[[], None] | None = None,
+        devices: str | Sequence[int] | None = None,
+        mixed: bool = False,
     ) -> None:
         if not timeout_sec > 0:
             raise UserError(f"LocalRunner: timeout_sec must be positive, found {timeout_sec!r}")
@@ -326,11 +332,26 @@ class LocalRunner(Runner):
         self.f_cleanup = f_cleanup
         self.initializer = initializer
         self._initialized = initializer is None
+        self.devices = devices
+        self.mixed = mixed
+        functions = (f_alloc_argument, f_run_evaluator, f_cleanup, initializer)
+        if devices is not None:
+            check_devices(devices)
+        if devices is not None and any(f is not None for f in functions):
+            raise UserError(
+                "LocalRunner: functions of yours run one after the other: not with devices=...",
+                code="devices",
+            )
 
     @property
     def worker(self) -> Worker:
-        """The worker process that measures."""
+        """The worker process that measures on the processor."""
         return shared_worker()
+
+    @property
+    def gpu_worker(self) -> Worker:
+        """The worker process that measures on a GPU."""
+        return self._of_gpu.worker
 
     @property
     def _in_parent(self) -> bool:
@@ -338,11 +359,15 @@ class LocalRunner(Runner):
 
     def start(self) -> None:
         """Start the worker in the background."""
-        if not self._in_parent:
+        if self.devices is not None:
+            self._of_gpu.start()
+        elif not self._in_parent:
             self.worker.start()
 
     def run(self, runner_inputs: list[RunnerInput]) -> list[RunnerFuture]:
         """Futures of the kernels' times; asking one, even whether it is done, measures."""
+        if self.devices is not None and all(x.device_type == "cuda" for x in runner_inputs):
+            return self._of_gpu.run(runner_inputs)
         return [_Measurement(self, x) for x in runner_inputs]
 
     def measure(self, x: RunnerInput) -> RunnerResult:
@@ -380,7 +405,12 @@ class LocalRunner(Runner):
         """The runner of CUDA programs."""
         from .cuda_runner import CudaRunner
 
-        return CudaRunner(self.timeout_sec, None, _cuda_plan(self.evaluator_config))
+        plan = _cuda_plan(self.evaluator_config)
+        if self.devices is None:
+            return CudaRunner(self.timeout_sec, None, plan)
+        return CudaRunner(
+            self.timeout_sec, None, plan, self.cooldown_sec, devices=self.devices, mixed=self.mixed
+        )
 
     def meter(self) -> Meter | None:
         """That of CUDA programs, unless the caller's functions measure."""

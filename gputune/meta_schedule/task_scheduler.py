@@ -20,7 +20,7 @@ from ..target import Target
 from .admission import admitted, known_seconds
 from .builder import Builder, BuilderInput, BuilderResult, same_order
 from .conditions import Conditions
-from .cuda_runner import CudaRunner, shared_gpu_worker
+from .cuda_runner import CudaRunner
 from .derived import left_open
 from .early_stop import Outlook, StopRule
 from .failures import REFUSED, Failure, in_words, write_failures
@@ -792,8 +792,10 @@ def verifier_of(
     Args:
         seed: gives that of the inputs; called if there is a verifier.
     """
-    if target.kind == "cuda" and isinstance(runner, LocalRunner | CudaRunner):
-        return Verifier(mod, target, shared_gpu_worker(), seed())
+    if target.kind == "cuda" and isinstance(runner, LocalRunner):
+        return Verifier(mod, target, runner.gpu_worker, seed())
+    if target.kind == "cuda" and isinstance(runner, CudaRunner):
+        return Verifier(mod, target, runner.worker, seed())
     if target.kind == "cuda" and isinstance(runner, HostExecutionRunner):
         return Verifier(mod, target, runner.worker, seed(), on_host=True)
     if target.kind == "llvm":

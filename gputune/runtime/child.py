@@ -114,6 +114,13 @@ class Process:
         self.read_stderr()
         self.tail.clear()
 
+    def kill(self) -> None:
+        """Kill the process and everything it started, whatever it is at; `end` reaps it. (SIGKILL
+        from elsewhere means something else: that the system is short of memory.)"""
+        if self.status is None and self.owner == os.getpid():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.popen.pid, signal.SIGQUIT)
+
     def end(self) -> str:
         """Kill the process and everything it started, reap it, close the pipes; how it ended."""
         if self.status is not None:

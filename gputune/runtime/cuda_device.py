@@ -18,6 +18,9 @@ from gputune.target.host import cuda_problem
 LOST = "context"
 """Key of an error's details that says: no further CUDA call of this process will work."""
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that says which GPUs a process sees."""
+
 _DENY = "every further CUDA call of this process fails: start a new process"
 
 # What CUDA's error numbers mean: those of the driver and of the runtime are the same since 10.1.

@@ -166,6 +166,11 @@ class Worker:
             self._discard()
             self._job = None
 
+    def kill(self) -> None:
+        """Kill the process from another thread: a request under way fails as of a crash."""
+        if (process := self._process) is not None:
+            process.kill()
+
     @property
     def _process(self) -> Process | None:
         return self._live[0] if self._live else None

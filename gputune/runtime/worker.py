@@ -27,7 +27,7 @@ from gputune.target import scratch
 
 from . import wire
 from .child import OVER_MEMORY
-from .cuda_device import LOST
+from .cuda_device import LOST, VISIBLE
 
 _CHUNK = 1 << 20
 _LOOK_MS = 100  # between two looks at the memory in use, where that is limited
@@ -42,8 +42,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--resident-limit", type=int, default=0, help="bytes of memory in use; 0: no limit"
     )
+    parser.add_argument("--visible-device", default="", help="the only GPU that CUDA shows it")
+    parser.add_argument("--cpus", default="", help="the processors that it runs on: 0,1,2")
     options = parser.parse_args(argv)
     requests, replies = _claim_pipes()
+    if options.visible_device:
+        os.environ[VISIBLE] = options.visible_device  # CUDA reads it when it is first used
+    if options.cpus:
+        _stay_on(options.cpus)
     # Both are the parent's affair: clusters send SIGTERM to all processes of a job. It is caught,
     # not ignored, so that compilers started from here have it as usual.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -67,6 +73,13 @@ def _claim_pipes() -> tuple[int, int]:
     os.close(nowhere)
     os.dup2(2, 1)
     return requests, replies
+
+
+def _stay_on(cpus: str) -> None:
+    """Run on these processors, as far as this process may use them."""
+    may = os.sched_getaffinity(0)
+    if wanted := {int(x) for x in cpus.split(",")} & may:
+        os.sched_setaffinity(0, wanted)
 
 
 def _leave_with_parent(requests: int, resident_limit: int) -> None:

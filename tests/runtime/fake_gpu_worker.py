@@ -66,6 +66,22 @@ def slowness() -> float:
         return 1.0
     told = dict(line.split() for line in Path(path).read_text().splitlines())
     return 1980 / int(told.get("sm", "1980"))
+def unplug(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    """Device 1 falls off the bus; on others it is `add`."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "1":
+        _unplugged("1").touch()
+        os.abort()
+    add(gpu, sizes, table)
+
+
+def unplug_all(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    _unplugged(os.environ["CUDA_VISIBLE_DEVICES"]).touch()
+    os.abort()
+
+
+def _unplugged(device: str) -> Path:
+    """Is there while a device is not; the folder is the test's."""
+    return Path(os.environ.get("FAKE_GPUS", "/nowhere")) / f"unplugged-{device}"
 
 
 def main() -> None:
@@ -73,10 +89,16 @@ def main() -> None:
     gpu.noise = slowness
     gpu.kernels["vadd"], gpu.counts["vadd"] = vadd, 4
     gpu.seconds["vadd"] = lambda sizes: 1e-4 * (1 + abs(sizes[3] - 256) / 640)
-    for kernel in (add, wrong, outside, changes_input, hang, crash, sticky, no_memory):
+    for kernel in (
+        add, wrong, outside, changes_input, hang, crash, sticky, no_memory, unplug, unplug_all,
+    ):  # fmt: skip
         gpu.kernels[f"{kernel.__name__}_kernel"] = kernel
     gpu.seconds["wrong_kernel"] = 5e-6
-    gpu.seconds["changes_input_kernel"] = 1e-3
+    if "--visible-device" in sys.argv:
+        device = sys.argv[sys.argv.index("--visible-device") + 1]
+        gpu.cupy.cuda.runtime.deviceGetPCIBusId = lambda k: f"0000:0{device}:00.0"
+        if _unplugged(device).exists():
+            gpu.lost = 999
     gpu.install()
     worker.main(sys.argv[1:])
 
