@@ -151,51 +151,13 @@ class LocalBuilder(Builder):
             return [_failed(why) for _ in build_inputs]
         if self._in_parent:
             return [self._build_here(x) for x in build_inputs]
-        requests: list[Request] = []
-        place: dict[tuple[str, str], int] = {}
-        where: list[int | BuilderResult] = []
-        for x in build_inputs:
-            try:
-                request = self._request(x)
-            except GputuneError as e:
-                where.append(_failed(Failure.of(e, "build")))
-                continue
-            key = (request.args["script"], str(x.target.export()))
-            if key not in place:
-                place[key] = len(requests)
-                requests.append(request)
-            where.append(place[key])
-        outcomes = shared_pool(self.max_workers).map(requests) if requests else []
-        with held():  # files that nobody knows would stay as long as this process
-            results = [self._result(r, o) for r, o in zip(requests, outcomes)]
-        return [results[w] if isinstance(w, int) else w for w in where]
+        pool = shared_pool(self.max_workers)
+        return build_with(lambda requests: pool.map(requests), build_inputs, self.timeout_sec)
 
     def _initialize(self) -> None:
         if not self._initialized and self.initializer is not None:
             self.initializer()
             self._initialized = True
-
-    def _request(self, x: BuilderInput) -> Request:
-        return Request("build", build_args(x.mod, x.target), timeout_s=self.timeout_sec)
-
-    def _result(self, request: Request, outcome: Outcome) -> BuilderResult:
-        if isinstance(outcome, GputuneError):
-            return _failed(Failure.of(outcome, "build"))
-        try:
-            return self._save(artifact_of(request.args, outcome))
-        except GputuneError as e:
-            return _failed(Failure.of(e, "build"))
-
-    def _save(self, artifact: Artifact) -> BuilderResult:
-        try:
-            path = new_path()
-            artifact.save(path)
-        except OSError as e:
-            where = e.filename or "the cache folder"
-            return _failed(
-                Failure("start", "disk", f"cannot write an artifact to {where}: {e.strerror or e}")
-            )
-        return BuilderResult(str(path))
 
     # ------------------------------------------------------------------ with the user's functions
     def _build_here(self, x: BuilderInput) -> BuilderResult:
@@ -206,11 +168,63 @@ class LocalBuilder(Builder):
             module = f_build(as_measured(x.mod), x.target, x.params)
             if self.f_export is not None:
                 return BuilderResult(str(self.f_export(module)))
-            return self._save(_artifact_of_module(module, x))
+            return _saved(_artifact_of_module(module, x))
         except GputuneError as e:
             return _failed(Failure.of(e, "build"))
         except Exception as e:  # whatever the user's function raises is this candidate's failure
             return _failed(Failure("build", type(e).__name__, str(e) or type(e).__name__))
+
+
+def build_with(
+    carry_out: Callable[[list[Request]], Sequence[Outcome]],
+    build_inputs: Sequence[BuilderInput],
+    timeout_sec: float,
+) -> list[BuilderResult]:
+    """Compile programs, equal ones once.
+
+    Args:
+        carry_out: has workers carry out requests; their outcomes in order.
+        timeout_sec: for one program.
+    """
+    requests: list[Request] = []
+    place: dict[tuple[str, str], int] = {}
+    where: list[int | BuilderResult] = []
+    for x in build_inputs:
+        try:
+            request = Request("build", build_args(x.mod, x.target), timeout_s=timeout_sec)
+        except GputuneError as e:
+            where.append(_failed(Failure.of(e, "build")))
+            continue
+        key = (request.args["script"], str(x.target.export()))
+        if key not in place:
+            place[key] = len(requests)
+            requests.append(request)
+        where.append(place[key])
+    outcomes = carry_out(requests) if requests else []
+    with held():  # files that nobody knows would stay as long as this process
+        results = [_result(r, o) for r, o in zip(requests, outcomes)]
+    return [results[w] if isinstance(w, int) else w for w in where]
+
+
+def _result(request: Request, outcome: Outcome) -> BuilderResult:
+    if isinstance(outcome, GputuneError):
+        return _failed(Failure.of(outcome, "build"))
+    try:
+        return _saved(artifact_of(request.args, outcome))
+    except GputuneError as e:
+        return _failed(Failure.of(e, "build"))
+
+
+def _saved(artifact: Artifact) -> BuilderResult:
+    try:
+        path = new_path()
+        artifact.save(path)
+    except OSError as e:
+        where = e.filename or "the cache folder"
+        return _failed(
+            Failure("start", "disk", f"cannot write an artifact to {where}: {e.strerror or e}")
+        )
+    return BuilderResult(str(path))
 
 
 def build_args(mod: IRModule, target: Target) -> dict[str, Any]:
