@@ -43,9 +43,15 @@ HOST_CXX = Knob(
     "C++ compiler for host execution of CUDA kernels: a path, a name, or zig; empty: look for one",
 )
 
-TRACKER_HOST = Knob("TVM_TRACKER_HOST", "", "host of the RPC tracker, where RPCConfig names none")
-TRACKER_PORT = Knob("TVM_TRACKER_PORT", "", "port of the RPC tracker, where RPCConfig names none")
-TRACKER_KEY = Knob("TVM_TRACKER_KEY", "", "key of the machines wanted, where RPCConfig names none")
+TRACKER_HOST = Knob(
+    "TVM_TRACKER_HOST", "", "host of the tracker, a Dask scheduler, where RPCConfig names none"
+)
+TRACKER_PORT = Knob(
+    "TVM_TRACKER_PORT", "", "port of the tracker, a Dask scheduler, where RPCConfig names none"
+)
+TRACKER_KEY = Knob(
+    "TVM_TRACKER_KEY", "", "resource that the machines wanted announce, where RPCConfig names none"
+)
 
 ALL = (
     DUMP, WORKER_MEMORY_MB, NVRTC, CUBIN_CACHE_MB, HOST_CXX,

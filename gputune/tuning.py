@@ -20,7 +20,7 @@ from .target.target import TargetLike
 from .tuned_kernel import Summary, TunedKernel, single_function
 
 if TYPE_CHECKING:
-    from .meta_schedule import Database, Progress, Runner, TuningRecord
+    from .meta_schedule import Builder, DaskCluster, Database, Progress, Runner, TuningRecord
     from .meta_schedule.predicted import Predicted
     from .runtime.observe import Observer
 
@@ -50,6 +50,7 @@ def tune(
     observers: Observer | Sequence[Observer] = (),
     lock_clocks: bool | int = False,
     shared_gpu: bool = False,
+    scheduler: str | DaskCluster | None = None,
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -89,6 +90,9 @@ def tune(
         observers: are asked around and during every measurement: see `Observer`.
         lock_clocks: hold the GPU's clock meanwhile: True at its base clock, or at so many MHz.
         shared_gpu: rank what was measured while others computed on the GPU.
+        scheduler: address of a Dask scheduler, such as "tls://farm:8786", or a `DaskCluster`: its
+            workers build and run candidates ("local" and "host" are meant there), and no GPU is
+            needed here.
 
     Returns:
         A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
@@ -111,11 +115,12 @@ def tune(
     workload = with_free_layouts(workload, layout_free)
     _check_limits(seconds, trials, least=0)
     chosen = tunable_target(target, space)
-    if chosen.kind == "cuda" and runner == "local" and trials != 0:
+    if chosen.kind == "cuda" and runner == "local" and trials != 0 and scheduler is None:
         need_gpu(f"tune: {name} for cuda")
     from . import meta_schedule as ms
     from .meta_schedule.logging import quiet
 
+    builder, runner = _on_machines(scheduler, runner)
     last: list[Progress] = []
 
     def note(now: Progress) -> None:
@@ -149,6 +154,7 @@ def tune(
                 on_progress=note,
                 early_stop=early_stop,
                 patience=patience,
+                builder=builder,
                 runner=runner,
                 objective=objective,
                 observers=observers,
@@ -180,6 +186,25 @@ def tune(
             code="no-schedule",
         )
     return found
+
+
+def _on_machines(
+    scheduler: str | DaskCluster | None, runner: str | Runner
+) -> tuple[str | Builder, str | Runner]:
+    """What builds and what measures: here, or on the machines of a cluster."""
+    if scheduler is None:
+        return "local", runner
+    if runner not in ("local", "host"):
+        raise UserError(
+            f'tune: with a scheduler the runner is "local" or "host", found {runner!r:.60}',
+            hint="meta_schedule.tune_tir takes a builder and a runner",
+            code="runner",
+        )
+    from .meta_schedule.cluster import cluster_of
+    from .meta_schedule.on_dask import DaskBuilder, DaskRunner
+
+    cluster = cluster_of(scheduler)
+    return DaskBuilder(cluster), DaskRunner(cluster, runner=str(runner))
 
 
 def tunable_target(target: TargetLike, space: Any = "post-order-apply") -> Target:

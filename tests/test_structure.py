@@ -48,7 +48,7 @@ UPWARD: dict[tuple[str, str], str] = {
 
 HEAVY = (
     "cupy", "torch", "xgboost", "numba", "llvmlite", "pynvml", "rich", "onnx", "scipy",
-    "sqlalchemy", "psycopg",
+    "sqlalchemy", "psycopg", "dask", "distributed",
 )  # fmt: skip
 """Never imported when a module of gputune is imported: only inside the functions that need them."""
 

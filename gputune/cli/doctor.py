@@ -129,7 +129,12 @@ def _packages() -> Iterator[Finding]:
     yield _nvml()
     yield from _gpus()
     yield from _clocks()
-    for name, what in (("torch", "torch tensors, models"), ("onnx", "ONNX models")):
+    optional = {
+        "torch": "torch tensors, models",
+        "onnx": "ONNX models",
+        "distributed": "builders and runners on other machines",
+    }
+    for name, what in optional.items():
         version = _version(name)
         text = version or f"not installed (optional: {what})"
         yield Finding(name, "ok" if version else "note", text)

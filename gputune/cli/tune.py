@@ -21,6 +21,7 @@ Examples:
   gputune tune matmul --shape m=512,n=512,k=64 --dtype float16 --trials 64
   gputune tune conv2d --shape 1,56,56,64,64 --target "llvm -num-cores 1"
   gputune tune mykernel.py:layernorm --shape 512,768 --work-dir tuned
+  gputune tune matmul --scheduler tls://farm:8786
 """
 
 _BENCH_SECONDS = 2.0
@@ -75,6 +76,14 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
 @click.option(
     "--shared-gpu", is_flag=True, help="Rank what is measured while others compute on the GPU."
 )
+@click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler, tls://HOST:PORT: its workers build and measure.",
+)
+@click.option(
+    "--allow-insecure", is_flag=True, help="Plain TCP to a scheduler elsewhere is all right."
+)
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
 def tune(
     kernel: str,
@@ -90,9 +99,11 @@ def tune(
     objective: str,
     lock_clocks: str | None,
     shared_gpu: bool,
+    scheduler: str | None,
+    allow_insecure: bool,
     quiet: bool,
 ) -> None:
-    """Search for a fast schedule of a kernel on this machine.
+    """Search for a fast schedule of a kernel on this machine, or on those of a Dask cluster.
 
     KERNEL is a name from `gputune kernels`. FILE.py:FUNC is a function of your own: a @T.prim_func,
     or a function of the sizes that returns one; the file is your program, and is imported. If it
@@ -105,13 +116,21 @@ def tune(
     import gputune
     from gputune.meta_schedule import open_database
     from gputune.runtime.interruption import graceful
+    from gputune.target.host import cuda_problem
     from gputune.tuning import tunable_target
 
     from . import display, subject
     from .main import complain
 
     clock = _clock(lock_clocks)
+    if allow_insecure and scheduler is None:
+        raise UserError("--allow-insecure is about --scheduler, which is not given")
     what = subject.find(kernel, shape, dtype)
+    cluster = None
+    if scheduler is not None:
+        from gputune.meta_schedule import DaskCluster
+
+        cluster = DaskCluster(scheduler, allow_insecure=allow_insecure)
     chosen = tunable_target(target)
     out = display.console()
     last: list[Progress] = []
@@ -128,6 +147,7 @@ def tune(
                     layout_free=layout_free.split(",") if layout_free else None,
                     objective=objective, lock_clocks=clock, shared_gpu=shared_gpu,
                     database=None if database is None else open_database(database),
+                    scheduler=cluster,
                 )  # fmt: skip
         except UserError as e:
             if e.code != "no-schedule" or not signals.came:
@@ -141,7 +161,8 @@ def tune(
         show(out, found, last, quiet)
     if signals.shall_end:
         raise SystemExit(signals.exit_code)
-    compare(out, what, found)
+    if cluster is None or chosen.kind == "llvm" or cuda_problem() is None:
+        compare(out, what, found)
 
 
 def _clock(text: str | None) -> bool | int:

@@ -30,6 +30,7 @@ from . import (
 from . import counts_and_seeds as utils
 from .arg_info import ArgInfo, ScalarInfo, TensorInfo
 from .builder import Builder, BuilderInput, BuilderResult, LocalBuilder, PyBuilder
+from .cluster import DaskCluster
 from .cost_model import CostModel, PyCostModel, RandomModel, XGBConfig, XGBModel
 from .database import (
     Database,
@@ -56,6 +57,7 @@ from .measure_callback import (
 from .measure_candidate import MeasureCandidate
 from .module_equality import ModuleEquality
 from .mutator import Mutator, PyMutator
+from .on_dask import DaskBuilder, DaskRunner
 from .postproc import Postproc, PyPostproc
 from .profiler import Profiler
 from .record import TuningRecord, Workload
@@ -104,6 +106,9 @@ __all__ = [
     "BuilderResult",
     "Copied",
     "CostModel",
+    "DaskBuilder",
+    "DaskCluster",
+    "DaskRunner",
     "Database",
     "EvaluatorConfig",
     "EvolutionarySearch",

@@ -82,12 +82,17 @@ class Builder(ABC):
 
     @staticmethod
     def create(kind: str | Builder = "local", *args: Any, **kwargs: Any) -> Builder:
-        """A builder by kind; "local" is the only one. ValueError for another."""
+        """A builder by kind: "local", or "dask" (on the machines of a cluster, `DaskBuilder`).
+        ValueError for another."""
         if isinstance(kind, Builder):
             return kind
         if kind == "local":
             return LocalBuilder(*args, **kwargs)
-        raise UserError(f"unknown kind of builder {kind!r}; known is: local")
+        if kind == "dask":
+            from .on_dask import DaskBuilder
+
+            return DaskBuilder(*args, **kwargs)
+        raise UserError(f"unknown kind of builder {kind!r}; known are: local, dask")
 
 
 @left_open

@@ -244,8 +244,9 @@ class Runner(ABC):
 
     @staticmethod
     def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
-        """A runner by kind: "local", "cuda" (CUDA kernels on the GPU), or "host" (CUDA kernels by
-        host execution); "rpc" says that it comes later. ValueError for another."""
+        """A runner by kind: "local", "cuda" (CUDA kernels on the GPU), "host" (CUDA kernels by host
+        execution), "dask" (on the machines of a cluster, `DaskRunner`) or "rpc" (the same, in
+        MetaSchedule's words). ValueError for another."""
         if isinstance(kind, Runner):
             return kind
         if kind == "local":
@@ -262,7 +263,11 @@ class Runner(ABC):
             from .rpc import RPCRunner
 
             return RPCRunner(*args, **kwargs)
-        raise UserError(f"unknown kind of runner {kind!r}; known are: local, rpc, cuda, host")
+        if kind == "dask":
+            from .on_dask import DaskRunner
+
+            return DaskRunner(*args, **kwargs)
+        raise UserError(f"unknown kind of runner {kind!r}; known are: local, rpc, cuda, host, dask")
 
 
 @left_open

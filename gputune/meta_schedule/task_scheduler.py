@@ -34,6 +34,7 @@ from .measure_callback import (
     remove_artifacts,
 )
 from .measure_candidate import MeasureCandidate
+from .on_dask import DaskRunner
 from .predicted import predict, source_of
 from .profiler import Profiler
 from .round_log import Round, RoundLog, predictions
@@ -792,6 +793,8 @@ def verifier_of(
     Args:
         seed: gives that of the inputs; called if there is a verifier.
     """
+    if isinstance(runner, DaskRunner):
+        return runner.verifier(mod, target, seed())
     if target.kind == "cuda" and isinstance(runner, LocalRunner):
         return Verifier(mod, target, runner.gpu_worker, seed())
     if target.kind == "cuda" and isinstance(runner, CudaRunner):

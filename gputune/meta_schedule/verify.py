@@ -16,7 +16,7 @@ from ..errors import BuildError, CheckError, GputuneError, LowerError, TimeoutEx
 from ..ir.flops import estimate_flops
 from ..ir.nodes import IRModule, PrimFunc, Var
 from ..ir.walk import walk_expr
-from ..runtime.process import Reply, Worker
+from ..runtime.process import Reply
 from ..runtime.signature import concrete_arguments, signature
 from ..target import Target
 from .arg_info import entry_func
@@ -71,6 +71,19 @@ class Checker(Protocol):
         """Compile a scheduled program and check it."""
 
 
+class Asked(Protocol):
+    """What carries out a worker's requests: a `Worker`, or those of other machines."""
+
+    def request(
+        self,
+        op: str,
+        args: Mapping[str, Any] | None = None,
+        blobs: tuple[bytes, ...] = (),
+        timeout_s: float = 30.0,
+    ) -> Reply:
+        """Send a request and wait for the answer; GputuneError as of `Worker.request`."""
+
+
 class Verifier:
     """Checks scheduled programs of one workload.
 
@@ -91,7 +104,7 @@ class Verifier:
         self,
         mod: IRModule,
         target: Target,
-        worker: Worker,
+        worker: Asked,
         seed: int = 1,
         longest_s: float = math.inf,
         on_host: bool = False,

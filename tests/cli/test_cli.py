@@ -334,14 +334,21 @@ def test_objectives_and_clocks_of_the_command() -> None:
     assert result.exit_code == 0, result.output
 
 
+def test_a_scheduler_that_may_be_anybodys_is_refused() -> None:
+    said = refused("tune", "matmul", "--scheduler", "tcp://10.0.0.1:8786")
+    assert "tcp://10.0.0.1:8786 is not used: anybody who can reach it" in said
+    assert "allow_insecure" in said
+    assert "is about --scheduler" in refused("tune", "matmul", "--allow-insecure")
+
+
 # ----------------------------------------------------------------------------- doctor
 def test_doctor_looks_at_everything(tmp_path: Path) -> None:
     result = run("doctor", "--work-dir", str(tmp_path))
     assert result.exit_code == 0, result.output
     looked_at = (
         "gputune", "python", "processor", "cores", "vectors", "llvm", "numpy", "numba", "xgboost",
-        "nvml", "cupy", "nvrtc", "nvcc", r"c\+\+", "driver", "cuda", "GPUTUNE_DUMP", "work folder",
-        "cache folder",
+        "nvml", "distributed", "cupy", "nvrtc", "nvcc", r"c\+\+", "driver", "cuda", "GPUTUNE_DUMP",
+        "work folder", "cache folder",
     )  # fmt: skip
     for what in looked_at:
         assert re.search(rf"^(ok|note) +{what} ", result.stdout, re.M), what

@@ -256,9 +256,11 @@ ENVIRONMENT = {
 @row("1.2.25", "RPCConfig",
      "(tracker_host=None, tracker_port=None, tracker_key=None, session_priority=1, "
      "session_timeout_sec=10)", of=ms.RPCConfig,
-     does="`_normalized` fills in what TVM_TRACKER_HOST, _PORT and _KEY say",
-     differs="`connect_tracker`, `connect_server`, `count_num_servers` say that remote running "
-             "comes with a later version")  # fmt: skip
+     does="`_normalized` fills in what TVM_TRACKER_HOST, _PORT and _KEY say; "
+          "`count_num_servers` counts the workers that announce the key",
+     differs="the tracker is a Dask scheduler (by TLS, unless on this machine), the key a resource "
+             "of its workers; `connect_tracker` gives a `DaskCluster`, and `connect_server` says "
+             "that there are no sessions")  # fmt: skip
 def _(tmp: Path) -> None:
     with mock.patch.dict(os.environ, ENVIRONMENT):
         assert ms.RPCConfig._normalized(None) == ms.RPCConfig("farm", 9190, "board", 1, 10)
@@ -269,16 +271,24 @@ def _(tmp: Path) -> None:
         del os.environ["TVM_TRACKER_KEY"]
         refuses(UserError, "TVM_TRACKER_KEY", lambda: ms.RPCConfig._normalized(own))
     config = ms.RPCConfig("farm", 9190, "board")
-    for call in (config.connect_tracker, config.connect_server, config.count_num_servers):
-        refuses(UserError, "later version", call)
+    assert config.scheduler() == "tls://farm:9190"
+    refuses(UserError, "no sessions", config.connect_server)
+    for call in (config.connect_tracker, config.count_num_servers):
+        refuses(UserError, "tls://farm:9190 needs certificates", call)
     refuses(UserError, "tracker_port", lambda: ms.RPCConfig(tracker_port=0))
     refuses(UserError, "session_timeout_sec", lambda: ms.RPCConfig(session_timeout_sec=0))
 
 
-@row("1.2.26", "RPCRunner", "(rpc_config=None, **options)", of=ms.RPCRunner,
-     does="says that remote running comes with a later version")  # fmt: skip
+@row("1.2.26", "RPCRunner",
+     "(rpc_config=None, evaluator_config=None, cooldown_sec=0.0, alloc_repeat=1, "
+     "max_workers=None, initializer=None, **options)", of=ms.RPCRunner,
+     does="measures on the workers of a Dask cluster that announce the key",
+     differs="functions of the user's do not go there")  # fmt: skip
 def _(tmp: Path) -> None:
-    refuses(UserError, "later version", lambda: ms.RPCRunner(ms.RPCConfig("farm", 1, "board")))
+    config = ms.RPCConfig("farm", 1, "board")
+    refuses(UserError, "tls://farm:1 needs certificates", lambda: ms.RPCRunner(config))
+    refuses(UserError, "f_cleanup: functions of yours",
+            lambda: ms.RPCRunner(config, f_cleanup=print))  # fmt: skip
 
 
 @row("1.2.27", "XGBConfig", does="parameters of the trees, XGBoost's names",

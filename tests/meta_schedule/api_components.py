@@ -577,11 +577,12 @@ def _(tmp: Path) -> None:
 
 
 @row("45", "Runner.create", '(kind="local", *args, **kwargs)', of=ms.Runner.create,
-     does='"local"; gputune\'s "cuda" and "host"; ValueError for an unknown kind',
-     differs='"rpc" says that it comes with a later version')  # fmt: skip
+     does='"local"; "rpc": the workers of a Dask cluster; gputune\'s "cuda", "host" and "dask"; '
+          "ValueError for an unknown kind")  # fmt: skip
 def _(tmp: Path) -> None:
     assert isinstance(ms.Runner.create(), ms.LocalRunner)
-    refuses(Exception, "later version", lambda: ms.Runner.create("rpc"))
+    refuses(Exception, "the RPC tracker is not known", lambda: ms.Runner.create("rpc"))
+    refuses(Exception, "anybody who can reach it", lambda: ms.Runner.create("dask", "farm:1"))
     refuses(ValueError, "'cloud'", lambda: ms.Runner.create("cloud"))
 
 

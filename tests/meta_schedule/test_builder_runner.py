@@ -229,7 +229,7 @@ def test_create_and_bad_options() -> None:
     assert isinstance(Runner.create("local"), LocalRunner)
     with pytest.raises(ValueError, match="'rpc'"):
         Builder.create("rpc")
-    with pytest.raises(UserError, match="later version"):
+    with pytest.raises(UserError, match="the RPC tracker is not known: TVM_TRACKER_HOST"):
         Runner.create("rpc")
     with pytest.raises(ValueError, match="'cloud'"):
         Runner.create("cloud")
