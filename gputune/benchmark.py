@@ -6,7 +6,7 @@ when the threads of the one before have stopped spinning. Before a repetition th
 until it is about as fast as it ever was, for a bounded time: threads that were asleep first have to
 come back to processors of their own. A repetition during
 which the operating system took the processor away is dropped (unless hardly any is left). Medians
-are compared.
+are compared. The timer is the one of tuning; `runtime.timing` explains the choices.
 """
 
 from __future__ import annotations
@@ -14,26 +14,30 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .calling import Convention, roles
+from .calling import Convention, roles, zeros
 from .errors import CheckError, UserError, WrongResult
 from .figures import duration, rate, times
 from .ir import dtypes
 from .ir.flops import estimate_flops
 from .ir.nodes import IRModule, PrimFunc
 from .packing import PackedArray
+from .runtime import native
 from .runtime.compare import compare, tolerance
 from .runtime.evaluator import TimerConfig, measure
 from .runtime.function import BoundCall, Function
 from .runtime.module import AnyFunction, Module, build
 from .runtime.ndarray import ALIGNMENT, host_view
 from .runtime.signature import TensorParam
+from .runtime.timing import Regime, check_regime, copies_for, spread
 from .schedule import Schedule
+from .target.host import cache_bytes
 from .target.target import TargetLike
 from .tuned_kernel import TunedKernel
 
@@ -47,6 +51,7 @@ _PAUSE_SECONDS, _IDLE, _PAUSES = 10e-3, 0.2, 30
 # fast). A system takes some 20 ms to part threads that it woke on one processor.
 _STEADY, _WARM_SECONDS = 1.1, 40e-3
 _LARGE = 4096  # bytes of an input whose place matters
+_COPIED_BYTES = 1 << 29  # of copies of the arguments that take turns
 _ROUNDS = 3  # at least, and
 _MOST_ROUNDS = 2000  # at most
 _ENOUGH = 0.2  # of the repetitions, or _ROUNDS, must be undisturbed: then the others are dropped
@@ -63,6 +68,7 @@ class Timing:
         calls: in a repetition.
         dropped: repetitions left out because a thread was pre-empted.
         disturbed: pre-empted repetitions that count, since hardly any was not.
+        regime: what the caches held when a call began; see `runtime.timing`.
     """
 
     name: str
@@ -70,6 +76,7 @@ class Timing:
     calls: int
     dropped: int = 0
     disturbed: int = 0
+    regime: Regime = "warm"
 
     @property
     def median(self) -> float:
@@ -79,10 +86,7 @@ class Timing:
     @property
     def spread(self) -> float:
         """The middle half of the repetitions (interquartile range) as a share of the median."""
-        if len(self.results) < 2:
-            return 0.0
-        low, _, high = statistics.quantiles(self.results, n=4, method="inclusive")
-        return (high - low) / self.median if self.median > 0 else 0.0
+        return spread(self.results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +109,43 @@ class Bench:
 
     @property
     def best(self) -> Timing:
-        """The entry with the least median."""
+        """The entry with the least median; UserError where entries had different cache regimes."""
+        for t in self.results.values():
+            self._comparable(next(iter(self.results.values())), t)
         return min(self.results.values(), key=lambda t: t.median)
 
     def ratio(self, name: str, to: str | None = None) -> float:
-        """How many times as fast as `to` (default: the first entry) an entry is."""
+        """How many times as fast as `to` (default: the first entry) an entry is.
+
+        Raises:
+            UserError: they were not measured in the same cache regime: nothing can be said.
+        """
         base = self.results[to or next(iter(self.results))]
+        self._comparable(base, self.results[name])
         return base.median / self.results[name].median
+
+    @staticmethod
+    def _comparable(a: Timing, b: Timing) -> None:
+        if a.regime != b.regime:
+            raise UserError(
+                f"bench: {a.name!r} was measured with caches {a.regime!r}, {b.name!r} with "
+                f"{b.regime!r}: these times are not compared",
+                hint="measure both in one bench",
+                code="regime",
+            )
+
+    @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """The cache regimes of the entries; more than one only in a bench made by hand."""
+        return tuple(dict.fromkeys(t.regime for t in self.results.values()))
 
     def rows(self) -> list[tuple[str, ...]]:
         """The cells of the table, a row for each entry; the last one is its speed beside the
         first entry's."""
+        first = next(iter(self.results.values()), None)
         return [
             (t.name, duration(t.median), f"{t.spread:.0%}", rate(self.flops, t.median),
-             times(self.ratio(t.name)))
+             times(self.ratio(t.name)) if first and t.regime == first.regime else "-")
             for t in self.results.values()
         ]  # fmt: skip
 
@@ -127,6 +154,8 @@ class Bench:
         rounds = ", ".join(f"{len(t.results)} x {t.calls}" for t in self.results.values())
         dropped = sum(t.dropped for t in self.results.values())
         out = f"repetitions x calls, interleaved: {rounds}"
+        if self.regimes != ("warm",):
+            out += f"; caches: {', '.join(self.regimes)}"
         if dropped:
             out += f"; {dropped} pre-empted ones dropped"
         if busy := [t.name for t in self.results.values() if t.disturbed]:
@@ -166,7 +195,8 @@ class Bench:
         for at, head in enumerate(self.HEAD):
             out.add_column(head, justify="right" if at else "left", no_wrap=bool(at))
         for row in self.rows():
-            style = "bold" if row[0] == self.best.name and len(self.results) > 1 else ""
+            alike = len(self.results) > 1 and len(self.regimes) == 1
+            style = "bold" if alike and row[0] == self.best.name else ""
             out.add_row(*(Text(c) for c in row), style=style)
         return out
 
@@ -182,6 +212,7 @@ def bench(
     check: bool = True,
     flops: float | None = None,
     target: TargetLike | None = None,
+    regime: Regime = "warm",
 ) -> Bench:
     """Measure several implementations on the same arguments, in turns.
 
@@ -195,6 +226,10 @@ def bench(
         check: compare the results first, within a tolerance by dtype.
         flops: operations of one call; default: counted in the program, if there is one.
         target: what programs are compiled for; default: the current target, else llvm.
+        regime: what the caches hold when a call begins, for all entries: "warm" (the arguments,
+            from the call before), "rotate" (calls take turns on copies of the arguments which
+            together exceed the last cache) or "flush" (nothing of the arguments; each call is timed
+            alone). See `runtime.timing`.
 
     Returns:
         A `Bench`: `.show()`, `.table()`, `.results["name"].median`.
@@ -226,8 +261,9 @@ def bench(
             "bench: an argument is packed for one kernel",
             hint="give it as it was: kernels that take it packed have it packed before the timing",
         )
+    check_regime(regime, "bench")
     kernels = {n: k for n, x in entries.items() if (k := _kernel(n, x, target)) is not None}
-    plan = _Plan(kernels, tuple(args))
+    plan = _Plan(kernels, tuple(args), regime)
     ready = [
         plan.kernel(name, kernels[name]) if name in kernels else plan.callable(name, x)
         for name, x in entries.items()
@@ -314,13 +350,17 @@ class _Entry:
     name: str
     run: Callable[[], list[np.ndarray[Any, Any]]]
     time: Callable[[int], tuple[float, bool]]
+    regime: Regime = "warm"
 
 
 class _Plan:
     """What the entries are called with."""
 
-    def __init__(self, kernels: Mapping[str, _Kernel], args: tuple[Any, ...]) -> None:
+    def __init__(
+        self, kernels: Mapping[str, _Kernel], args: tuple[Any, ...], regime: Regime = "warm"
+    ) -> None:
         self.args = args
+        self.regime = regime
         self.convention: Convention | None = None
         for name, k in kernels.items():
             if self.convention is None:
@@ -358,8 +398,9 @@ class _Plan:
         conv = kernel.convention
         changed = [i for i, r in enumerate(conv.roles) if r != "in"]
 
-        def bound() -> tuple[BoundCall, list[np.ndarray[Any, Any]]]:
-            whole, _ = conv.complete([_copied(conv, i, x) for i, x in self._placed(conv)])
+        def bound(again: bool = False) -> tuple[BoundCall, list[np.ndarray[Any, Any]]]:
+            copied = _anew if again else _copied
+            whole, _ = conv.complete([copied(conv, i, x) for i, x in self._placed(conv)])
             if len(conv.inputs) < len(conv.roles):
                 for i in conv.outputs:
                     _poison(host_view(whole[i], name))
@@ -368,7 +409,10 @@ class _Plan:
                 host_view(whole[i], name) for i in changed
             ]
 
-        call, _ = bound()
+        call, written = bound()
+        more = self._more([*written, *self.inputs])
+        ring = deque([call, *(bound(again=True)[0] for _ in range(more))])
+        config = TimerConfig(retries=0, regime=self.regime)
 
         def run() -> list[np.ndarray[Any, Any]]:
             once, outputs = bound()
@@ -377,10 +421,18 @@ class _Plan:
 
         def timed(calls: int) -> tuple[float, bool]:
             before = _switches()
-            found = measure(call, TimerConfig(number=calls, retries=0))
+            found = measure(ring[0], replace(config, number=calls), list(ring)[1:])
+            ring.rotate(-1 - calls)  # the next one goes on where this one ended
             return found.results[0] * calls, _switches() > before
 
-        return _Entry(name, run, timed)
+        return _Entry(name, run, timed, self.regime)
+
+    def _more(self, arrays: Sequence[Any]) -> int:
+        """How many copies of the arguments there are to be besides."""
+        if self.regime != "rotate":
+            return 0
+        total = sum(x.nbytes for x in arrays if isinstance(x, np.ndarray))
+        return copies_for(total, cache_bytes()[2], _COPIED_BYTES) - 1
 
     def _placed(self, conv: Convention) -> list[tuple[int, Any]]:
         return list(zip(conv.inputs, self.inputs))
@@ -389,20 +441,38 @@ class _Plan:
         """An entry that is called with the inputs."""
         conv = self.convention
         inputs = [x if conv is None else _copied(conv, i, x) for i, x in self._numbered()]
+        more = self._more(inputs)
+        ring = deque([inputs])
+        ring.extend([_anew(conv, i, x) for i, x in self._numbered()] for _ in range(more))
+        arrays = [x for x in inputs if isinstance(x, np.ndarray)]
 
         def run() -> list[np.ndarray[Any, Any]]:
             fresh = [x if conv is None else _copied(conv, i, x) for i, x in self._numbered()]
             return self._outputs(name, function(*fresh))
 
         def timed(calls: int) -> tuple[float, bool]:
-            function(*inputs)  # the caches are those of the entry before
+            function(*ring[0])  # the caches are those of the entry before
+            ring.rotate(-1)
             before = _switches()
+            if self.regime == "flush":
+                return sum(cold() for _ in range(calls)), _switches() > before
             start = time.perf_counter()
-            for _ in range(calls):
-                function(*inputs)
+            if not more:
+                for _ in range(calls):
+                    function(*inputs)
+            else:
+                for _ in range(calls):
+                    function(*ring[0])
+                    ring.rotate(-1)
             return time.perf_counter() - start, _switches() > before
 
-        return _Entry(name, run, timed)
+        def cold() -> float:
+            native.flush(arrays)
+            start = time.perf_counter()
+            function(*inputs)
+            return time.perf_counter() - start
+
+        return _Entry(name, run, timed, self.regime)
 
     def _numbered(self) -> list[tuple[int, Any]]:
         if self.convention is None:
@@ -444,6 +514,16 @@ def _shape_of(conv: Convention) -> list[tuple[Any, ...]]:
 
 def _copied(conv: Convention, position: int, x: Any) -> Any:
     return host_view(x, conv.sig.name).copy() if conv.roles[position] == "inout" else x
+
+
+def _anew(conv: Convention | None, position: int, x: Any) -> Any:
+    """A copy of an argument, in memory of its own; numbers and what is no host array as they
+    are."""
+    if isinstance(x, np.ndarray):
+        made = zeros(x.shape, dtypes.from_numpy(x.dtype))
+        made[...] = x
+        return made
+    return x if conv is None else _copied(conv, position, x)
 
 
 def _plain(x: Any) -> Any:
@@ -547,7 +627,8 @@ def _measure(entries: Sequence[_Entry], seconds: float) -> list[Timing]:
             total, held_up = entries[at].time(calls[at])
             fastest[at] = min(fastest[at], total)
             (lost if held_up else kept)[at].append(total / calls[at])
-    return [_timing(e.name, n, *runs) for e, n, *runs in zip(entries, calls, kept, lost)]
+    found = [_timing(e.name, n, *runs) for e, n, *runs in zip(entries, calls, kept, lost)]
+    return [replace(t, regime=e.regime) for t, e in zip(found, entries)]
 
 
 def _rest() -> None:

@@ -74,6 +74,46 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "results agree" in shown
 
 
+@pytest.mark.parametrize("regime", ["warm", "flush", "rotate"])
+def test_all_entries_have_the_same_caches(regime: Any) -> None:
+    entries = {"numpy": np.matmul, "program": matmul()}
+    found = gt.bench(entries, inputs(), seconds=SHORT, regime=regime)
+    assert {t.regime for t in found.results.values()} == {regime} == set(found.regimes)
+    assert found.ratio("program") > 0
+    assert (f"caches: {regime}" in found.note()) == (regime != "warm")
+
+
+def test_times_of_different_caches_are_not_compared() -> None:
+    found = Bench(
+        {
+            "warm": Timing("warm", (1e-3,), 1),
+            "cold": Timing("cold", (2e-3,), 1, regime="flush"),
+        },
+        8e6,
+    )
+    with pytest.raises(gt.UserError, match="'warm' was measured with caches 'warm', 'cold' with"):
+        found.ratio("cold")
+    with pytest.raises(gt.UserError, match="these times are not compared"):
+        print(found.best)
+    assert [row[-1] for row in found.rows()] == ["1.00x", "-"]
+    assert "caches: warm, flush" in found.table()
+    found.show()
+    with pytest.raises(gt.RunError, match="bench: the regime is rotate, flush, warm, found 'hot'"):
+        gt.bench({"numpy": np.matmul}, inputs(), regime="hot")  # type: ignore[arg-type]  # wrong
+
+
+def test_copies_of_the_arguments_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "cache_bytes", lambda: (1 << 10, 1 << 12, 1 << 13))
+    seen: set[int] = set()
+
+    def noted(a: Any, b: Any) -> Any:
+        seen.add(a.ctypes.data)
+        return a @ b
+
+    gt.bench({"noted": noted, "program": matmul()}, inputs(), seconds=SHORT, regime="rotate")
+    assert len(seen) > 2
+
+
 def test_a_wrong_entry_is_named() -> None:
     entries = {"wrong": lambda a, b: a @ b + 0.1, "numpy": np.matmul, "program": matmul()}
     with pytest.raises(gt.WrongResult) as e:

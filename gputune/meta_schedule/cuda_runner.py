@@ -24,16 +24,17 @@ from ..runtime.energy import LEAST_S
 from ..runtime.gpus import check_devices
 from ..runtime.nvml_observer import NvmlFacts
 from ..runtime.process import Reply, Worker
+from ..runtime.timing import REGIMES as REGIMES
 from .artifact import Artifact
 from .cuda_answers import WhenAsked, arrays_of, failure_of, told
-from .runner import Meter, Runner, RunnerFuture, RunnerInput, RunnerResult
+from .runner import Meter, OwnProcess, Runner, RunnerFuture, RunnerInput, RunnerResult
+from .timescale import on_scale
 
 if TYPE_CHECKING:
     from .spread import Lane
 
 ENERGY_S = 1.5 * LEAST_S
 """How long a kernel runs for its energy."""
-REGIMES = ("rotate", "flush", "warm")
 # A candidate whose first call takes longer than this is clearly slower than the best. The factor is
 # what `EvaluatorConfig.cut` is.
 _CUT_FACTOR, _CUT_SECONDS = 3.0, 50e-6
@@ -44,6 +45,11 @@ _ALWAYS = 3  # so many candidates running that stay slowed: it is how this GPU i
 @cache
 def shared_gpu_worker() -> Worker:
     """The process's one worker that uses the GPU; it stays warm from one tuning to the next."""
+    return fresh_gpu_worker()
+
+
+def fresh_gpu_worker() -> Worker:
+    """A worker of its own that uses the GPU, not started yet."""
     return Worker(gpu=True, start_timeout_s=120.0)
 
 
@@ -55,8 +61,9 @@ class CudaRunner(Runner):
         timeout_sec: for one candidate; a worker that takes longer is killed and replaced.
         arguments: descriptions of the arguments, as workers' requests carry them; default: those of
             each artifact, with random contents.
-        evaluator: fields of `runtime.cuda_timer.CudaTimerConfig`; "regime" None (the default): as
-            fits the size of the arguments. "cut" is that of `EvaluatorConfig`.
+        evaluator: fields of `runtime.cuda_timer.CudaTimerConfig`; "regime" None (the default): that
+            of the task's records, else as fits the size of the arguments. "cut" and "correct_drift"
+            are those of `EvaluatorConfig`; drift is corrected where NVML does not tell the clock.
         cooldown_sec: pause before each candidate.
         seed: of random contents.
         repeat_slowed: how often at most a measurement is repeated during which the GPU was slowed
@@ -91,6 +98,7 @@ class CudaRunner(Runner):
         self.arguments = None if arguments is None else [dict(a) for a in arguments]
         self.evaluator = dict(evaluator or {})
         self.cut = float(self.evaluator.pop("cut", _CUT_FACTOR))
+        self.correct_drift = bool(self.evaluator.pop("correct_drift", True))
         if not self.cut > 1:
             raise UserError(f"CudaRunner: cut is a factor above 1, found {self.cut!r}")
         self.cooldown_sec = float(cooldown_sec)
@@ -187,21 +195,45 @@ class CudaRunner(Runner):
             best = math.inf if x.best is None else x.best.seconds
             longest = best * self.cut + _CUT_SECONDS
             cutoff = longest if longest < math.inf else None
-            more = {"evaluator": self.evaluator, "cutoff_s": cutoff}
+            plan = dict(self.evaluator)
+            if plan.get("regime") is None and x.best is not None and x.best.regime in REGIMES:
+                plan["regime"] = x.best.regime
+            more = {"evaluator": plan, "cutoff_s": cutoff}
             data = self._ask("run_cuda", artifact, more).data
         except GputuneError as e:
             return replace(RunnerResult.failed(failure_of(e)), extras=facts)
-        facts |= {"timing": data["timing"], "gpu": data["gpu"]}
+        # What NVML tells of the clock is about this very kernel, and tells more.
+        clock_known = data["nvml"] is not None and bool(data["nvml"].get("sm_mhz"))
+        seconds, timing = on_scale(
+            data["run_secs"],
+            data["timing"],
+            x.best,
+            "cuda",
+            x.flop,
+            self.correct_drift and not clock_known,
+        )
+        facts |= {"timing": timing, "gpu": data["gpu"]}
         if data["nvml"] is not None:
             facts["nvml"] = data["nvml"]
         else:
             facts["nvml_problem"] = data["nvml_problem"]
         return RunnerResult(
-            [float(s) for s in data["run_secs"]],
+            [float(s) for s in seconds],
             cut=bool(data["cut"]),
             disturbed=int(data["disturbed"]),
             extras=facts,
         )
+
+    def fresh_on_gpu(self) -> OwnProcess | None:
+        """One with a worker process of its own; not where files hold the arguments, which are its
+        caller's, nor where it was told which GPUs measure."""
+        own = self.arguments is not None or self.devices is not None
+        return None if own else FreshCudaRunner(self)
+
+    def regime_on(self, device_type: str) -> str | None:
+        """What the evaluator's settings say."""
+        found = self.evaluator.get("regime")
+        return None if found is None else str(found)
 
     def outputs(self, artifact: Artifact) -> dict[str, np.ndarray[Any, Any]]:
         """What a kernel writes, by name.
@@ -228,3 +260,28 @@ class CudaRunner(Runner):
 def _is_slowed(result: RunnerResult) -> bool:
     facts = NvmlFacts.in_record(result.extras)
     return result.problem is None and facts is not None and facts.throttled
+
+
+class FreshCudaRunner(CudaRunner):
+    """Measures as another runner does, in a worker process of its own, until `close()`."""
+
+    def __init__(self, like: CudaRunner) -> None:
+        super().__init__(
+            like.timeout_sec, None,
+            {**like.evaluator, "cut": math.inf, "correct_drift": like.correct_drift},
+            like.cooldown_sec, like.seed, like.repeat_slowed,
+        )  # fmt: skip
+        self._worker = fresh_gpu_worker()
+
+    @property
+    def worker(self) -> Worker:
+        """The process of this runner alone."""
+        return self._worker
+
+    def wait(self) -> None:
+        """Until the process has opened the GPU; RunError if it does not start."""
+        self._worker.request("ping")
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()

@@ -20,6 +20,7 @@ from .derived import left_open
 from .logging import console
 from .module_equality import as_module
 from .record import TuningRecord, Workload, canonical
+from .timescale import by_regime
 
 _local = threading.local()
 
@@ -46,6 +47,8 @@ class Database(ABC):
 
     `with database:` makes it the current one of this thread. Of a workload's records the best is
     the one with the least median of `run_secs`; failures are kept and never returned as results.
+    Times of different cache regimes (`TuningRecord.regime`) are not compared: the records of the
+    regime that was measured last come first, whatever their times.
 
     Subclasses implement `has_workload`, `commit_workload`, `commit_tuning_record`, `get_top_k` and
     `get_all_tuning_records`; the queries follow from these.
@@ -243,7 +246,8 @@ class Database(ABC):
         )  # fmt: skip
 
     def dump_pruned(self, destination: Database) -> None:
-        """Commit the best record of each workload (and target) to another database.
+        """Commit the best record of each workload (and target, and cache regime) to another
+        database.
 
         Raises:
             UserError: `destination` is none.
@@ -254,11 +258,12 @@ class Database(ABC):
                 hint='such as gputune.meta_schedule.Database.create("memory")',
                 code="database",
             )
-        best: dict[tuple[str, str, str], TuningRecord] = {}
+        best: dict[tuple[str, str, str, str], TuningRecord] = {}
         for record in self.get_all_tuning_records():
             if not record.is_valid:
                 continue
-            key = (record.workload.shash, str(record.target_json()), _device(record))
+            device, target = _device(record), str(record.target_json())
+            key = (record.workload.shash, target, device, record.regime)
             if key not in best or record.seconds < best[key].seconds:
                 best[key] = record
         for record in best.values():
@@ -360,7 +365,8 @@ def replay(record: TuningRecord, workload_name: str = "main") -> Schedule:
 def for_target(
     records: Iterable[TuningRecord], target: Target, allow_other_device: bool = False
 ) -> list[TuningRecord]:
-    """The records that may serve on a target, in their order, those of exactly it first."""
+    """The records that may serve on a target, in their order, those of exactly it first; of each
+    kind those of one cache regime together (`by_regime`)."""
     exact: list[TuningRecord] = []
     near: list[TuningRecord] = []
     far: list[TuningRecord] = []
@@ -375,7 +381,8 @@ def for_target(
             exact.append(record)
         else:
             near.append(record)
-    return exact + near + (far if allow_other_device else [])
+    here = by_regime(exact) + by_regime(near)
+    return here + by_regime(far) if allow_other_device else here
 
 
 def _device(record: TuningRecord) -> str:

@@ -4,6 +4,7 @@ The best of many measured times is also a lucky one, and some programs are fast 
 memory happens to lie well: in the process that measured them, and not in the next. So, when a
 tuning is over, the best few of each task are measured several times more, in new processes, the
 arguments each time at other places of their pages, and are ranked by the mean of what these found.
+They stay in the cache regime, and on the scale, of their first times (`timescale`).
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import GputuneError
 from ..runtime.interruption import at_once, checkpoint, held
@@ -22,17 +24,22 @@ from .logging import console
 from .measure_callback import remove_artifacts
 from .measure_candidate import MeasureCandidate
 from .record import TuningRecord
-from .runner import BestSoFar, OwnProcess, Runner, RunnerInput
+from .runner import OwnProcess, Runner, RunnerInput, RunnerResult
 from .task_record import TaskRecord
+from .timescale import BestSoFar, nominal_of
 
 PROCESSES = 3
 """Fresh processes in which finalists are measured."""
+GPU_PROCESSES = 1
+"""The same for a GPU: what differs from process to process is the processor's memory, and opening a
+GPU takes a second or two."""
 _MOST = 6  # finalists of a task
 _WITHIN = 1.2  # times the best: what is slower than that does not win
 _LONGEST_S = 0.5  # a kernel that takes longer is not measured again
 _TWICE_S = 0.02  # one that takes no longer is measured twice in each process
 _RESERVE_S, _RESERVE = 2.5, 0.1  # of a time limit: at most so much, and such a share
 _START_S = 1.0  # to build the finalists again and to start the processes
+_GPU_RESERVE_S, _GPU_START_S = 6.0, 4.0  # the same for a GPU
 _CALLS = 8  # of a kernel, at most, in one measurement that does not lengthen it
 _ONCE_S = 0.02  # and what else one measurement takes
 
@@ -47,10 +54,20 @@ class _Finalist:
     """Of each process."""
 
 
-def reserve(seconds: float) -> float:
+def reserve(seconds: float, gpu: bool = False) -> float:
     """How much of a time limit is kept for the finalists; nothing where that would not do."""
-    share = min(_RESERVE_S, _RESERVE * seconds)
-    return share if share >= _START_S else 0.0
+    share = min(_GPU_RESERVE_S if gpu else _RESERVE_S, _RESERVE * seconds)
+    return share if share >= (_GPU_START_S if gpu else _START_S) else 0.0
+
+
+def reserve_for(runner: Runner, kinds: set[str], seconds: float) -> float:
+    """The same for tasks of these kinds of targets; nothing where a runner measures none again."""
+    kept = [0.0]
+    if "llvm" in kinds and runner.fresh() is not None:
+        kept.append(reserve(seconds))
+    if "cuda" in kinds and runner.fresh_on_gpu() is not None:
+        kept.append(reserve(seconds, gpu=True))
+    return max(kept)
 
 
 def measure_again(
@@ -62,8 +79,10 @@ def measure_again(
 ) -> None:
     """Measure the best records of this run again, and tell the database.
 
-    Nothing happens where the runner has no other process to offer (`Runner.fresh`), or the database
-    does not keep such amendments. Ctrl-C ends it; what is complete by then counts.
+    Nothing happens where the runner has no other process to offer (`Runner.fresh`, and for kernels
+    of a GPU `Runner.fresh_on_gpu`), or the database does not keep such amendments. Ctrl-C ends it;
+    what is complete by then counts. Only records of the cache regime of this run are finalists, and
+    they are measured in it.
 
     Args:
         tasks: those that were tuned.
@@ -72,13 +91,35 @@ def measure_again(
         seconds: how much time is left; None: enough.
     """
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    if not database.takes_amendments or runner.fresh() is None:
+    if not database.takes_amendments:
         return
-    found = [x for task in tasks for x in _finalists(task, database)]
+    for kind, fresh, count, start_s in (
+        ("llvm", runner.fresh, PROCESSES, _START_S),
+        ("cuda", runner.fresh_on_gpu, GPU_PROCESSES, _GPU_START_S),
+    ):
+        mine = [t for t in tasks if t.ctx.target.kind == kind]
+        if mine and fresh() is not None:
+            found = [x for task in mine for x in _finalists(task, database)]
+            if not _measure(found, database, builder, fresh, count, start_s, ends):
+                return
+
+
+def _measure(
+    found: list[_Finalist],
+    database: Database,
+    builder: Builder,
+    fresh: Callable[[], OwnProcess | None],
+    count: int,
+    start_s: float,
+    ends: float,
+) -> bool:
+    """Measure finalists of one kind of device; False where that was interrupted."""
     expected = sum(2 * (_ONCE_S + _CALLS * x.record.seconds) for x in found)
-    if not found or time.monotonic() + _START_S + expected > ends:
-        return
-    processes = [x for x in (runner.fresh() for _ in range(PROCESSES)) if x is not None]
+    if not found or time.monotonic() + start_s + expected > ends:
+        return True
+    tasks = list({id(x.task): x.task for x in found}.values())
+    processes = [x for x in (fresh() for _ in range(count)) if x is not None]
+    go_on = True
     try:
         for process in processes:
             process.start()
@@ -99,6 +140,7 @@ def measure_again(
         if at_once():
             raise
         console().info("Interrupted: the finalists are not measured further")
+        go_on = False
     finally:
         for process in processes:
             process.close()
@@ -106,12 +148,12 @@ def measure_again(
     with held():
         for task in tasks:
             _amend([x for x in found if x.task is task], database)
+    return go_on
 
 
 def _finalists(task: TaskRecord, database: Database) -> list[_Finalist]:
-    if task.ctx.target.kind != "llvm":
-        return []
     records = database.candidates(task.ctx.mod, task.ctx.target)
+    records = [r for r in records if r.regime == (task.best.regime or r.regime)]
     best = min((r.seconds for r in records), default=math.inf)
     if not best <= _LONGEST_S:
         return []
@@ -150,17 +192,24 @@ def _one_process(found: Sequence[_Finalist], process: OwnProcess, placement: int
             assert x.built.artifact_path is not None
             if times[i] and x.record.seconds > _TWICE_S:
                 continue
-            best = BestSoFar(x.record.seconds)
+            best = BestSoFar(x.record.seconds, x.record.regime, nominal_of([x.record]))
+            device = "cpu" if x.task.ctx.target.kind == "llvm" else x.task.ctx.target.kind
             given = RunnerInput(
-                x.built.artifact_path, "cpu", x.candidate.args_info, best, placement + back
-            )
+                x.built.artifact_path, device, x.candidate.args_info, best, placement + back,
+                x.task.flop,
+            )  # fmt: skip
             result = process.measure(given)
-            if result.problem is None and result.run_secs:
+            if result.problem is None and result.run_secs and _compares(x, result):
                 times[i].append(statistics.median(result.run_secs))
     # A process counts for all finalists of a task, or for none: processes differ.
     for x, mine in zip(found, times):
         if all(t for y, t in zip(found, times) if y.task is x.task):
             x.seconds.append(statistics.fmean(mine))
+
+
+def _compares(x: _Finalist, result: RunnerResult) -> bool:
+    """Was it measured in the cache regime of its record, as far as the process says?"""
+    return "timing" not in result.extras or result.regime == x.record.regime
 
 
 def _amend(found: Sequence[_Finalist], database: Database) -> None:
@@ -172,7 +221,8 @@ def _amend(found: Sequence[_Finalist], database: Database) -> None:
     scale = statistics.median(x.record.seconds / m for x, m in zip(found, means))
     for x, mean in zip(found, means):
         r = x.record
-        extras = {"remeasures": r.key, "was": r.seconds, "processes": x.seconds}
+        extras: dict[str, Any] = {"remeasures": r.key, "was": r.seconds, "processes": x.seconds}
+        extras["timing"] = {"regime": r.regime}
         database.commit_tuning_record(
             TuningRecord(r.trace, r.workload, [mean * scale], r.target, r.args_info, extras)
         )

@@ -17,6 +17,7 @@ from ..runtime.process import Reply, Worker
 from .artifact import Artifact
 from .cuda_answers import WhenAsked, arrays_of, failure_of, told
 from .runner import Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
+from .timescale import SIMULATED
 
 CLOCK = "host execution"
 """What records say of the clock."""
@@ -85,6 +86,10 @@ class HostExecutionRunner(Runner):
             return RunnerResult([float(s) for s in reply.data["run_secs"]], extras=facts)
         except GputuneError as e:
             return replace(RunnerResult.failed(failure_of(e)), extras=facts)
+
+    def regime_on(self, device_type: str) -> str | None:
+        """None of a GPU's: its times are simulated, and compare with each other only."""
+        return SIMULATED
 
     def outputs(self, artifact: Artifact) -> dict[str, np.ndarray[Any, Any]]:
         """What a kernel writes, by name.

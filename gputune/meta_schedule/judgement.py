@@ -24,6 +24,8 @@ def judged(
 ) -> RunnerResult:
     """A result, or the failure that it turns into: a new best is checked before anything builds on
     it, unless checks are so dear that only the best of a round has one (`judge_round`)."""
+    if not competes(task, result):
+        return result
     seconds = result.seconds
     if seconds >= task.best.seconds:
         return result
@@ -32,6 +34,20 @@ def judged(
     if result.problem is None:
         task.best.seconds = seconds
     return result
+
+
+def competes(task: TaskRecord, result: RunnerResult) -> bool:
+    """Is it a time that may be compared with the task's best? The first one settles the cache
+    regime of a run, and what earlier runs found in another one then counts no more."""
+    if result.problem is not None or result.unranked:
+        return False
+    best = task.best
+    if not best.measured:
+        if best.regime not in ("", result.regime):
+            best.seconds = task.known_seconds = math.inf
+            best.nominal_s = 0.0
+        best.regime, best.measured = result.regime, True
+    return result.regime == best.regime
 
 
 def judge_round(
@@ -45,7 +61,7 @@ def judge_round(
     if task.verifier is None or task.verifier.eager:
         return
     while True:
-        good = [i for i, r in enumerate(results) if r.problem is None and not r.unranked]
+        good = [i for i, r in enumerate(results) if competes(task, r)]
         if not good:
             return
         best = min(good, key=lambda i: results[i].seconds)

@@ -9,6 +9,7 @@ from ..ir.nodes import IRModule
 from .database import Database, Pruned, check_record, check_top_k, says_wrong, survivors
 from .module_equality import ModuleEquality, as_module
 from .record import TuningRecord, Workload
+from .timescale import by_regime
 
 
 class Shelf:
@@ -29,6 +30,8 @@ class Shelf:
         workload = record.workload
         if record.remeasures:
             for r in self._of.get(workload, ()):
+                if r.regime != record.regime:
+                    continue
                 if r.seconds == record.extras.get("was") and r.key == record.remeasures:
                     r.run_secs = record.run_secs
                     _amend(r.extras, record.extras)
@@ -47,14 +50,16 @@ class Shelf:
         return list(self._of.get(workload, ()))
 
     def ranked(self, workload: Workload) -> list[TuningRecord]:
-        """The valid records of a workload, the best first; of equals the oldest first."""
+        """The valid records of a workload, the best first; of equals the oldest first, and those
+        of one cache regime together."""
         found = self._ranked.get(workload)
         if found is None:
             wrong = self._wrong.get(workload, set())
             valid = [r for r in self._of.get(workload, ()) if r.is_valid and r.program not in wrong]
             if withdrawn := self._withdrawn.get(workload):
                 valid = [r for r in valid if r.key not in withdrawn]
-            found = self._ranked[workload] = sorted(valid, key=lambda r: r.seconds)
+            found = by_regime(sorted(valid, key=lambda r: r.seconds))
+            self._ranked[workload] = found
         return found
 
 

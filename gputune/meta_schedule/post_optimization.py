@@ -358,12 +358,25 @@ def improve(
     Returns:
         The new record; None if nothing is surely faster, or there is nothing to start from.
     """
-    found = next(usable(database, mod, target, believe_own=believe_own), None)
+    device = "cpu" if target.kind == "llvm" else target.kind
+    regime = runner.regime_on(device) if isinstance(runner, Runner) else None
+    found = next(
+        (
+            x
+            for x in usable(database, mod, target, believe_own=believe_own)
+            if regime in (None, x.record.regime)
+        ),
+        None,
+    )
     if found is None:
         console().info("Post-optimization of %s: there is no record to start from", name)
         return None
     start = found.record
-    known = {r.program: r.seconds for r in database.candidates(mod, target) if r.program}
+    known = {
+        r.program: r.seconds
+        for r in database.candidates(mod, target)
+        if r.program and r.regime == start.regime
+    }
     droplet = Droplet(
         mod, target, start.trace, builder, runner, postprocs=postprocs, checker=checker,
         known={**known, "": start.seconds}, log=log,
@@ -388,6 +401,8 @@ def improve(
             "measured": best.samples,
         },
     }
+    if "timing" in start.extras:  # its scale, and its cache regime
+        extras["timing"] = start.extras["timing"]
     record = TuningRecord(
         best.candidate.sch.trace,
         database.commit_workload(mod),

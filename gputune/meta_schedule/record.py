@@ -25,6 +25,7 @@ from .arg_info import ArgInfo
 from .measure_candidate import MeasureCandidate
 from .module_equality import as_module
 from .ranking import ranked_seconds, unranked
+from .timescale import regime_of
 
 Json: TypeAlias = Any
 
@@ -126,11 +127,13 @@ class TuningRecord:
             ({"phase", "kind", "message"} of a failure), "withdraws" (`key` of a record that is not
             to be used), "remeasures" (`key` of a record that has these times from now on, see
             `finalists`; it took "was", and "processes" are the seconds in each), "cut" (timed with
-            one call only, being clearly slower), "seed", "time" (Unix seconds), "versions". Of a
-            program for a GPU also "facts" (of each kernel, as `codegen.cuda.cubin.KernelFacts` has
-            them), "code" (digest of its machine code), "same_code_as" (the "program" whose times
-            these are, being those of the same code), "excused" (the rule that refuses it, where it
-            was measured all the same).
+            one call only, being clearly slower), "timing" (how it was measured: "regime" of the
+            caches, "spread", "calls", "batches", and the reference kernel's "reference_s",
+            "nominal_s" and "drift", see `timescale`), "seed", "time" (Unix seconds), "versions".
+            Of a program for a GPU also "facts" (of each kernel, as
+            `codegen.cuda.cubin.KernelFacts` has them), "code" (digest of its machine code),
+            "same_code_as" (the "program" whose times these are, being those of the same code),
+            "excused" (the rule that refuses it, where it was measured all the same).
 
     Raises:
         RecordError: `run_secs` are no seconds: a list of finite numbers from 0.
@@ -233,6 +236,12 @@ class TuningRecord:
         """Phase, kind and message of a failure, or None."""
         found = self.extras.get("error")
         return found if isinstance(found, dict) else None
+
+    @property
+    def regime(self) -> str:
+        """What the caches held while it was timed; "warm" where the record does not say. Times of
+        different regimes are not compared."""
+        return regime_of(self.extras)
 
     @property
     def program(self) -> str:

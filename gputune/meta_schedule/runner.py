@@ -18,55 +18,16 @@ from ..runtime.process import Worker
 from .arg_info import ArgInfo
 from .artifact import Artifact
 from .derived import left_open
+from .evaluator_config import EvaluatorConfig as EvaluatorConfig
+from .evaluator_config import cuda_plan as _cuda_plan
+from .evaluator_config import plan as _plan
 from .failures import Failure
 from .ranking import ranked_seconds, unranked
+from .timescale import USUAL, on_scale, regime_of
+from .timescale import BestSoFar as BestSoFar
 
 if TYPE_CHECKING:
     from .cuda_runner import CudaRunner
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatorConfig:
-    """How a candidate is timed.
-
-    Attributes:
-        number: calls in a repeat, to begin with.
-        repeat: repeats; each gives one entry of `run_secs`.
-        min_repeat_ms: how long a repeat lasts at least; `number` is raised until it does. With
-            `adaptive` an upper limit: a repeat lasts as long as the clock needs, about 1 ms.
-        enable_cpu_cache_flush: drop the arguments from the caches before every call.
-        adaptive: shorten repeats, and raise their number to a few where they are cheap: what
-            gputune does where nothing is said. Off, as MetaSchedule has no such thing.
-        cut: a candidate that takes more than so many times the best of its task so far is timed
-            once only, and recorded with that time ("cut" in the record's extras): it has lost, and
-            more repeats would tell nothing. Infinity: every candidate is timed in full.
-    """
-
-    number: int = 3
-    repeat: int = 1
-    min_repeat_ms: float = 100
-    enable_cpu_cache_flush: bool = False
-    adaptive: bool = False
-    cut: float = 3.0
-
-    def __post_init__(self) -> None:
-        for name in ("number", "repeat"):
-            value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise UserError(f"EvaluatorConfig: {name} is a count from 1, found {value!r}")
-        if not 0 <= self.min_repeat_ms < math.inf:
-            raise UserError(
-                f"EvaluatorConfig: min_repeat_ms is from 0 upwards, found {self.min_repeat_ms!r}"
-            )
-        if isinstance(self.cut, bool) or not self.cut > 1:
-            raise UserError(f"EvaluatorConfig: cut is a factor above 1, found {self.cut!r}")
-
-
-@dataclass(slots=True)
-class BestSoFar:
-    """The least time of a task so far, shared by its candidates while they are measured."""
-
-    seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +40,7 @@ class RunnerInput:
         args_info: descriptions of the arguments.
         best: what it competes with: once it is clearly slower, one call is enough.
         placement: which of the ways to lay the arguments out in memory; 0: the usual one.
+        flop: operations of a call; 0 where they are not known.
     """
 
     artifact_path: str
@@ -86,6 +48,7 @@ class RunnerInput:
     args_info: Sequence[ArgInfo]
     best: BestSoFar | None = None
     placement: int = 0
+    flop: float = 0.0
 
 
 def _listed(run_secs: Any) -> list[Any]:
@@ -154,6 +117,11 @@ class RunnerResult:
     def unranked(self) -> str:
         """Why it was measured and does not rank, or ""."""
         return "" if self.problem is not None else unranked(self.extras)
+
+    @property
+    def regime(self) -> str:
+        """What the caches held while it was timed; "warm" where the runner does not say."""
+        return regime_of(self.extras)
 
     @property
     def is_lost(self) -> bool:
@@ -242,6 +210,15 @@ class Runner(ABC):
         None where there is no such thing."""
         return None
 
+    def fresh_on_gpu(self) -> OwnProcess | None:
+        """The same for kernels of a GPU."""
+        return None
+
+    def regime_on(self, device_type: str) -> str | None:
+        """The cache regime in which it measures on "cpu" or "cuda"; None: in that of the task, or
+        as fits."""
+        return None
+
     @staticmethod
     def create(kind: str | Runner = "local", *args: Any, **kwargs: Any) -> Runner:
         """A runner by kind: "local", "cuda" (CUDA kernels on the GPU), "host" (CUDA kernels by host
@@ -277,9 +254,6 @@ class PyRunner(Runner):
 
 class PyRunnerFuture(RunnerFuture):
     """MetaSchedule's name of the class to inherit from: give it `done` and `result`."""
-
-
-_REPEAT_MS = 1.0  # enough for a clock of nanoseconds, and short against a scheduler's time slice
 
 
 @cache
@@ -328,6 +302,13 @@ class LocalRunner(Runner):
             raise UserError(f"LocalRunner: timeout_sec must be positive, found {timeout_sec!r}")
         if type(alloc_repeat) is not int or alloc_repeat < 1:
             raise UserError(f"LocalRunner: alloc_repeat is a count from 1, found {alloc_repeat!r}")
+        in_parent = f_alloc_argument is not None or f_run_evaluator is not None
+        if in_parent and evaluator_config is not None and evaluator_config.caches == "rotate":
+            raise UserError(
+                "LocalRunner: arguments of your own, or a clock of your own, do not rotate",
+                hint='EvaluatorConfig(regime="warm") or "flush"',
+                code="regime",
+            )
         self.timeout_sec = float(timeout_sec)
         self.evaluator_config = evaluator_config or EvaluatorConfig(adaptive=True)
         self.cooldown_sec = float(cooldown_sec)
@@ -392,7 +373,7 @@ class LocalRunner(Runner):
                 return self._on_gpu(x)
             return self._measure_here(artifact, x) if self._in_parent else self._ask(artifact, x)
         except GputuneError as e:
-            return RunnerResult.failed(Failure.of(e, "run"))
+            return RunnerResult.failed(_failure(e))
         except Exception as e:
             if not self._in_parent and self._initialized:
                 raise
@@ -426,6 +407,21 @@ class LocalRunner(Runner):
         plain = self.f_cleanup is None and self.initializer is None and not self._in_parent
         return FreshRunner(self) if plain else None
 
+    def fresh_on_gpu(self) -> OwnProcess | None:
+        """One with a worker process of its own, unless the caller's functions measure."""
+        if self.fresh() is None:
+            return None
+        from .cuda_runner import CudaRunner
+
+        plan = {**_cuda_plan(self.evaluator_config), "cut": math.inf}
+        return CudaRunner(self.timeout_sec, None, plan, self.cooldown_sec).fresh_on_gpu()
+
+    def regime_on(self, device_type: str) -> str | None:
+        """What the evaluator's settings say; on a processor that is never left open."""
+        if self.f_run_evaluator is not None:
+            return USUAL  # as far as is known
+        return self.evaluator_config.caches or (USUAL if device_type == "cpu" else None)
+
     # ------------------------------------------------------------------ in the worker
     def _ask(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
         config = self.evaluator_config
@@ -434,22 +430,33 @@ class LocalRunner(Runner):
         if config.adaptive and best == math.inf:
             # The first of its task: how fast these kernels are, and so how to time them, is found
             # by timing it once.
-            found, _, held_up = self._request(artifact, plan, None, 0, x.placement)
-            plan = _plan(config, min(found))
+            found = self._request(artifact, plan, None, 0, x.placement)
+            plan = _plan(config, min(found["run_secs"]))
             if plan["repeat"] == 1 and self.alloc_repeat == 1:
-                return RunnerResult(found, None, disturbed=held_up)
+                return self._result(x, [found])
         cutoff = None
         if best < math.inf and config.cut < math.inf:
             cutoff = best * config.cut
-        seconds: list[float] = []
-        cut, disturbed = False, 0
+        asked: list[dict[str, Any]] = []
         for seed in range(self.alloc_repeat):
-            found, is_cut, held_up = self._request(artifact, plan, cutoff, seed, x.placement)
-            seconds += found
-            cut, disturbed = cut or is_cut, disturbed + held_up
-            if cut:
+            asked.append(self._request(artifact, plan, cutoff, seed, x.placement))
+            if asked[-1]["cut"]:
                 break
-        return RunnerResult(seconds, None, cut=cut, disturbed=disturbed)
+        return self._result(x, asked)
+
+    def _result(self, x: RunnerInput, asked: Sequence[Mapping[str, Any]]) -> RunnerResult:
+        """What the answers to the requests of one kernel say, on the scale of its task; the last
+        one says how it was measured."""
+        seconds = [float(s) for data in asked for s in data["run_secs"]]
+        correct = self.evaluator_config.correct_drift
+        timing = asked[-1]["timing"]
+        seconds, timing = on_scale(seconds, timing, x.best, x.device_type, x.flop, correct)
+        return RunnerResult(
+            seconds,
+            cut=any(bool(data["cut"]) for data in asked),
+            disturbed=sum(int(data["disturbed"]) for data in asked),
+            extras={"timing": timing},
+        )
 
     def _request(
         self,
@@ -458,7 +465,7 @@ class LocalRunner(Runner):
         cutoff: float | None,
         seed: int,
         placement: int,
-    ) -> tuple[list[float], bool, int]:
+    ) -> dict[str, Any]:
         args = {
             "symbol": artifact.symbol,
             "arguments": artifact.arguments,
@@ -468,9 +475,7 @@ class LocalRunner(Runner):
             "seed": seed,
             "placement": placement,
         }
-        reply = self.worker.request("run", args, (artifact.code,), self.timeout_sec)
-        data = reply.data
-        return [float(s) for s in data["run_secs"]], bool(data["cut"]), int(data["disturbed"])
+        return self.worker.request("run", args, (artifact.code,), self.timeout_sec).data
 
     # ------------------------------------------------------------------ with the user's functions
     def _measure_here(self, artifact: Artifact, x: RunnerInput) -> RunnerResult:
@@ -484,10 +489,17 @@ class LocalRunner(Runner):
             seconds = self.f_run_evaluator(module, device, self.evaluator_config, repeated)
         else:
             plan = _plan(self.evaluator_config, math.inf)
-            flush = plan.pop("enable_cpu_cache_flush")
-            timer = module.time_evaluator(name, device, flush_cache=flush, **plan)
+            timer = module.time_evaluator(
+                name,
+                device,
+                number=plan["number"],
+                repeat=plan["repeat"],
+                min_repeat_ms=plan["min_repeat_ms"],
+                flush_cache=self.evaluator_config.caches == "flush",
+            )
             seconds = [s for args in repeated for s in timer(*args).results]
-        return RunnerResult([float(s) for s in seconds])
+        told = {"timing": {"regime": self.regime_on(x.device_type) or USUAL}}
+        return RunnerResult([float(s) for s in seconds], extras=told)
 
 
 class FreshRunner(LocalRunner):
@@ -531,41 +543,10 @@ class _Measurement(RunnerFuture):
         return self._found
 
 
-def _plan(config: EvaluatorConfig, best: float) -> dict[str, Any]:
-    """The worker's evaluator settings for kernels of about `best` seconds (infinite: not known)."""
-    number, repeat, milliseconds = config.number, config.repeat, config.min_repeat_ms
-    if config.adaptive and not config.enable_cpu_cache_flush:
-        milliseconds = min(milliseconds, _REPEAT_MS)
-        number = 1
-        if best < math.inf:
-            # Five repeats where that costs little; a kernel of a second is timed but once
-            repeat = max(repeat, min(5, int(0.2 / max(best, 1e-3))))
-        else:
-            repeat = 1
-    return {
-        "number": number,
-        "repeat": repeat,
-        "min_repeat_ms": milliseconds,
-        "enable_cpu_cache_flush": config.enable_cpu_cache_flush,
-    }
-
-
-def _cuda_plan(config: EvaluatorConfig) -> dict[str, Any]:
-    """The settings of the timer for GPUs."""
-    if config.adaptive:
-        repeat, most = max(5, config.repeat), max(40, config.repeat)
-        milliseconds = min(config.min_repeat_ms, _REPEAT_MS)
-    else:
-        repeat = most = config.repeat
-        milliseconds = config.min_repeat_ms
-    return {
-        "number": 1 if config.adaptive else config.number,
-        "repeat": repeat,
-        "most": most,
-        "min_repeat_ms": milliseconds,
-        "regime": "flush" if config.enable_cpu_cache_flush else None,
-        "cut": config.cut,
-    }
+def _failure(e: GputuneError) -> Failure:
+    """Why a run failed; a kernel that wrote where it must not has a kind of its own."""
+    found = Failure.of(e, "run")
+    return replace(found, kind=e.code) if e.code == "out_of_bounds" else found
 
 
 def _loaded(artifact: Artifact) -> tuple[Any, str]:

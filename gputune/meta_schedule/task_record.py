@@ -175,6 +175,8 @@ class TaskRecord:
                 self._lead(candidate, result)
 
     def _lead(self, candidate: MeasureCandidate, result: RunnerResult) -> None:
+        if result.regime != (self.best.regime or result.regime):
+            return  # its time says nothing here
         if result.problem is None and result.seconds < self._led_by:
             self._led_by, self.best_candidate = result.seconds, candidate
 

@@ -38,7 +38,15 @@ from .on_dask import DaskRunner
 from .predicted import predict, source_of
 from .profiler import Profiler
 from .round_log import Round, RoundLog, predictions
-from .runner import LocalRunner, Runner, RunnerFuture, RunnerInput, RunnerResult, shared_worker
+from .runner import (
+    BestSoFar,
+    LocalRunner,
+    Runner,
+    RunnerFuture,
+    RunnerInput,
+    RunnerResult,
+    shared_worker,
+)
 from .second_look import look, rank_again, refusals, regret
 from .statistics_table import table
 from .task_record import FAILED_MS, Budget, Progress, TaskRecord
@@ -230,6 +238,12 @@ class TaskScheduler(ABC):
                 self.database.commit_workload(ctx.mod)
             checkpoint()
             known = self.database.candidates(ctx.mod, ctx.target)
+            runner = self._runner
+            regime = runner.regime_on(_device(ctx.target)) if isinstance(runner, Runner) else None
+            task.best = BestSoFar.among(known, regime)
+            known = [r for r in known if r.regime == task.best.regime]
+            if ctx.reference is not None:
+                known = []  # they were compared with something else
             seconds = known_seconds(known, ctx.mod, ctx.target)
             task.known_seconds = math.inf if seconds is None else seconds
             task.best.seconds = task.outlook.best = task.known_seconds
@@ -418,9 +432,9 @@ class TaskScheduler(ABC):
         task.measure_candidates = task.measure_candidates[: len(built)]
         known = self._second_look(task)
         built = task.builder_results
-        device = "cpu" if task.ctx.target.kind == "llvm" else task.ctx.target.kind
+        device = _device(task.ctx.target)
         inputs = [
-            RunnerInput(str(b.artifact_path), device, c.args_info, task.best)
+            RunnerInput(str(b.artifact_path), device, c.args_info, task.best, flop=task.flop)
             for c, b, f in zip(task.measure_candidates, built, known)
             if f is None
         ]
@@ -829,6 +843,11 @@ def _check_weights(tasks: Sequence[TuneContext], weights: Sequence[float]) -> No
 
 def _is_number(x: object) -> bool:
     return isinstance(x, Real) and not isinstance(x, bool)
+
+
+def _device(target: Target) -> str:
+    """Where a runner runs what is compiled for a target."""
+    return "cpu" if target.kind == "llvm" else target.kind
 
 
 def _result_of(future: RunnerFuture) -> RunnerResult:

@@ -26,7 +26,7 @@ from .database import Database
 from .database_address import is_url, redacted
 from .derived import check_part
 from .early_stop import StopRule
-from .finalists import measure_again, reserve
+from .finalists import measure_again, reserve_for
 from .json_database import RECORD_FILE, WORKLOAD_FILE, JSONDatabase, make_folder
 from .logging import console, create_loggers, get_loggers_from_work_dir
 from .measure_callback import MeasureCallback
@@ -384,7 +384,9 @@ def tune_tasks(
                     _callbacks(measure_callbacks),
                     db,
                     model,
-                    seconds=_search_seconds(seconds, post_optimization, run, energy),
+                    seconds=_search_seconds(
+                        seconds, post_optimization, run, {t.target.kind for t in tasks}, energy
+                    ),
                     verify=verify,
                     on_progress=on_progress,
                     failures_path=Path(work_dir) / FAILURES_FILE,
@@ -456,11 +458,16 @@ def _conclude(
 
 
 def _search_seconds(
-    seconds: float | None, post_optimization: bool, runner: Runner, energy: float
+    seconds: float | None,
+    post_optimization: bool,
+    runner: Runner,
+    kinds: set[str],
+    energy: float,
 ) -> float | None:
     """What the search has of a time limit (the scheduler refuses what is none).
 
     Args:
+        kinds: of targets.
         energy: seconds that it takes to measure that of all finalists.
     """
     if not isinstance(seconds, int | float):
@@ -469,7 +476,7 @@ def _search_seconds(
         seconds -= min(energy, _ENERGY_SHARE * seconds)
     if post_optimization:
         return seconds * _SEARCH_SHARE
-    return seconds if runner.fresh() is None else seconds - reserve(seconds)
+    return seconds - reserve_for(runner, kinds, seconds)
 
 
 def _checked_tasks(tasks: Any) -> list[TuneContext]:

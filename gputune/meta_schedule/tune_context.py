@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
@@ -45,6 +45,8 @@ class TuneContext:
         num_threads: a number, "physical" (cores that this process may use) or "logical" (also
             None: processors that it may use, hyper-threads counted).
         logger: of the task's details; default: "gputune.meta_schedule.task", which nobody reads.
+        reference: a function that says what is right, in place of the unscheduled program; see
+            `reference.Reference`.
 
     Raises:
         UserError: an argument that makes no sense, or a program that surely accesses what lies
@@ -62,6 +64,7 @@ class TuneContext:
         rand_state: int = -1,
         num_threads: int | str | None = "physical",
         logger: logging.Logger | None = None,
+        reference: Callable[..., Any] | None = None,
     ) -> None:
         self._mod = None if mod is None else as_module(mod)
         if self._mod is not None:
@@ -77,6 +80,7 @@ class TuneContext:
         self.logger = logger or task_logger
         self.verifier: Checker | None = None
         """What checks new bests; None: gputune's own, where it has one for the target."""
+        self.reference = reference
         self.space_generator: SpaceGenerator | None = _as_space(space_generator)
         self.search_strategy: SearchStrategy | None = _as_strategy(search_strategy)
         if self._mod is not None:
@@ -201,6 +205,7 @@ class TuneContext:
             rand_state=self.fork_seed(),
             num_threads=self.num_threads,
             logger=self.logger,
+            reference=self.reference,
         )
         other.verifier = self.verifier
         return other

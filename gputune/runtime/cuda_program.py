@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from gputune.codegen.cuda.compile import CudaBinary
 from gputune.codegen.cuda.program import HostProgram, Launch, Memset, Param, Workspace
@@ -22,6 +24,11 @@ from gputune.ir import dtypes
 from .cuda_device import GpuFacts, check_arch, cuda_errors, gpu_facts, translated
 
 _WORD = 8  # bytes of a slot: an address or the bits of a number
+GUARD = 256
+"""Bytes before and behind each piece of the program's own memory in which nothing is written; as
+many as its alignment, which thereby stays."""
+_POISON = 0xFF  # NaN to every float
+_D2H = 2  # the direction of a copy
 
 
 class CudaProgram:
@@ -97,7 +104,34 @@ class Loaded:
             keep: what must live as long as the call: the arrays.
         """
         memory = self.workspaces(stream)
-        return CudaCall(self, [*slots, *(int(m.ptr) for m in memory)], stream, (keep, memory))
+        own = [int(m.ptr) + GUARD for m in memory]
+        return CudaCall(self, [*slots, *own], stream, (keep, memory))
+
+    def guard(self, stream: int) -> Callable[[], list[str]]:
+        """Fill the program's own memory with what nothing computes, and the zones around it.
+
+        Returns:
+            What says, after a call, around which of it something was written, in words.
+        """
+        runtime = self.cupy.cuda.runtime
+        memory = self.workspaces(stream)
+        sizes = [w.elements * dtypes.itemsize(w.dtype) for w in self.host.workspaces]
+        for m, size in zip(memory, sizes):
+            runtime.memsetAsync(m.ptr, _POISON, size + 2 * GUARD, stream)
+        runtime.deviceSynchronize()
+
+        def broken() -> list[str]:
+            out = []
+            edge = np.empty(GUARD, np.uint8)
+            for w, m, size in zip(self.host.workspaces, memory, sizes):
+                for at in (0, GUARD + size):
+                    runtime.memcpy(edge.ctypes.data, m.ptr + at, GUARD, _D2H)
+                    if (edge != _POISON).any():
+                        out.append(f"{w.name}: written outside its bounds")
+                        break
+            return out
+
+        return broken
 
     def workspaces(self, stream: int) -> list[Any]:
         """The program's own memory for calls on a stream; allocated the first time.
@@ -129,7 +163,7 @@ class Loaded:
             sizes = [w.elements * dtypes.itemsize(w.dtype) for w in self.host.workspaces]
             # CuPy's pool hands memory out again in the order of a stream: of this one.
             with _on_stream(self.cupy, stream):
-                return [cuda.alloc(max(1, n)) for n in sizes]
+                return [cuda.alloc(n + 2 * GUARD) for n in sizes]
 
 
 @contextmanager

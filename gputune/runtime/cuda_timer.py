@@ -1,5 +1,5 @@
 """How long does a CUDA program take on the device? One timer, for tuning, benches and
-`time_evaluator`.
+`time_evaluator`; `timing` explains the choices.
 
 A batch is a number of calls between two events. Before it the device is kept busy for some tens of
 microseconds, so that the host is ahead when the first event passes: no gap between launches counts.
@@ -16,25 +16,27 @@ Times of different regimes are not compared.
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from gputune.errors import RunError
 
 from .cuda_device import cuda_errors
+from .cuda_gauge import READINGS
 from .cuda_program import CudaCall, current_device
 from .evaluator import BenchmarkResult, TimerConfig
+from .gauge import Gauge, Yardstick
 from .nvml import Nvml, open_nvml
 from .nvml_observer import NvmlObserver
 from .observe import Subject, Watch
+from .timing import Regime as Regime
+from .timing import readings_told
+from .timing import spread as _spread
 
 if TYPE_CHECKING:
     from .cuda_function import CudaFunction
-
-Regime: TypeAlias = Literal["rotate", "flush", "warm"]
 
 _GRAPH_BELOW = 20e-6  # seconds of a step: shorter ones end before the host has launched the next
 _MOST_NODES = 2000  # of a graph
@@ -116,14 +118,8 @@ class CudaTiming(BenchmarkResult):
         return {
             "regime": self.regime, "graph": self.graph, "calls": self.number,
             "batches": len(self.results), "spread": self.spread,
+            **readings_told(self.readings, self.nominal_s),
         }  # fmt: skip
-
-
-def _spread(results: Sequence[float]) -> float:
-    if len(results) < 2:
-        return 0.0
-    low, middle, high = statistics.quantiles(results, n=4, method="inclusive")
-    return (high - low) / middle if middle > 0 else 0.0
 
 
 def measure_cuda(
@@ -131,12 +127,14 @@ def measure_cuda(
     config: CudaTimerConfig,
     nvml: Nvml | None = None,
     nvml_problem: str = "",
+    reference: Yardstick | None = None,
 ) -> CudaTiming:
     """Time a program.
 
     Args:
         calls: the program with its arguments; for the regime "rotate" one with each copy of them.
         nvml: is read around and during each batch; None: it is not, because of `nvml_problem`.
+        reference: is timed before and after; None: nothing is.
 
     Raises:
         RunError: the program fails on the device, or there is no memory to keep it busy.
@@ -144,17 +142,22 @@ def measure_cuda(
     loaded = calls[0].loaded
     with cuda_errors(loaded.host.name), current_device(loaded.cupy, loaded.device):
         run = CudaRun(loaded.cupy, calls, config, nvml)
+        gauge = Gauge(reference)
+        gauge.read(READINGS)
         run.watch.before(Subject(loaded.host.name, "cuda"))
         first = run.first()
         if config.cutoff_s is not None and first > config.cutoff_s:
             return CudaTiming(
                 (first,), regime=config.regime, cut=True, nvml=run.told((first,)),
-                nvml_problem=nvml_problem,
+                nvml_problem=nvml_problem, readings=tuple(gauge.readings),
+                nominal_s=gauge.nominal_s,
             )  # fmt: skip
         results, number, disturbed = run.batches(first)
+        gauge.read(READINGS)
         return CudaTiming(
             tuple(results), number, disturbed, regime=config.regime, graph=run.graph is not None,
             nvml=run.told(results), nvml_problem=nvml_problem,
+            readings=tuple(gauge.readings), nominal_s=gauge.nominal_s,
         )  # fmt: skip
 
 

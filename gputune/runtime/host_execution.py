@@ -13,7 +13,7 @@ from gputune.codegen.cuda.program import CudaSource
 from gputune.errors import RunError
 from gputune.ir import dtypes
 
-from .operations import Argument, Held, arguments, bound, compared, parse_argument
+from .operations import Argument, Held, arguments, bound, compared, parse_argument, put_expected
 
 
 def run_host(args: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[bytes, ...]]:
@@ -50,7 +50,8 @@ def check_host(
     """Run a CUDA program on the processor, and a reference with equal arguments, and compare.
 
     Args: as of `run_host`, and "reference": {"symbol"} of object code for this machine's processor.
-    Blobs: the candidate's, which is not looked at, and the reference's code. Answer: as
+    Blobs: the candidate's, which is not looked at, and the reference's code; or "expected" and what
+    is expected, as of `operations._check`. Answer: as
     `operations._check`.
 
     Raises:
@@ -58,7 +59,10 @@ def check_host(
     """
     seed = int(args.get("seed", 0))
     before, wanted, found = (arguments(args, seed) for _ in range(3))
-    bound(blobs[1], args["reference"]["symbol"], wanted, 1)()
+    if (told := args.get("expected")) is None:
+        bound(blobs[1], args["reference"]["symbol"], wanted, 1)()
+    else:
+        put_expected(wanted, told, blobs[1:])
     _, names, report = _ran(args, before, True)
     for h, name in zip(found, names):
         if isinstance(h, Held) and h.argument.written:

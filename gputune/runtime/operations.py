@@ -26,10 +26,12 @@ from gputune.ir.nodes import IRModule, PrimFunc
 from gputune.lower.layout_preproc import packings_of, split_layout_preproc, without_packings
 from gputune.lower.pipeline import too_deep
 from gputune.target import Target
+from gputune.target.host import cache_bytes
 
 from .compare import SLIGHT, compare, tolerance
 from .evaluator import TimerConfig, measure
 from .function import BoundCall, thread_pool
+from .timing import copies_for
 
 Blobs = tuple[bytes, ...]
 Answer = tuple[dict[str, Any], Blobs]
@@ -39,6 +41,7 @@ Answer = tuple[dict[str, Any], Blobs]
 MARGIN = 256
 _CANARY, _CANARY_OUT = 0xFF, 0xA5
 _PAGE = 4096
+_COPIED_BYTES = 1 << 29  # of copies of the arguments that take turns
 # Long random arrays repeat a block of this many elements; prime, so that no stride hides it.
 _BLOCK = 1_000_003
 
@@ -207,12 +210,13 @@ class Held:
 
     def margins_intact(self) -> bool:
         """Is nothing written before or behind the array?"""
-        canary = _canary(self.argument)
+        filled = canary(self.argument)
         margins = (self.raw[: self.start], self.raw[self.stop :])
-        return all(bool((m == canary).all()) for m in margins)
+        return all(bool((m == filled).all()) for m in margins)
 
 
-def _canary(a: Argument) -> int:
+def canary(a: Argument) -> int:
+    """What every byte around an array holds."""
     return _CANARY_OUT if a.written else _CANARY
 
 
@@ -227,8 +231,8 @@ def allocate(a: Argument, shift: int = 0) -> Held:
     size = count * dtype.itemsize
     raw = np.empty(size + 2 * MARGIN + a.align + shift, np.uint8)
     start = MARGIN + -(raw.ctypes.data + MARGIN) % a.align + shift
-    raw[:start] = _canary(a)
-    raw[start + size :] = _canary(a)
+    raw[:start] = canary(a)
+    raw[start + size :] = canary(a)
     flat = raw[start : start + size].view(dtype)
     if a.strides is None:
         array = flat.reshape(a.shape)
@@ -323,24 +327,51 @@ def _run(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     """Time a kernel on random arguments.
 
     Args: "symbol", "arguments", "seed", "evaluator" (number, repeat, min_repeat_ms,
-    enable_cpu_cache_flush), "cutoff_s", "num_threads" (for parallel loops; 1: none), and "artifact"
-    with "digest" (path and blake2b of an object file) unless the object code is the blob.
-    Answer: "run_secs", "number", "disturbed", "cut" (over the cutoff, and not timed further).
+    enable_cpu_cache_flush, regime, retries, reference), "cutoff_s", "num_threads" (for parallel
+    loops; 1: none), and "artifact" with "digest" (path and blake2b of an object file) unless the
+    object code is the blob. Answer: "run_secs", "number", "disturbed", "cut" (over the cutoff, and
+    not timed further), "timing" (`BenchmarkResult.as_json`, with "copies", "size" and "in_cache" of
+    the arguments).
+
+    Raises:
+        RunError: among others, the kernel wrote outside its arrays (code "out_of_bounds").
     """
     code = _object_code(args, blobs)
     held = arguments(args, int(args.get("seed", 0)))
     config = _timer(args.get("evaluator") or {}, args.get("cutoff_s"))
-    call = bound(code, args["symbol"], held, int(args.get("num_threads", 1)))
-    result = measure(call, config)
+    threads = int(args.get("num_threads", 1))
+    size = _size(held)
+    sets = _sets(held, size) if config.caches == "rotate" else [held]
+    call, *copies = [bound(code, args["symbol"], x, threads) for x in sets]
+    result = measure(call, config, copies)
     if not all(0 < t < math.inf for t in result.results):
         raise RunError(f"the clock gave {result.results} seconds for {args['symbol']}")
+    if reasons := overruns(held):
+        raise RunError("; ".join(reasons), code="out_of_bounds")
+    last = cache_bytes()[2]
+    in_cache = result.regime == "warm" and size <= last
     data = {
         "run_secs": list(result.results),
         "number": result.number,
         "disturbed": result.disturbed,
         "cut": result.cut,
+        "timing": {**result.as_json(), "copies": len(sets), "size": size, "in_cache": in_cache},
     }
     return data, ()
+
+
+def _size(held: Sequence[int | Held]) -> int:
+    """Bytes of the arrays among some arguments."""
+    return sum(h.stop - h.start for h in held if isinstance(h, Held))
+
+
+def _sets(held: list[int | Held], size: int) -> list[list[int | Held]]:
+    """The arguments, and so many copies of them as no cache holds."""
+    more = copies_for(size, cache_bytes()[2], _COPIED_BYTES) - 1
+    out = [held]
+    for _ in range(more):
+        out.append([_duplicate(h, h.argument) if isinstance(h, Held) else h for h in held])
+    return out
 
 
 def _object_code(args: Mapping[str, Any], blobs: Blobs) -> bytes:
@@ -356,7 +387,10 @@ def _object_code(args: Mapping[str, Any], blobs: Blobs) -> bytes:
 
 
 def _timer(config: Mapping[str, Any], cutoff_s: float | None) -> TimerConfig:
-    known = {"number", "repeat", "min_repeat_ms", "enable_cpu_cache_flush"}
+    known = {
+        "number", "repeat", "min_repeat_ms", "enable_cpu_cache_flush", "regime", "retries",
+        "reference",
+    }  # fmt: skip
     if unknown := set(config) - known:
         raise RunError(f"evaluator config: unknown {', '.join(sorted(unknown))}")
     return TimerConfig(
@@ -364,7 +398,11 @@ def _timer(config: Mapping[str, Any], cutoff_s: float | None) -> TimerConfig:
         repeat=config.get("repeat", 1),
         min_repeat_ms=config.get("min_repeat_ms", 100),
         flush_cache=bool(config.get("enable_cpu_cache_flush", False)),
+        retries=config.get("retries", 8),
         cutoff_s=cutoff_s,
+        regime=config.get("regime"),
+        reference=bool(config.get("reference", False)),
+        pin=True,
     )
 
 
@@ -386,24 +424,43 @@ def _check(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     too. Answer: "ok", "reason" (first thing found wrong), "slight" (no more than errors that other
     inputs may not have), "max_error", "outputs" (for each written array its name and `Difference`).
 
+    With "expected" (positions of arguments) nothing is run for a reference: the blobs in its place
+    are what these arguments must hold afterwards.
+
     With "packing" (as `_build` answers, its kernel being a third blob) the kernel is given its
     constant arguments packed; "reference_packed": so is the reference.
     """
-    code, reference = blobs[:2]
+    code, more = blobs[0], blobs[1:]
     seed = int(args.get("seed", 0))
     wanted = arguments(args, seed)
     before = arguments(args, seed)  # what read-only arguments must still hold afterwards
     found = arguments(args, seed)
+    told = args.get("expected")
     if packing := args.get("packing"):
-        reasons = _packed(packing, blobs[2], found)
+        packer = more[1 if told is None else len(told)]
+        reasons = _packed(packing, packer, found)
         if reasons:
             return {"ok": False, "reason": "; ".join(reasons), "max_error": None, "outputs": []}, ()
-        _packed(packing, blobs[2], before)
+        _packed(packing, packer, before)
         if args.get("reference_packed"):
-            _packed(packing, blobs[2], wanted)
-    bound(reference, args["reference_symbol"], wanted, 1)()
+            _packed(packing, packer, wanted)
+    if told is None:
+        bound(more[0], args["reference_symbol"], wanted, 1)()
+    else:
+        put_expected(wanted, told, more)
     bound(code, args["symbol"], found, int(args.get("num_threads", 1)))()
     return compared(found, wanted, before, args.get("rtol"), args.get("atol")), ()
+
+
+def put_expected(
+    wanted: Sequence[int | Held], positions: Sequence[int], blobs: Sequence[bytes]
+) -> None:
+    """Write into arguments what they must hold; RunError where a blob is not of its size."""
+    for k, blob in zip(positions, blobs):
+        h = wanted[k]
+        if not isinstance(h, Held) or h.array.nbytes != len(blob):
+            raise RunError(f"check: argument {k} is no array of {len(blob)} bytes")
+        h.array[...] = np.frombuffer(blob, h.array.dtype).reshape(h.array.shape)
 
 
 def _packed(packing: Mapping[str, Any], code: bytes, held: list[int | Held]) -> list[str]:
@@ -467,6 +524,15 @@ def compared(
     }
 
 
+def overruns(held: Sequence[int | Held]) -> list[str]:
+    """Around which arrays a kernel wrote, in words."""
+    return [
+        f"{h.argument.name}: written outside its bounds"
+        for h in held
+        if isinstance(h, Held) and not h.margins_intact()
+    ]
+
+
 def damage(found: Sequence[int | Held], before: Sequence[int | Held]) -> list[str]:
     """What a kernel wrote where it must not, in words: outside its arrays, into inputs."""
     reasons: list[str] = []
@@ -474,8 +540,7 @@ def damage(found: Sequence[int | Held], before: Sequence[int | Held]) -> list[st
         if not isinstance(f, Held) or not isinstance(b, Held):
             continue
         name = f.argument.name
-        if not f.margins_intact():
-            reasons.append(f"{name}: written outside its bounds")
+        reasons += overruns([f])
         if not f.argument.written and not np.array_equal(
             f.flat.view(np.uint8), b.flat.view(np.uint8)
         ):

@@ -23,16 +23,17 @@ from gputune.errors import GputuneError, RunError
 
 from . import operations
 from .cuda_device import GpuFacts, cuda_errors, gpu, gpu_facts
+from .cuda_gauge import yardstick_or_why
 from .cuda_program import CudaCall, CudaProgram, Loaded
 from .cuda_timer import CudaTimerConfig, Regime, measure_cuda
 from .energy import LEAST_S, energy_problem, measure_energy
+from .gauge import Yardstick
 from .nvml import Nvml, Reading, open_nvml
 from .operations import Answer, Blobs, Held
+from .timing import TIMES, copies_for
 
 _MARGIN = operations.MARGIN
 _H2D, _D2H, _D2D = 1, 2, 3  # directions of a copy
-_L2_TIMES = 3  # copies of the arguments together exceed the L2 cache so many times
-_MOST_COPIES = 64
 _KEPT_BYTES = 1 << 30  # of a reference's outputs
 _RAMP_S = 0.06  # from idle to the clock of a GPU at work
 _RAMP_BYTES = 4 << 20
@@ -48,6 +49,13 @@ class _Gpu:
     nvml: Nvml | None
     nvml_problem: str
     reference: Reading | None = None
+    yardstick: tuple[Yardstick | None, str] | None = None
+
+    def reference(self) -> Yardstick | None:
+        """The reference kernel, compiled when it is first wanted; None where that fails."""
+        if self.yardstick is None:
+            self.yardstick = yardstick_or_why(self.cupy, self.facts)
+        return self.yardstick[0]
 
     def about(self) -> dict[str, Any]:
         """What records keep of it."""
@@ -144,6 +152,20 @@ class _OnGpu:
                 n = _slab(h).nbytes
                 self.g.cupy.cuda.runtime.memcpyAsync(m.ptr, o.ptr, n, _D2D, 0)
 
+    def overruns(self) -> list[str]:
+        """Around which arrays something was written, in words; only the margins are read."""
+        out = []
+        edge = np.empty(_MARGIN, np.uint8)
+        for h, m in zip(self.held, self.memory):
+            if isinstance(h, int):
+                continue
+            for at in (0, _slab(h).nbytes - _MARGIN):
+                self.g.cupy.cuda.runtime.memcpy(edge.ctypes.data, m.ptr + at, _MARGIN, _D2H)
+                if (edge != operations.canary(h.argument)).any():
+                    out.append(f"{h.argument.name}: written outside its bounds")
+                    break
+        return out
+
     def download(self) -> list[int | Held]:
         """What is there now, in host memory of its own."""
         out: list[int | Held] = []
@@ -175,16 +197,16 @@ class _Workload:
     def __init__(self, g: _Gpu, args: Mapping[str, Any], regime: Regime | None) -> None:
         held = operations.arguments(args, int(args.get("seed", 0)))
         total = sum(_slab(h).nbytes for h in held if not isinstance(h, int))
-        enough = _L2_TIMES * g.facts.l2_bytes
         free = int(g.cupy.cuda.runtime.memGetInfo()[0])
         copies = 1
-        if regime in (None, "rotate") and 0 < total < enough:
-            copies = -(-enough // total)
-            if copies > _MOST_COPIES or (copies + 1) * total > free // 2:
-                copies = 1
+        if regime in (None, "rotate"):  # and one more, the master
+            copies = copies_for(total, g.facts.l2_bytes, free // 2 - total)
         if regime is None:
-            regime = "rotate" if copies > 1 or total >= enough else "warm"
+            large = total >= TIMES * g.facts.l2_bytes
+            regime = "rotate" if copies > 1 or large else "warm"
         self.regime: Regime = regime
+        self.size = sum(h.stop - h.start for h in held if not isinstance(h, int))
+        self.in_cache = regime == "warm" and self.size <= g.facts.l2_bytes
         self.copies = [_OnGpu(g, held) for _ in range(copies)]
         self.master: _OnGpu | None = None
         if (copies + 1) * total <= free // 2:
@@ -236,31 +258,40 @@ def run_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
 
     Args: "cuda" (`CudaCode.as_json`; the blob is the cubin), "arguments", "seed", "evaluator"
     (fields of `CudaTimerConfig`; regime None: as fits the arguments), "cutoff_s". Answer:
-    "run_secs", "number", "disturbed", "cut", "timing" (`CudaTiming.as_json`), "nvml" (or None, and
-    "nvml_problem"), "gpu".
+    "run_secs", "number", "disturbed", "cut", "timing" (`CudaTiming.as_json`, with "copies", "size"
+    and "in_cache" of the arguments), "nvml" (or None, and "nvml_problem"), "gpu". With "reference"
+    in "evaluator" off, the reference kernel is not timed.
+
+    Raises:
+        RunError: among others, the program wrote outside its arrays (code "out_of_bounds").
     """
     g = _gpu()
     options = dict(args.get("evaluator") or {})
     regime = options.pop("regime", None)
+    reference = g.reference() if options.pop("reference", True) else None
     try:
         with cuda_errors("run"):
             loaded = _loaded(g, args["cuda"], blobs[0])
             work = _workload(g, args, regime)
             config = _config(work.regime, options, args.get("cutoff_s"))
             calls = [loaded.call(c.slots, 0, c) for c in work.copies]
-            timing = measure_cuda(calls, config, g.nvml, g.nvml_problem)
+            timing = measure_cuda(calls, config, g.nvml, g.nvml_problem, reference)
+            reasons = work.copies[0].overruns()
     except RunError as e:
         if e.code == "out-of-memory":
             _forget()
         raise
     if not all(0 < t < float("inf") for t in timing.results):
         raise RunError(f"the clock gave {timing.results} seconds for {loaded.host.name}")
+    if reasons:
+        raise RunError("; ".join(reasons), code="out_of_bounds")
+    told = {"copies": len(work.copies), "size": work.size, "in_cache": work.in_cache}
     data = {
         "run_secs": list(timing.results),
         "number": timing.number,
         "disturbed": timing.disturbed,
         "cut": timing.cut,
-        "timing": {**timing.as_json(), "copies": len(work.copies)},
+        "timing": {**timing.as_json(), **told},
         "nvml": timing.nvml,
         "nvml_problem": timing.nvml_problem,
         "gpu": g.about(),
@@ -309,11 +340,15 @@ def check_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
 
     Args: as `run_cuda` and `operations._check`; "reference" is {"symbol"} of object code for this
     machine's processor, or {"cuda"} of another CUDA program. Blobs: the cubin and the reference's
-    code. Answer: as `operations._check`.
+    code; or "expected" and what is expected. Answer: as `operations._check`.
     """
     g = _gpu()
     before = operations.arguments(args, int(args.get("seed", 0)))
-    wanted = _expected(g, args, blobs[1])
+    if (told := args.get("expected")) is None:
+        wanted = _expected(g, args, blobs[1])
+    else:
+        wanted = operations.arguments(args, int(args.get("seed", 0)))
+        operations.put_expected(wanted, told, blobs[1:])
     with cuda_errors("check"):
         _forget()
         found = _once(g, _loaded(g, args["cuda"], blobs[0]), before)
@@ -349,8 +384,11 @@ def _once(g: _Gpu, loaded: Loaded, held: Sequence[int | Held]) -> list[int | Hel
     on_gpu = _OnGpu(g, held)
     on_gpu.upload()
     call: CudaCall = loaded.call(on_gpu.slots, 0, on_gpu)
+    guards = loaded.guard(0)
     call()
     g.cupy.cuda.runtime.deviceSynchronize()
+    if reasons := guards():
+        raise RunError("; ".join(reasons), code="out_of_bounds")
     return on_gpu.download()
 
 

@@ -231,7 +231,8 @@ def _(tmp: Path) -> None:
     "(number=3, repeat=1, min_repeat_ms=100, enable_cpu_cache_flush=False)",
     of=ms.EvaluatorConfig,
     does="how a candidate is timed",
-    differs="`adaptive=True` (what gputune does where no config is given) shortens repeats",
+    differs="`adaptive=True` (what gputune does where no config is given) shortens repeats; "
+    "`regime` (of the caches), `correct_drift`, `cut`, `retries` and `graph` besides",
 )
 def _(tmp: Path) -> None:
     config = ms.EvaluatorConfig()
@@ -361,7 +362,8 @@ def _(tmp: Path) -> None:
 # ----------------------------------------------------------------------------- helpers
 @row("1.2.30", "tir_integration.compile_tir", "(database, mod, target) -> Schedule",
      of=ms.tir_integration.compile_tir, does="the best schedule, or None",
-     differs="its program is compiled, run and compared in a worker first")  # fmt: skip
+     differs="its program is compiled, run and compared in a worker first; `verify=True` gives "
+     "only what could be compared, `reference` says with what")  # fmt: skip
 def _(tmp: Path) -> None:
     sch = ms.compile_tir(filled(), matmul(), TARGET)
     assert sch is not None

@@ -66,6 +66,8 @@ def slowness() -> float:
         return 1.0
     told = dict(line.split() for line in Path(path).read_text().splitlines())
     return 1980 / int(told.get("sm", "1980"))
+
+
 def unplug(gpu: FakeGpu, sizes: Any, table: Any) -> None:
     """Device 1 falls off the bus; on others it is `add`."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "1":
@@ -84,6 +86,19 @@ def _unplugged(device: str) -> Path:
     return Path(os.environ.get("FAKE_GPUS", "/nowhere")) / f"unplugged-{device}"
 
 
+def reference(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    """The kernel that tells how fast the GPU is: it does nothing to memory."""
+
+
+def overruns(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    """Writes behind its own memory, of 64 numbers."""
+    at(table, 2, 65)[:] = 1.0
+
+
+def last(gpu: FakeGpu, sizes: Any, table: Any) -> None:
+    at(table, 0, 64)[...] = at(table, 1, 64)[::-1]
+
+
 def main() -> None:
     gpu = FakeGpu()
     gpu.noise = slowness
@@ -93,6 +108,11 @@ def main() -> None:
         add, wrong, outside, changes_input, hang, crash, sticky, no_memory, unplug, unplug_all,
     ):  # fmt: skip
         gpu.kernels[f"{kernel.__name__}_kernel"] = kernel
+    gpu.kernels |= {"steps_0_kernel": overruns, "steps_1_kernel": last}
+    gpu.counts["steps_1_kernel"] = 2
+    gpu.kernels["gputune_reference"] = reference
+    gpu.counts["gputune_reference"] = 1
+    gpu.seconds["gputune_reference"] = 40e-6
     gpu.seconds["wrong_kernel"] = 5e-6
     if "--visible-device" in sys.argv:
         device = sys.argv[sys.argv.index("--visible-device") + 1]

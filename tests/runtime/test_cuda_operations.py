@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_kernels import SM90, add_code, add_func
+from cuda_kernels import SM90, add_code, add_func, steps_code
 
 from gputune.codegen import llvm
 from gputune.errors import GputuneError, RunError, TimeoutExpired
@@ -21,7 +21,9 @@ from gputune.meta_schedule import cuda_runner as ms_cuda
 from gputune.meta_schedule.artifact import Artifact
 from gputune.meta_schedule.cuda_runner import CudaRunner
 from gputune.meta_schedule.runner import BestSoFar, LocalRunner, Runner
+from gputune.runtime import operations
 from gputune.runtime.cuda_build import described_arguments
+from gputune.runtime.operations import Held
 from gputune.runtime.process import Worker
 from gputune.target import Target
 
@@ -92,6 +94,44 @@ def test_arguments_rotate_where_they_fit_the_cache_a_few_times(worker: Worker) -
     timing = worker.request("run_cuda", args, (code.object_code,)).data["timing"]
     assert timing["regime"] == "rotate"
     assert timing["copies"] == 4  # 3 x 256 KiB each, the cache has 1 MiB: three times that
+
+
+def test_the_reference_kernel_is_timed_around_a_measurement(worker: Worker) -> None:
+    timing = ask(worker, "add").data["timing"]
+    assert timing["reference_s"] == pytest.approx(40e-6)
+    assert timing["nominal_s"] == pytest.approx(40e-6)
+    assert timing["size"] == 3 * 64 * 4
+    assert timing["in_cache"] is True
+    without = ask(worker, "add", evaluator={"reference": False}).data["timing"]
+    assert "reference_s" not in without
+
+
+def test_what_writes_around_its_arrays_has_no_time(worker: Worker) -> None:
+    with pytest.raises(RunError, match="C: written outside its bounds") as failed:
+        ask(worker, "outside")
+    assert failed.value.code == "out_of_bounds"
+    assert ask(worker, "add").data["run_secs"]  # the margins are whole again
+
+
+def test_a_programs_own_memory_has_margins_too(worker: Worker) -> None:
+    code = steps_code()
+    scalar = {"kind": "scalar", "name": "s", "dtype": "float32", "value": 2.0}
+    args = {"cuda": code.as_json(), "arguments": [ARGUMENTS[0], scalar, ARGUMENTS[2]]}
+    with pytest.raises(RunError, match="W: written outside its bounds") as failed:
+        worker.request("outputs_cuda", args, (code.object_code,))
+    assert failed.value.code == "out_of_bounds"
+
+
+def test_a_check_against_what_is_expected(worker: Worker) -> None:
+    code = add_code()
+    held = [h for h in operations.arguments({"arguments": ARGUMENTS}, 4) if isinstance(h, Held)]
+    right = (held[0].array + held[1].array).astype(np.float32)
+    args = {"cuda": code.as_json(), "arguments": ARGUMENTS, "seed": 4, "expected": [2]}
+    for wanted, ok in ((right, True), (right + 1, False)):
+        blobs = (code.object_code, wanted.tobytes())
+        assert worker.request("check_cuda", args, blobs).data["ok"] is ok
+    with pytest.raises(RunError, match="argument 2 is no array of 4 bytes"):
+        worker.request("check_cuda", args, (code.object_code, b"1234"))
 
 
 def test_outputs(worker: Worker) -> None:
@@ -195,6 +235,8 @@ def test_runners(tuner_worker: Worker) -> None:
         assert result.extras["gpu"]["name"] == "Fake H100"
         assert result.extras["facts"]["add_kernel"]["registers"] > 0
         assert "nvml_problem" in result.extras
+        assert result.regime == "warm"
+        assert result.extras["timing"]["drift"] == 1.0
     cut = CudaRunner().measure(RunnerInput(path, "cuda", [], BestSoFar(1e-9)))
     assert not cut.cut  # what is so short is not worth cutting
     flush = LocalRunner(evaluator_config=EvaluatorConfig(enable_cpu_cache_flush=True))
@@ -203,6 +245,70 @@ def test_runners(tuner_worker: Worker) -> None:
     assert failed.failure is not None
     assert failed.failure.reason == "run cuda-700"
     assert not failed.is_lost
+
+
+def test_runners_keep_the_regime_and_the_scale_of_a_task(tuner_worker: Worker) -> None:
+    path, runner = built("add"), CudaRunner()
+    best = BestSoFar()
+    assert runner.measure(RunnerInput(path, "cuda", [], best)).regime == "warm"
+    assert best.regime == "warm"
+    assert best.nominal_s == pytest.approx(40e-6)
+    flushed = BestSoFar(regime="flush", nominal_s=32e-6)  # as records of earlier say
+    result = runner.measure(RunnerInput(path, "cuda", [], flushed, flop=1e9))
+    assert result.regime == "flush"
+    assert result.extras["timing"]["drift"] == pytest.approx(1.25)
+    assert result.extras["timing"]["corrected"] is True
+    assert result.seconds == pytest.approx(8e-6)
+    asked = CudaRunner(evaluator={"regime": "warm"})
+    assert asked.regime_on("cuda") == "warm"
+    assert asked.measure(RunnerInput(path, "cuda", [], flushed)).regime == "warm"
+
+
+def test_where_nvml_tells_the_clock_the_reference_kernel_corrects_nothing(
+    monkeypatch: pytest.MonkeyPatch, tuner_worker: Worker
+) -> None:
+    real = CudaRunner._ask
+
+    def told(self: CudaRunner, *args: Any) -> Any:
+        reply = real(self, *args)
+        reply.data["nvml"] = {"sm_mhz": 1200}
+        return reply
+
+    monkeypatch.setattr(CudaRunner, "_ask", told)
+    best = BestSoFar(nominal_s=32e-6)
+    result = CudaRunner().measure(RunnerInput(built("add"), "cuda", [], best))
+    assert result.seconds == pytest.approx(10e-6)
+    assert result.extras["timing"]["corrected"] is False
+    assert result.extras["timing"]["drift"] == pytest.approx(1.25)
+
+
+def test_drift_is_left_alone_where_that_is_asked_for(tuner_worker: Worker) -> None:
+    x = RunnerInput(built("add"), "cuda", [], BestSoFar(nominal_s=32e-6))
+    for runner, seconds in (
+        (CudaRunner(), 8e-6),
+        (CudaRunner(evaluator={"correct_drift": False}), 10e-6),
+        (LocalRunner(evaluator_config=EvaluatorConfig(correct_drift=False)), 10e-6),
+    ):
+        assert runner.measure(x).seconds == pytest.approx(seconds)
+
+
+def test_a_fresh_process_for_finalists(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv = (sys.executable, str(HERE / "fake_gpu_worker.py"))
+    monkeypatch.setattr(ms_cuda, "fresh_gpu_worker", lambda: Worker(argv, gpu=True))
+    for runner in (CudaRunner(evaluator={"regime": "flush"}), LocalRunner()):
+        process = runner.fresh_on_gpu()
+        assert process is not None
+        try:
+            process.start()
+            process.wait()
+            result = process.measure(RunnerInput(built("add"), "cuda", [], BestSoFar(1e-9)))
+        finally:
+            process.close()
+        assert result.problem is None, result
+        assert not result.cut  # finalists are timed in full
+        assert result.regime == ("flush" if isinstance(runner, CudaRunner) else "warm")
+    assert CudaRunner(arguments=ARGUMENTS).fresh_on_gpu() is None
+    assert LocalRunner(initializer=lambda: None).fresh_on_gpu() is None
 
 
 def test_outputs_of_a_runner(tuner_worker: Worker) -> None:

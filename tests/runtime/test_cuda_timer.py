@@ -13,6 +13,8 @@ from fake_gpu import FakeGpu, number
 from test_cuda_function import add
 
 from gputune.errors import RunError
+from gputune.runtime.cuda_device import gpu_facts
+from gputune.runtime.cuda_gauge import yardstick_or_why
 from gputune.runtime.cuda_program import CudaCall
 from gputune.runtime.cuda_timer import CudaTimerConfig, CudaTiming, measure_cuda
 from gputune.runtime.evaluator import BenchmarkResult
@@ -206,6 +208,32 @@ def test_readings_that_raise_cost_only_the_readings(gpu: FakeGpu) -> None:
     found = measure_cuda(calls(gpu), CudaTimerConfig(repeat=3, most=3), broken)
     assert len(found.results) == 3
     assert found.nvml == {"problems": {"nvml": "before: OSError: the library is gone"}}
+
+
+def test_the_reference_kernel_is_read_before_and_after(gpu: FakeGpu) -> None:
+    gpu.kernels["gputune_reference"] = lambda g, sizes, table: None
+    gpu.counts["gputune_reference"] = 1
+    gpu.seconds["gputune_reference"] = 30e-6
+    gpu.seconds["add_kernel"] = 50e-6
+    reference, why = yardstick_or_why(gpu.cupy, gpu_facts(gpu.cupy, 0))
+    assert reference is not None, why
+    assert reference.nominal_s == pytest.approx(30e-6)
+    gpu.seconds["gputune_reference"] = 45e-6
+    found = measure_cuda(calls(gpu), CudaTimerConfig(regime="warm"), reference=reference)
+    assert found.readings == pytest.approx((45e-6,) * 4)
+    told = found.as_json()
+    assert told["nominal_s"] == pytest.approx(30e-6)
+    assert told["reference_s"] == pytest.approx(45e-6)
+    cut = measure_cuda(calls(gpu), CudaTimerConfig(cutoff_s=1e-6), reference=reference)
+    assert cut.cut
+    assert len(cut.readings) == 2
+
+
+def test_without_the_reference_kernel_there_is_a_reason(gpu: FakeGpu) -> None:
+    reference, why = yardstick_or_why(gpu.cupy, gpu_facts(gpu.cupy, 0))
+    assert reference is None
+    assert "gputune_reference" in why
+    assert measure_cuda(calls(gpu), CudaTimerConfig(), reference=reference).readings == ()
 
 
 def test_time_evaluator(gpu: FakeGpu) -> None:
