@@ -22,6 +22,7 @@ from .tuned_kernel import Summary, TunedKernel, single_function
 if TYPE_CHECKING:
     from .meta_schedule import Builder, DaskCluster, Database, Progress, Runner, TuningRecord
     from .meta_schedule.predicted import Predicted
+    from .meta_schedule.verify import Checker
     from .runtime.observe import Observer
 
 DEFAULT_TRIALS = 64
@@ -51,6 +52,7 @@ def tune(
     lock_clocks: bool | int = False,
     shared_gpu: bool = False,
     scheduler: str | DaskCluster | None = None,
+    reference: Callable[..., Any] | None = None,
 ) -> TunedKernel:
     """Search for a fast schedule of a kernel, and give it back compiled.
 
@@ -93,6 +95,8 @@ def tune(
         scheduler: address of a Dask scheduler, such as "tls://farm:8786", or a `DaskCluster`: its
             workers build and run candidates ("local" and "host" are meant there), and no GPU is
             needed here.
+        reference: what numbers are compared with, in place of the unscheduled program's: a function
+            that takes the inputs as NumPy arrays and returns the output, or a tuple of all.
 
     Returns:
         A `TunedKernel`. Its numbers were compared with the unscheduled program's, also where its
@@ -160,6 +164,7 @@ def tune(
                 observers=observers,
                 lock_clocks=lock_clocks,
                 shared_gpu=shared_gpu,
+                reference=reference,
             )
         except RunError as e:
             if work_dir is None and e.code == "all-failed":  # the folder is about to go
@@ -171,7 +176,10 @@ def tune(
                 summary = replace(summary, interrupted=True)
             mod = IRModule({name: workload})
             records = result.candidates(mod, chosen)
-            found = best_kernel(records, mod, chosen, database=result, summary=summary)
+            found = best_kernel(
+                records, mod, chosen, database=result, summary=summary,
+                checker=result.checker_of(mod),
+            )  # fmt: skip
             if found is None:
                 found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
             if found is None and (
@@ -231,6 +239,7 @@ def best_kernel(
     *,
     database: Database | None = None,
     summary: Summary | None = None,
+    checker: Checker | None = None,
 ) -> TunedKernel | None:
     """The first of some records of a one-function program that may be used (see
     `meta_schedule.admission`) and can be built, compiled; None if there is none.
@@ -239,12 +248,13 @@ def best_kernel(
         records: the best first.
         database: where records that fail the check are withdrawn; None: nowhere.
         summary: of the tuning run, if there was one.
+        checker: what decides which numbers are right; None: the usual one.
     """
     from .meta_schedule.admission import admitted
     from .meta_schedule.logging import console
 
     (workload,) = mod.functions.values()
-    for found in admitted(records, mod, target, database=database):
+    for found in admitted(records, mod, target, checker=checker, database=database):
         try:
             return TunedKernel(
                 found.schedule, target, workload=workload, record=found.record, summary=summary

@@ -57,6 +57,7 @@ def admitted(
     checker: Checker | None = None,
     database: Database | None = None,
     believe_own: bool = False,
+    strict: bool = False,
 ) -> Iterator[Admitted]:
     """Those of some records of a program that may be used, in their order; each is checked when it
     is asked for.
@@ -68,6 +69,7 @@ def admitted(
         checker: what checks; default: a `Verifier` with a worker process of its own.
         database: where records that fail are withdrawn for good; None: this process remembers.
         believe_own: take what this process measured itself without a check.
+        strict: take only what was compared and found right, also where nothing can be compared.
     """
     name = next(iter(mod.functions), "main")
     for record in records:
@@ -76,13 +78,18 @@ def admitted(
             own = is_of(record, mod)
         except (GputuneError, RecursionError):
             continue  # queries pass it over, too
-        if believe_own and record.own and own:
+        if believe_own and record.own and own and not strict:
             yield Admitted(record, sch)
             continue
         verdict = _verdict_on(record, sch.mod, mod, target, checker)
         if verdict.outcome == "wrong":
             if own:  # for a similar program it may be right all the same
                 _withdraw(record, sch, target, verdict, database)
+        elif verdict.outcome == "right":
+            yield Admitted(record, sch)
+        elif strict:
+            why = "" if verdict.failure is None else f": {_safe(verdict.failure.message)}"
+            console().warning("A record's numbers cannot be compared, and it is not used%s", why)
         elif verdict.outcome != "unknown" or record.own:
             yield Admitted(record, sch)
 
@@ -147,7 +154,9 @@ def _verdict_on(
     checker: Checker | None,
 ) -> Verdict:
     if target.kind != "llvm":  # `checker` knows what else its verdicts depend on: no proofs
-        if record.verified or checker is None:
+        if record.verified and not _by_user(checker):
+            return Verdict("right")
+        if checker is None:
             return Verdict("ran")
         verdict = checker.check_program(scheduled)
     else:
@@ -159,6 +168,9 @@ def _verdict_on(
 def _check(
     workload: IRModule, scheduled: IRModule, target: Target, checker: Checker | None
 ) -> Verdict:
+    if checker is not None and _by_user(checker):  # a proof is not about what a user says is right
+        with _busy:
+            return checker.check_program(scheduled)
     try:
         key = proofs.key_of(workload, scheduled, target)
     except RecursionError:
@@ -170,6 +182,10 @@ def _check(
             proofs.note(key, verdict)
     proofs.keep(key)
     return verdict
+
+
+def _by_user(checker: Checker | None) -> bool:
+    return isinstance(checker, Verifier) and checker.by_user
 
 
 def _run(

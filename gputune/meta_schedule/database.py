@@ -195,12 +195,34 @@ class Database(ABC):
         workload_name: str = "main",
         kind: str = "schedule",
         allow_other_device: bool | None = None,
+        verify: bool = False,
+        reference: Callable[..., Any] | None = None,
+        runner: Any = "local",
     ) -> Any:
         """The best "schedule", "record" or "ir_module" of a program, or None.
 
+        Args:
+            mod, target, workload_name: as of `query_schedule`.
+            kind: which.
+            verify, reference, runner: as of `compile_tir`: run it first, and give only what is
+                right.
+
         Raises:
             ValueError: another kind.
+            UserError: nothing can be run for this target here.
         """
+        if (verify or reference is not None) and kind in ("schedule", "record", "ir_module"):
+            from .tir_integration import compile_tir, verified_record
+
+            if kind == "record":
+                return verified_record(
+                    self, mod, target, reference, runner, allow_other_device=allow_other_device
+                )
+            sch = compile_tir(
+                self, mod, target, verify=True, reference=reference, runner=runner,
+                allow_other_device=allow_other_device,
+            )  # fmt: skip
+            return sch.mod if sch is not None and kind == "ir_module" else sch
         # a class of the user's may have MetaSchedule's arguments only
         options = _given(allow_other_device)
         if kind == "schedule":

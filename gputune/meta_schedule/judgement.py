@@ -111,5 +111,8 @@ def check_built(
     else:
         verdict = verifier.check(artifact)
     if verdict.outcome == "right" and isinstance(verifier, Verifier):
-        proofs.note(proofs.key_of(mod, candidate.sch.mod, target), verdict)
+        if verifier.by_user:  # a proof is about the unscheduled program
+            verifier.remember(candidate.sch.mod)
+        else:
+            proofs.note(proofs.key_of(mod, candidate.sch.mod, target), verdict)
     return verdict

@@ -186,14 +186,21 @@ class DaskRunner(Runner):
         own = self.priority if priority is None else priority
         return Need(place, target, resource, self.mixed, own)
 
-    def verifier(self, mod: IRModule, target: Target, seed: int) -> Verifier | None:
+    def verifier(
+        self,
+        mod: IRModule,
+        target: Target,
+        seed: int,
+        reference: Callable[..., Any] | None = None,
+    ) -> Verifier | None:
         """What checks candidates of a program on the machines that measure them; None where gputune
         has nothing for the target."""
         if target.kind not in ("llvm", "cuda"):
             return None
         need = self.need(target, self.priority + _CHECKS_FIRST)
         on_host = target.kind == "cuda" and self.runner == "host"
-        return _Verifier(mod, target, DaskProcess(self.cluster, need), seed, on_host=on_host)
+        worker = DaskProcess(self.cluster, need)
+        return _Verifier(mod, target, worker, seed, on_host=on_host, reference=reference)
 
     def _settings(self) -> dict[str, Any]:
         return {

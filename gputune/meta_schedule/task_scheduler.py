@@ -232,7 +232,11 @@ class TaskScheduler(ABC):
         if verify and ctx.verifier is not None:
             task.verifier = ctx.verifier
         elif verify:
-            task.verifier = verifier_of(ctx.mod, ctx.target, self._runner, ctx.fork_seed)
+            task.verifier = verifier_of(
+                ctx.mod, ctx.target, self._runner, ctx.fork_seed, ctx.reference
+            )
+            if ctx.reference is not None:  # whoever uses the result checks by it, too
+                ctx.verifier = task.verifier
         if self.database is not None:
             with held():  # a database that cannot be written says so now
                 self.database.commit_workload(ctx.mod)
@@ -799,25 +803,30 @@ class TaskScheduler(ABC):
 
 
 def verifier_of(
-    mod: IRModule, target: Target, runner: Runner | None, seed: Callable[[], int]
+    mod: IRModule,
+    target: Target,
+    runner: Runner | None,
+    seed: Callable[[], int],
+    reference: Callable[..., Any] | None = None,
 ) -> Verifier | None:
     """What checks candidates of a program that a runner measures; None where gputune has nothing
     for the target.
 
     Args:
         seed: gives that of the inputs; called if there is a verifier.
+        reference: a function that says what is right; default: the unscheduled program.
     """
     if isinstance(runner, DaskRunner):
-        return runner.verifier(mod, target, seed())
+        return runner.verifier(mod, target, seed(), reference=reference)
     if target.kind == "cuda" and isinstance(runner, LocalRunner):
-        return Verifier(mod, target, runner.gpu_worker, seed())
+        return Verifier(mod, target, runner.gpu_worker, seed(), reference=reference)
     if target.kind == "cuda" and isinstance(runner, CudaRunner):
-        return Verifier(mod, target, runner.worker, seed())
+        return Verifier(mod, target, runner.worker, seed(), reference=reference)
     if target.kind == "cuda" and isinstance(runner, HostExecutionRunner):
-        return Verifier(mod, target, runner.worker, seed(), on_host=True)
+        return Verifier(mod, target, runner.worker, seed(), on_host=True, reference=reference)
     if target.kind == "llvm":
         worker = runner.worker if isinstance(runner, LocalRunner) else shared_worker()
-        return Verifier(mod, target, worker, seed())
+        return Verifier(mod, target, worker, seed(), reference=reference)
     return None
 
 

@@ -112,6 +112,7 @@ def tune_tir(
     task_name: str | None = None,
     seconds: float | None = None,
     verify: bool = True,
+    reference: Callable[..., Any] | Mapping[str, Callable[..., Any]] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     early_stop: float | None = None,
     patience: int | None = None,
@@ -157,6 +158,9 @@ def tune_tir(
         task_name: name of the task, where there is one function.
         seconds: time limit, instead of or beside the trials.
         verify: compare new bests with the unscheduled program.
+        reference: compare them with what this function says instead: it takes the inputs as NumPy
+            arrays and returns the output, a tuple of all, or a dict by name. Of a program of
+            several functions: a dict of such functions by name.
         on_progress: called often, with a `Progress`.
         early_stop: end a task when the model expects, two rounds running, that nothing is left that
             is faster by this fraction (such as 0.05); None: never. See `early_stop`.
@@ -211,6 +215,7 @@ def tune_tir(
             hint=f'special_space={{"{next(iter(names.values()))}": a space}}',
             code="special-space",
         )
+    references = _references(reference, list(modules), verify)
     spaces = dict(special_space or {})
     if unknown := set(spaces) - set(names.values()):
         raise UserError(
@@ -233,6 +238,7 @@ def tune_tir(
                 rand_state=rng.randint(1, 2**31 - 1),
                 num_threads=num_tuning_cores,
                 logger=logger,
+                reference=references.get(key),
             )
             for (key, module), logger in zip(modules.items(), loggers)
         ]
@@ -288,6 +294,34 @@ def _tune(scheduler: TaskScheduler, *parts: Any, **options: Any) -> None:
         scheduler.tune(*parts, **{k: v for k, v in options.items() if k in takes})
     finally:
         scheduler.options = {}
+
+
+def _references(given: Any, names: Sequence[str], verify: bool) -> Mapping[str, Callable[..., Any]]:
+    """The functions that say what is right, by the name of the function that they are about."""
+    if given is None:
+        return {}
+    if not verify:
+        raise UserError(
+            "reference is what results are compared with, and verify=False compares nothing",
+            code="reference",
+        )
+    if isinstance(given, Mapping):
+        found = dict(given)
+    elif len(names) == 1:
+        found = {names[0]: given}
+    else:
+        raise UserError(
+            f"reference is one function, and the module has {len(names)}",
+            hint=f"a dict: {{{names[0]!r}: ...}}",
+            code="reference",
+        )
+    if unknown := set(found) - set(names):
+        raise UserError(
+            f"reference names no function of the module: {', '.join(sorted(map(str, unknown)))}",
+            hint=f"the functions are: {', '.join(names)}",
+            code="reference",
+        )
+    return found
 
 
 def _own(part: Any) -> Any:

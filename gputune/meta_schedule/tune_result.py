@@ -17,10 +17,12 @@ from .objective import by_objective
 from .predicted import Predicted
 from .record import TuningRecord, Workload
 from .tir_integration import best_schedule, usable
+from .verify import Verifier
 from .why import Why
 
 if TYPE_CHECKING:
     from .tune_context import TuneContext
+    from .verify import Checker
 
 
 class TuneResult(Database):
@@ -76,13 +78,24 @@ class TuneResult(Database):
         """
         if self._schedule is None:
             found = best_schedule(
-                self._ranked, self._mod, self._target, believe_own=self.believe_own
-            )
+                self._ranked, self._mod, self._target, believe_own=self.believe_own,
+                checker_of=self.checker_of,
+            )  # fmt: skip
             found = self._with_predictions(found)
             if found is None:
                 raise self._nothing_found()
             self._schedule = found
         return self._schedule
+
+    def checker_of(self, mod: IRModule) -> Checker | None:
+        """What decides which numbers of a program are right, where its task has such a thing of
+        its own: a reference of the user's."""
+        for task in self.tasks:
+            found = task.verifier
+            if isinstance(found, Verifier) and found.by_user:
+                if structural_hash(task.mod) == structural_hash(mod):
+                    return found
+        return None
 
     def _nothing_found(self) -> UserError:
         refused = sum((t.counter("refused") for t in self.why().tasks), Counter[str]())
@@ -148,7 +161,10 @@ class TuneResult(Database):
     def record(self) -> TuningRecord | None:
         """The best record, for a program of one function."""
         options = {"believe_own": self.believe_own}
-        found = next(usable(self._ranked, self._mod, self._target, **options), None)
+        checker = self.checker_of(self._mod)
+        found = next(
+            usable(self._ranked, self._mod, self._target, checker=checker, **options), None
+        )
         return None if found is None else found.record
 
     @property

@@ -1,4 +1,5 @@
-"""Are a candidate's numbers right? It is run against the unscheduled program on fresh inputs.
+"""Are a candidate's numbers right? It is run against the unscheduled program (or a function of the
+user's) on fresh inputs, its outputs poisoned, with margins around every array.
 
 Speed without this check means nothing: the fastest kernel is the one that leaves work out. Programs
 that come from files are foreign: they are compiled and run in a worker process under limits before
@@ -8,11 +9,12 @@ this process runs them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from ..errors import BuildError, CheckError, GputuneError, LowerError, TimeoutExpired
+from ..ir.equal import structural_hash
 from ..ir.flops import estimate_flops
 from ..ir.nodes import IRModule, PrimFunc, Var
 from ..ir.walk import walk_expr
@@ -24,6 +26,7 @@ from .artifact import Artifact
 from .builder import artifact_of, build_args
 from .failures import Failure
 from .logging import console
+from .reference import Reference
 
 _EAGER_SECONDS = 0.2
 _UNSCHEDULED_FLOPS = 0.7e9  # operations a second of a plain loop nest, on the safe side
@@ -95,9 +98,15 @@ class Verifier:
         longest_s: where the unscheduled program would take longer than that, it is not run, and the
             outcome is "unknown".
         on_host: run CUDA programs on the processor (`runtime.host_execution`).
+        reference: a function that says what is right in place of the unscheduled program; see
+            `reference.Reference`.
 
     Attributes:
         checks: how many were made.
+        by_user: does a function of the user's say what is right?
+
+    Raises:
+        UserError: `reference` is no function, or gives something else than all that is written.
     """
 
     def __init__(
@@ -108,6 +117,7 @@ class Verifier:
         seed: int = 1,
         longest_s: float = math.inf,
         on_host: bool = False,
+        reference: Callable[..., Any] | None = None,
     ) -> None:
         self.mod = mod
         self.target = target
@@ -123,6 +133,28 @@ class Verifier:
             self._seconds = estimate_flops(mod) / _UNSCHEDULED_FLOPS
         except CheckError:
             self._seconds = 0.0
+        self._right: set[str] = set()
+        self._own = None if reference is None else Reference(entry_func(mod), reference)
+        if self._own is not None:  # what is wrong with it shows before anything is tuned
+            for arguments in self._described():
+                self._own.expected(arguments, self._seed + 1)
+            self._seconds = self._own.seconds
+            self._trusted = True
+
+    @property
+    def by_user(self) -> bool:
+        """Does a function of the user's say what is right?"""
+        return self._own is not None
+
+    def _described(self) -> list[_Arguments]:
+        """The program's arguments: one list, or some where sizes are symbolic."""
+        from ..codegen.llvm.kernel import shape_vars
+
+        func = entry_func(self.mod)
+        sizes = shape_vars(func)
+        if sizes:
+            return [_with_sizes(func, size) for size in _SIZES]
+        return [concrete_arguments(signature(func, func.name, sizes))]
 
     @property
     def eager(self) -> bool:
@@ -132,10 +164,21 @@ class Verifier:
 
     def check_program(self, scheduled: IRModule) -> Verdict:
         """Compile a scheduled program and check it."""
-        if self._built() is None:
+        if self._own is None and self._built() is None:
             return Verdict("unknown")
+        if self._own is not None and structural_hash(scheduled) in self._right:
+            return Verdict("right")
         built = self._candidate(scheduled)
-        return built if isinstance(built, Verdict) else self.check(built)
+        verdict = built if isinstance(built, Verdict) else self.check(built)
+        if verdict.outcome == "right":
+            self.remember(scheduled)
+        return verdict
+
+    def remember(self, scheduled: IRModule) -> None:
+        """A scheduled program was right by the user's function: it need not be checked again. (What
+        was right by the unscheduled program is known elsewhere, see `proofs`.)"""
+        if self._own is not None:
+            self._right.add(structural_hash(scheduled))
 
     def run_program(self, scheduled: IRModule) -> Verdict:
         """Compile a scheduled program and run it, with nothing to compare it with: it must end in
@@ -162,7 +205,7 @@ class Verifier:
 
     def check(self, artifact: Artifact) -> Verdict:
         """Check a compiled kernel."""
-        reference = self._built()
+        reference = artifact if self._own is not None else self._built()
         if reference is None:
             return Verdict("unknown")
         self.checks += 1
@@ -170,7 +213,8 @@ class Verifier:
             for arguments in self._arguments(reference):
                 reply = self._compare(artifact, reference, arguments)
                 self._trusted = True
-                if not artifact.cuda:  # else the reference's part is not known: it may be kept
+                # elsewhere the reference's part is not known: it may be kept
+                if not artifact.cuda and self._own is None:
                     self._seconds = reply.seconds / 2
                 verdict = _verdict(reply)
                 if reply.data.get("slight") and self._right_elsewhere(
@@ -180,6 +224,8 @@ class Verifier:
                 if verdict.outcome == "wrong":
                     break
         except GputuneError as e:
+            if e.code == "reference":  # the user's function is at fault, not the candidate
+                raise
             if not Failure.of(e, "check").infrastructure and self._reference_runs(reference):
                 return Verdict("wrong", Failure("check", _WRONG, f"it does not run: {e.message}"))
             return Verdict("unknown")
@@ -246,6 +292,8 @@ class Verifier:
     ) -> Reply:
         self._seed += 1
         limit = self._timeout if timeout_s is None else timeout_s
+        if self._own is not None and timeout_s is None:
+            return self._compare_with_own(self._own, artifact, arguments, limit)
         if artifact.cuda:
             # On a core the reference takes its time: a few sets of inputs then do for all.
             seed = self._seed if self._seconds < _EAGER_SECONDS else 1 + self._seed % _SETS
@@ -274,6 +322,32 @@ class Verifier:
             args["arguments"] = _unpacked(arguments, artifact.packing)
             code = (*code, artifact.packer)
         return self.worker.request("check", args, code, limit)
+
+    def _compare_with_own(
+        self, own: Reference, artifact: Artifact, arguments: _Arguments, limit: float
+    ) -> Reply:
+        """Run a candidate, and compare what it writes with what the user's function says."""
+        seed = self._seed if own.seconds < _EAGER_SECONDS else 1 + self._seed % _SETS
+        if artifact.packing:
+            arguments = _unpacked(arguments, artifact.packing)
+        positions, arrays = own.expected(arguments, seed)
+        args: dict[str, Any] = {
+            "symbol": artifact.symbol,
+            "arguments": arguments,
+            "num_threads": artifact.num_threads,
+            "seed": seed,
+            "expected": positions,
+        }
+        blobs = (artifact.code, *(x.tobytes() for x in arrays))
+        op = "check"
+        if artifact.cuda:
+            args["cuda"] = artifact.cuda
+            op = "check_host" if self._on_host else "check_cuda"
+            limit += _HOST_SECONDS if self._on_host else 0.0
+        if artifact.packing:
+            args["packing"] = artifact.packing
+            blobs = (*blobs, artifact.packer)
+        return self.worker.request(op, args, blobs, limit)
 
     def _right_elsewhere(
         self, artifact: Artifact, reference: Artifact, arguments: _Arguments
