@@ -51,6 +51,18 @@ class Summary:
     interrupted: bool = False
     why: Why | None = field(default=None, repr=False, compare=False)
 
+    def wrong_results(self) -> list[str]:
+        """What was found wrong with candidates whose numbers were not the program's: how many of
+        each task, and what the check said of the last."""
+        if self.why is None:
+            return []
+        return [
+            f"{n} candidate{'s' * (n != 1)} rejected: {said}"
+            for task in self.why.tasks
+            for reason, n, said in task.reasons()
+            if reason == "check wrong_result"
+        ]
+
     def __str__(self) -> str:
         text = f"{self.trials} trials in {self.seconds:.1f} s"
         if self.failures:
@@ -258,6 +270,7 @@ class TunedKernel:
             lines.append(f"  packed   {name}: {layout}")
         if self.summary is not None:
             lines.append(f"  tuning   {self.summary}")
+            lines += [f"  wrong    {plain(said)}" for said in self.summary.wrong_results()]
         if self.speedup is None:
             reason = "it would take long"
             if self.target.kind != "llvm":

@@ -18,6 +18,8 @@ from .runner import RunnerResult
 from .task_record import FAILED_MS, TaskRecord
 from .verify import Checker, Verdict, Verifier
 
+_MOST_DECIDED = 90  # characters of a candidate's decisions in a message
+
 
 def judged(
     task: TaskRecord, candidate: MeasureCandidate, built: BuilderResult, result: RunnerResult
@@ -86,13 +88,21 @@ def _checked(
         verdict = check_built(verifier, task.ctx.mod, task.ctx.target, candidate, built)
     if verdict.outcome == "wrong":
         assert verdict.failure is not None
-        console().warning(
-            "A fast candidate computes wrong results and is rejected: %s", verdict.failure.message
-        )
-        return replace(RunnerResult.failed(verdict.failure), extras=result.extras)
+        message = f"{verdict.failure.message}; {_which(candidate)}"
+        console().warning("A fast candidate computes wrong results and is rejected: %s", message)
+        failure = replace(verdict.failure, message=message)
+        return replace(RunnerResult.failed(failure), extras=result.extras)
     if verdict.outcome != "right":
         return result
     return replace(result, verified=True)
+
+
+def _which(candidate: MeasureCandidate) -> str:
+    """Which candidate it is, for people: its program's digest, and what was decided."""
+    decided = ", ".join(str(d) for d in candidate.sch.trace.decisions.values())
+    if len(decided) > _MOST_DECIDED:
+        decided = decided[: _MOST_DECIDED - 3] + "..."
+    return f"program {candidate.digest[:12]}" + (f", decisions {decided}" if decided else "")
 
 
 def check_built(
