@@ -51,7 +51,7 @@ class _Gpu:
     reference: Reading | None = None
     yardstick: tuple[Yardstick | None, str] | None = None
 
-    def reference(self) -> Yardstick | None:
+    def reference_kernel(self) -> Yardstick | None:
         """The reference kernel, compiled when it is first wanted; None where that fails."""
         if self.yardstick is None:
             self.yardstick = yardstick_or_why(self.cupy, self.facts)
@@ -268,7 +268,7 @@ def run_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     g = _gpu()
     options = dict(args.get("evaluator") or {})
     regime = options.pop("regime", None)
-    reference = g.reference() if options.pop("reference", True) else None
+    reference = g.reference_kernel() if options.pop("reference", True) else None
     try:
         with cuda_errors("run"):
             loaded = _loaded(g, args["cuda"], blobs[0])
