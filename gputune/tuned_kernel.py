@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .calling import Convention, finish, random_inputs
 from .errors import CheckError, UserError
-from .figures import duration, plain, rate, times
+from .figures import duration, plain, rate, three, times
 from .ir.flops import estimate_flops
 from .ir.nodes import IRModule, PrimFunc
 from .packing import Packer
@@ -252,6 +252,8 @@ class TunedKernel:
 
     def report(self) -> str:
         """What was tuned, how it went, how fast the best is, and its trace, as text."""
+        from .meta_schedule.ranking import joules_of
+
         lines = [str(self.convention), f"  target   {self.target}"]
         seconds = self.seconds
         if seconds is None:
@@ -263,6 +265,8 @@ class TunedKernel:
             speed = rate(self.flops, seconds)
             text = duration(seconds) + (f", {speed} GFLOP/s" if speed != "-" else "")
             lines.append(f"  time     {text} ({', '.join(facts)})")
+            if (joules := joules_of(self.record.extras)) is not None:
+                lines.append(f"  energy   {three(joules * 1e3)} mJ a call")
             device = plain(str(self.record.extras.get("device", "")))
             if device and device != self.target.device_key:
                 lines.append(f"           measured on {device}, which is not this machine")

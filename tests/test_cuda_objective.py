@@ -138,6 +138,18 @@ def test_only_the_fastest_few_are_metered(monkeypatch: pytest.MonkeyPatch) -> No
     assert [m.joules is None for m in r.measured] == [False] * 3 + [True] * 5
 
 
+def test_a_time_limit_holds_for_energy_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "EACH_S", 1e9)
+    gpu = MeteredGpu(joules)
+    r = tuned(gpu, objective="energy", seconds=60, work_dir=tmp_path)
+    assert len(gpu.metered) == 1  # no less: it is the best of those whose energy is known
+    assert r.best.params == {"BX": 256, "VEC": 2}
+    assert r.best.measured.joules is not None
+    monkeypatch.undo()
+    tuned(gpu, objective="energy", seconds=60, work_dir=tmp_path)
+    assert len(gpu.metered) == 8  # the next run goes on with the others
+
+
 def test_energy_that_fails_on_the_way() -> None:
     """Some cannot be told: those that can come first, and the records say why."""
     some = MeteredGpu(lambda p: joules(p) if p["BX"] == "64" else "2 other processes used the GPU")

@@ -54,6 +54,13 @@ def accumulate(A: T.Buffer((8,), "float32"), B: T.Buffer((8,), "float32")):
             B[vi] = B[vi] + A[vi]
 
 
+def test_a_report_tells_the_energy_where_it_is_known() -> None:
+    f = gt.tune(matmul(), ONE_CORE, trials=1, seed=1)
+    assert f.record is not None
+    f.record.extras["energy"] = {"joules": 2.5e-3}  # as a GPU's record has it
+    assert "  energy   2.50 mJ a call" in f.report()
+
+
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> TunedKernel:
     folder = tmp_path_factory.mktemp("tuned")
@@ -251,6 +258,7 @@ def test_a_tuned_kernel_tells_about_itself(tuned: TunedKernel) -> None:
     assert tuned.mod.script() == tuned.schedule.mod.script()
     assert tuned.flops == 2 * 16 * 32 * 24
     report = tuned.report()
+    assert "energy" not in report
     for part in ("matmul(A: float32[16, 24]", "GFLOP/s", "numbers verified", "6 trials",
                  "the unscheduled program's", "sample_perfect_tile"):  # fmt: skip
         assert part in report

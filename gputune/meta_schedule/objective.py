@@ -9,6 +9,7 @@ known; where none is, the fastest is the best, and that is said.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ FINALISTS = 8
 """Records of a task whose energy is measured: the fastest."""
 EACH_S = 3.0
 """What that takes for each, about: to build it, to warm up and to run."""
+_LATE = "the time was up"
 
 
 def check_objective(objective: Any) -> str:
@@ -104,17 +106,23 @@ def measure_finalists(
     database: Database,
     builder: Builder,
     meter: Meter,
+    seconds: float | None = None,
 ) -> list[str]:
     """Measure the energy of the fastest records of each task that do not have one yet, and tell the
     database. Ctrl-C ends it; what was measured by then counts.
+
+    Args:
+        seconds: how much time is left; None: enough. Each task has at least its fastest measured.
 
     Returns:
         What is to be said of tasks whose best is the fastest all the same.
     """
     said: list[str] = []
+    ends = math.inf if seconds is None else time.monotonic() + seconds
     for task in tasks:
+        found = _finalists(task, database)
         try:
-            problems = _measure(_finalists(task, database), database, builder, meter)
+            problems = _measure(found, database, builder, meter, ends)
         except KeyboardInterrupt:
             console().info("Interrupted: energy is not measured further")
             problems = ["interrupted"]
@@ -126,6 +134,11 @@ def measure_finalists(
                 "fastest"
             )
             console().warning("%s", said[-1])
+        elif problems[-1:] == [_LATE]:
+            said.append(
+                f'task "{task.task_name}": the time was up before the energy of all finalists was '
+                "measured"
+            )
         if problems[-1:] == ["interrupted"]:
             break
     return said
@@ -151,14 +164,21 @@ def _distinct(records: Iterable[TuningRecord]) -> list[TuningRecord]:
 
 
 def _measure(
-    found: Sequence[_Finalist], database: Database, builder: Builder, meter: Meter
+    found: Sequence[_Finalist],
+    database: Database,
+    builder: Builder,
+    meter: Meter,
+    ends: float,
 ) -> list[str]:
-    """Measure and commit; why it was not possible, for each where it was not."""
+    """Measure and commit, one at least; why it was not possible, for each where it was not."""
     problems: list[str] = []
     inputs = [BuilderInput(x.candidate.sch.mod, x.task.ctx.target) for x in found]
     built = list(builder.build(inputs)) if inputs else []
     try:
-        for x, b in zip(found, built):
+        for k, (x, b) in enumerate(zip(found, built)):
+            if k and time.monotonic() + EACH_S > ends:
+                problems.append(_LATE)
+                break
             if b.problem is not None or b.artifact_path is None:
                 told = Energy(problem=str(b.problem or "nothing was built")).as_json()
             else:

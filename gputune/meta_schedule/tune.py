@@ -444,7 +444,10 @@ def tune_tasks(
             if meter is not None:
                 try:
                     if not (scheduler.interrupted or interrupted()):
-                        notes += measure_finalists(objective, scheduler.tasks, db, build, meter)
+                        left = None if seconds is None else seconds - (time.monotonic() - begun)
+                        notes += measure_finalists(
+                            objective, scheduler.tasks, db, build, meter, left
+                        )
                 except KeyboardInterrupt:
                     if at_once():
                         raise
