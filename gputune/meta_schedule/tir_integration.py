@@ -168,7 +168,7 @@ def best_schedule(
     best = next(found_for(whole), None)
     if best is not None:
         return best.schedule
-    if len(whole.functions) < 2:
+    if len(whole.functions) < 2 and not whole.graphs:
         return None
     sch = Schedule(whole, error_render_level="fast")
     tuned = 0

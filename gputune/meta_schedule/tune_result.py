@@ -115,7 +115,7 @@ class TuneResult(Database):
         whole = self._mod
         if not self.predicted:
             return found
-        if len(whole.functions) == 1:
+        if len(whole.functions) == 1 and not whole.graphs:
             predicted = self.predicted_for(whole) if found is None else None
             return found if predicted is None else predicted.schedule
         sch = Schedule(whole, error_render_level="fast") if found is None else found

@@ -134,6 +134,7 @@ class GraphFunction:
             if t.data is not None
         }
         self._outputs = [k for k, t in enumerate(plan.tensors) if t.place == "output"]
+        self._of_callers = [*self._outputs, *[k for tree in plan.params for k in leaves(tree)]]
         self._frames: list[_Frame] = []  # those that no call is using
 
     @property
@@ -168,7 +169,7 @@ class GraphFunction:
                 run(*[arrays[k] for k in numbers])
             return self._result(arrays, plan.result)
         finally:
-            for k in (*self._outputs, *[k for tree in plan.params for k in leaves(tree)]):
+            for k in self._of_callers:
                 arrays[k] = None
             self._frames.append(frame)
 

@@ -156,6 +156,19 @@ def test_the_tutorial(environment: None, tmp_path: Path) -> None:
     assert seconds > 0
 
 
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_mixed_module_is_tuned_in_place(environment: None, tmp_path: Path, trials: int) -> None:
+    """Named for a bug: beside graphs, the record of an only tensor function was not found."""
+    net = Network()
+    bound = relax.transform.BindParams("main", net.nd_params)(MyModuleMixture)
+    tuned = ms.tune_tir(
+        bound, "llvm --num-cores=1", tmp_path, trials, num_trials_per_iter=2, seed=1
+    )
+    assert list(tuned.mod.graphs) == ["main"]
+    assert not tvm.structural_equal(tuned.mod["linear0"], MyModuleMixture["linear0"])
+    assert net.predicted(tuned.mod)[0] == CLASS_NAMES[net.expected.argmax()]
+
+
 def test_the_text_of_the_module_with_its_weights(environment: None) -> None:
     net = Network()
     bound = relax.transform.BindParams("main", net.nd_params)(MyModuleMixture)
