@@ -160,11 +160,11 @@ class TuneResult(Database):
     @property
     def record(self) -> TuningRecord | None:
         """The best record, for a program of one function."""
-        options = {"believe_own": self.believe_own}
-        checker = self.checker_of(self._mod)
-        found = next(
-            usable(self._ranked, self._mod, self._target, checker=checker, **options), None
-        )
+        usual = usable(
+            self._ranked, self._mod, self._target, checker=self.checker_of(self._mod),
+            believe_own=self.believe_own,
+        )  # fmt: skip
+        found = next(usual, None)
         return None if found is None else found.record
 
     @property
