@@ -200,8 +200,7 @@ def _energy(meter: Meter, path: str, x: _Finalist) -> dict[str, Any]:
 
 def _amend(record: TuningRecord, energy: Mapping[str, Any], database: Database) -> None:
     extras = {"remeasures": record.key, "was": record.seconds, "energy": dict(energy)}
-    if "clock" in record.extras:
-        extras["clock"] = record.extras["clock"]
+    extras |= {k: record.extras[k] for k in ("clock", "timing") if k in record.extras}
     database.commit_tuning_record(
         TuningRecord(
             record.trace, record.workload, record.run_secs, record.target, record.args_info, extras

@@ -48,7 +48,7 @@ class _Gpu:
     facts: GpuFacts
     nvml: Nvml | None
     nvml_problem: str
-    reference: Reading | None = None
+    clocks: Reading | None = None
     yardstick: tuple[Yardstick | None, str] | None = None
 
     def reference_kernel(self) -> Yardstick | None:
@@ -61,15 +61,15 @@ class _Gpu:
         """What records keep of it."""
         told = {} if self.nvml is None else self.nvml.about
         out = {**self.facts.as_json(), **{f"nvml_{k}": v for k, v in told.items()}}
-        if self.reference is not None:
-            out["reference_sm_mhz"] = self.reference.sm_mhz
-            out["reference_mem_mhz"] = self.reference.mem_mhz
+        if self.clocks is not None:
+            out["reference_sm_mhz"] = self.clocks.sm_mhz
+            out["reference_mem_mhz"] = self.clocks.mem_mhz
         return out
 
-    def find_reference(self) -> None:
+    def find_clocks(self) -> None:
         """See at which clocks the GPU runs when it is busy with little; times taken at other ones
         are brought to these. None if it is slowed just now, or does not tell."""
-        self.reference = None
+        self.clocks = None
         if self.nvml is None:
             return
         runtime = self.cupy.cuda.runtime
@@ -80,7 +80,7 @@ class _Gpu:
         now = self.nvml.read()
         runtime.deviceSynchronize()
         if not now.slowed and now.sm_mhz:
-            self.reference = now
+            self.clocks = now
 
 
 _opened: list[_Gpu] = []
@@ -95,7 +95,7 @@ def _gpu() -> _Gpu:
             cupy.cuda.alloc(1)
         found = _Gpu(cupy, facts, *open_nvml(facts.pci_bus_id))
         with cuda_errors("opening the GPU"):
-            found.find_reference()
+            found.find_clocks()
         _opened.append(found)
     return _opened[0]
 
@@ -308,7 +308,7 @@ def gpu_cuda(args: Mapping[str, Any], blobs: Blobs) -> Answer:
     g = _gpu()
     if args.get("again"):
         with cuda_errors("reading the GPU's clocks"):
-            g.find_reference()
+            g.find_clocks()
     return {"gpu": g.about(), "energy_problem": energy_problem(g.nvml, g.nvml_problem)}, ()
 
 
