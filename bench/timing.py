@@ -43,6 +43,7 @@ from gputune.target import Target
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT, GPU_LIMIT = 0.03, 0.01
+REPEAT = 25
 LESS, MORE = 320, 352
 """The work of the two kernels."""
 NEIGHBOURS = {
@@ -92,7 +93,8 @@ class Subject:
         """On the GPU of this machine, or on its processor (one core)."""
 
         def runner(correct: bool) -> ms.Runner:
-            config = ms.EvaluatorConfig(adaptive=True, correct_drift=correct)
+            # Of tuning, with about as many repeats as a finalist has in all.
+            config = ms.EvaluatorConfig(repeat=REPEAT, adaptive=True, correct_drift=correct)
             return ms.LocalRunner(evaluator_config=config)
 
         target = Target("cuda" if gpu else "llvm -num-cores=1")

@@ -89,7 +89,7 @@ class BenchmarkResult:
             "calls": self.number,
             "batches": len(self.results),
             "spread": round(self.spread, 5),
-            **readings_told(self.readings, self.nominal_s),
+            **readings_told(self.readings, self.nominal_s, self.results),
         }
 
     def __str__(self) -> str:

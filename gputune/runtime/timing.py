@@ -38,6 +38,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias, TypeGuard
 
 from gputune.errors import RunError
@@ -149,13 +150,32 @@ class Drift:
         return Drift(reference, nominal_s, float(error) if _is_number(error) else 0.0)
 
 
-def readings_told(readings: Sequence[float], nominal_s: float) -> dict[str, Any]:
-    """What records keep of the readings of a reference kernel."""
+def readings_told(
+    readings: Sequence[float], nominal_s: float, results: Sequence[float] = ()
+) -> dict[str, Any]:
+    """What records keep of the readings of a reference kernel.
+
+    Args:
+        readings: seconds.
+        nominal_s: what it usually takes.
+        results: where there was a reading before, between and after these: what they say is weighed
+            by their readings, for speed changes within milliseconds. "reference_s" is then the
+            median of the results, divided by the median of what each is beside the readings next to
+            it.
+
+    Example:
+        >>> readings_told([1.0, 1.0, 2.0], 1.0, [5.0, 7.5])["reference_s"]
+        1.25
+    """
     if not readings or not nominal_s:
         return {}
     error = spread(readings) / math.sqrt(len(readings))
+    reference = statistics.median(readings)
+    if results and len(readings) == len(results) + 1:
+        beside = [2 * s / (a + b) for s, (a, b) in zip(results, pairwise(readings))]
+        reference = statistics.median(results) / statistics.median(beside)
     return {
-        "reference_s": statistics.median(readings),
+        "reference_s": reference,
         "reference_error": round(error, 5),
         "nominal_s": nominal_s,
     }
