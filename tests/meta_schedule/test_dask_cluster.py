@@ -387,6 +387,21 @@ def test_who_stops_asking_calls_back_what_is_under_way() -> None:
     assert not isinstance(batch.answer(4), GputuneError)  # asked again, it begins again
 
 
+def test_ctrl_c_calls_back_what_is_under_way() -> None:
+    client = Client(a={}, b={})
+    calls: list[str] = []
+
+    def answer(address: str) -> None:
+        calls.append(address)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    client.answer = answer
+    with pytest.raises(KeyboardInterrupt):
+        ask(a_cluster(client, patience_sec=60), 5)
+    assert len(client.cancelled) == 2
+
+
 def test_the_first_of_a_task_goes_alone() -> None:
     client = Client(a={}, b={})
     cluster = a_cluster(client)
