@@ -4,6 +4,8 @@
   used only inside it;
 * form: a call stands only as the value of a binding, and an item is taken of a tuple that has it;
 * types: a variable has the type of its value; shapes are constant and not negative;
+* operators: those of the table take what they are given, and their results have the types that
+  follow; one that the table does not have means whatever its author says;
 * calls: the function exists, is a tensor function, and its parameters are the arguments followed by
   the results, in number, shape and dtype.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 from typing import NoReturn, assert_never
 
 from ..errors import CheckError
-from . import dtypes
+from . import dtypes, operators
 from .graph import (
     Binding,
     Call,
@@ -190,6 +192,9 @@ class _GraphChecker:
             self.simple(x, f"an argument of {name}")
         self.type(e.type, f"the result of {name}")
         if isinstance(e.callee, Op):
+            problem = operators.problem_of(e)
+            if problem is not None:
+                self.fail("operator", *problem)
             return
         if e.attrs:
             keys = ", ".join([k for k, _ in e.attrs])

@@ -12,7 +12,7 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from . import dtypes
+from . import dtypes, operators
 from .graph import (
     Binding,
     Call,
@@ -175,11 +175,21 @@ class _GraphPrinter:
                 return f"R.call_tir({callee}, {args}, {out})"
             case ExternFunc(name):
                 return f"R.call_dps_packed({string_literal(name)}, {args}, {out})"
+            case Op(name) if operators.is_written(e):
+                return f"R.{name}({self.operands(e)})"
             case Op(name):
                 attrs = f", attrs={Writer().annotations(e.attrs)}" if e.attrs else ""
                 return f"R.call_op({string_literal(name)}, {args}, {out}{attrs})"
             case _:
                 assert_never(e.callee)
+
+    def operands(self, e: Call) -> str:
+        """What an operator of the table is called with: its type follows from that."""
+        args = [self.expr(x) for x in e.args]
+        if operators.OPERATORS[e.callee.name].takes_many:
+            args = [tuple_text(args)]
+        writer = Writer()
+        return ", ".join([*args, *[f"{k}={writer.value(v, k)}" for k, v in e.attrs]])
 
     def out_type(self, t: Type) -> str:
         """Several results as a list, as R.call_tir wants them."""

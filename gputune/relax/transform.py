@@ -11,6 +11,9 @@ from ..ir.graph import Expr, Function, TensorType, Var, bind_params, constant
 from ..ir.nodes import IRModule
 from ..ir.show_graph import type_text
 from ..runtime.ndarray import host_view
+from .legalize import LegalizeOps
+
+__all__ = ["BindParams", "LegalizeOps"]
 
 
 class BindParams:

@@ -15,12 +15,14 @@ from typing import Any
 from ..ir import dtypes, graph
 from ..ir.graph import Binding, DataflowBlock, TensorType, TupleType, Type
 from ..ir.nodes import FloatImm, IntImm, PrimFunc
+from ..ir.operators import OPERATORS, Operator
 from . import relax
 from .blocks import annotations_of, merged
 from .calls import bind_args
 from .constants import constant_of
 from .context import Context, closest
 from .expressions import evaluate
+from .operators import operator_args, operator_call, operator_word
 from .values import describe, dtype_of, python_int
 
 _MAX_RANK = 64
@@ -223,6 +225,9 @@ def _value(r: _Reader, node: ast.expr) -> Any:
                 )  # fmt: skip
             return found
         case ast.Call():
+            operator = operator_word(ctx, node)
+            if operator:
+                return _call_operator(r, node, operator)
             word = _word(ctx, node)
             handler = _CALLS.get(word)
             if handler is not None:
@@ -230,7 +235,7 @@ def _value(r: _Reader, node: ast.expr) -> Any:
             if _is_type(ctx, node):
                 return type_of(ctx, node)
             if word:
-                near = closest(word, _CALLS)
+                near = closest(word, (*_CALLS, *OPERATORS))
                 hint = f"did you mean {near}?" if near else f"here it offers {', '.join(_CALLS)}"
                 ctx.fail(node, f"R.{word} is no value", hint, "script-name")
             return evaluate(ctx, node)
@@ -333,6 +338,16 @@ def _attrs(ctx: Context, node: ast.expr) -> tuple[tuple[str, Any], ...]:
         elif x is not None and not isinstance(x, (bool, int, float, str, IntImm, FloatImm)):
             ctx.fail(node, f"an attribute is a number, a text or None, got {describe(x)}")
     return attrs
+
+
+def _call_operator(r: _Reader, node: ast.Call, op: Operator) -> graph.Call:
+    given = operator_args(r.ctx, node, op)
+    if op.takes_many:
+        values = _arguments(r, given.pop(op.args[0][:-1]))
+    else:
+        there = [a.rstrip("?") for a in op.args if a.rstrip("?") in given]
+        values = tuple([_simple(r, given.pop(name)) for name in there])
+    return operator_call(r.ctx, node, op, values, given)
 
 
 def _call_args(

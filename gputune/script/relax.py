@@ -7,11 +7,13 @@ read by the parser and means something only inside a function decorated with `@R
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, overload
 
 from ..errors import ScriptError
 from ..ir import graph
 from ..ir.graph import TensorType, TupleType
+from ..ir.operators import OPERATORS
 from .context import dtype_problem
 
 
@@ -43,11 +45,16 @@ dataflow = Word("dataflow")
 func_attr = Word("func_attr")
 output = Word("output")
 tuple_ = Word("tuple")
+nn = SimpleNamespace(**{
+    op.short_name: Word(name) for name, op in OPERATORS.items() if name.startswith("nn.")
+})  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name == "tuple":  # as a name of this module it would hide Python's
         return tuple_
+    if name in OPERATORS:
+        return Word(name)
     raise AttributeError(f"R has no {name!r}")
 
 

@@ -118,7 +118,7 @@ class Graphs:
         if kind == 0:
             attrs = tuple((f"k{i}", self.pick(ATTRS)) for i in range(self.rng.randint(0, 2)))
             fields = tuple(self.simple(scope) for _ in range(self.rng.randint(0, 2)))
-            return Call(Op(self.pick(("add", "x.y", 'q"'))), fields, self.type(), attrs)
+            return Call(Op(self.pick(("my.add", "x.y", 'q"'))), fields, self.type(), attrs)
         if kind == 1:
             return Call(ExternFunc(self.pick(("env.relu", "main", "é"))), args, out)
         return Call(self.function([x.type for x in args], out), args, out)

@@ -138,12 +138,12 @@ def test_operators_have_attributes() -> None:
     @R.function(private=True)
     def main(x: R.Tensor((4,), "float32")):
         R.func_attr({"num_input": 1})
-        y = R.call_op("sum", (x,), R.Tensor((), "float32"), attrs={"axis": [0], "keep": False})
+        y = R.call_op("my.sum", (x,), R.Tensor((), "float32"), attrs={"axis": [0], "keep": False})
         return y
 
     (call,) = values(main)
     assert isinstance(call, Call)
-    assert call.callee == Op("sum")
+    assert call.callee == Op("my.sum")
     assert dict(call.attrs) == {"axis": [0], "keep": False}
     assert main.attrs == (("num_input", 1),)
 
