@@ -11,9 +11,19 @@ from ..ir.graph import Expr, Function, TensorType, Var, bind_params, constant
 from ..ir.nodes import IRModule
 from ..ir.show_graph import type_text
 from ..runtime.ndarray import host_view
+from .fold import DecomposeOpsForInference, FoldBatchNorm, FoldConstant
 from .legalize import LegalizeOps
+from .tidy import CanonicalizeBindings, DeadCodeElimination
 
-__all__ = ["BindParams", "LegalizeOps"]
+__all__ = [
+    "BindParams",
+    "CanonicalizeBindings",
+    "DeadCodeElimination",
+    "DecomposeOpsForInference",
+    "FoldBatchNorm",
+    "FoldConstant",
+    "LegalizeOps",
+]
 
 
 class BindParams:
