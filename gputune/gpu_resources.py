@@ -26,7 +26,7 @@ from .ir.walk import stmt_children, stmt_exprs, walk_expr, walk_stmt
 from .lower.gpu import lower_gpu
 from .lower.kernels import GpuKernel, Triple
 from .lower.shared_memory import shared_layout, size_of
-from .lower.tiles import is_fragment
+from .lower.tiles import is_fragment, is_known
 from .meta_schedule.gpu_usage import KernelUsage, kernels_of
 
 _BASE_REGISTERS = 16  # addresses, indices, what the compiler needs
@@ -102,7 +102,7 @@ def _count(kernel: GpuKernel, usage: KernelUsage | None) -> GpuResources:
         if type(s) is not Alloc or s.buffer.scope.startswith("shared"):
             continue
         size = size_of(s.buffer)
-        if is_fragment(s.buffer):
+        if is_fragment(s.buffer) and not is_known(s.buffer):  # (these are a lane's own by now)
             local += size // 32
         else:
             local += size

@@ -94,10 +94,12 @@ class VectorOp:
             architecture that has it, such as "sm_70".
         cuda: the device function that computes it, "" if there is none. If it has
             tiles, the 32 threads of a warp call it together: they hold what is in a scope `wmma.*`
-            in parts.
-        tiles: for instructions on tiles of 16 rows, how the result and each argument lie: a scope
-            `wmma.*`, with ":row" or ":col" where the registers depend on it, or `amx.tmm`;
+            or `mma.*` in parts.
+        tiles: for instructions on tiles, how the result and each argument lie: a scope `wmma.*` or
+            `mma.*`, with ":row" or ":col" where the registers depend on it, or `amx.tmm`;
             "memory"; or "" for a number.
+        shapes: rows and columns of each of `tiles`; empty: 16 rows, and as many columns as there
+            are lanes for.
     """
 
     result: str
@@ -107,6 +109,7 @@ class VectorOp:
     features: tuple[str, ...] = ()
     cuda: str = ""
     tiles: tuple[str, ...] = ()
+    shapes: tuple[tuple[int, int], ...] = ()
 
 
 def _quads(a: Any, b: Any) -> Any:
@@ -279,6 +282,95 @@ def _warp_ops() -> dict[str, VectorOp]:
 
 
 VECTOR.update(_warp_ops())
+
+MMA_OPERANDS = {
+    "f16": "float16", "bf16": "bfloat16", "tf32": "float32", "i8": "int8", "u8": "uint8",
+}  # fmt: skip
+"""What mma.sync multiplies: 32 bytes of each row of A and column of B at a time."""
+MMA_KINDS = (
+    ("f16", "f32"), ("f16", "f16"), ("bf16", "f32"), ("tf32", "f32"), ("i8", "i32"), ("u8", "i32")
+)  # fmt: skip
+"""Operands and sums of its products."""
+MMA_SUMS = {"f32": "float32", "f16": "float16", "i32": "int32"}
+_MMA_BYTES = {"f16": 2, "bf16": 2, "tf32": 4, "i8": 1, "u8": 1}
+
+
+def mma_depth(short: str) -> int:
+    """Products that mma.sync sums for each element: what 32 bytes of an operand hold."""
+    return 32 // _MMA_BYTES[short]
+
+
+def mma_shape(short: str, operand: str) -> tuple[int, int]:
+    """Rows and columns of a tile of an operand: "a", "b", or transposed, "a_trans", "b_trans"."""
+    k = mma_depth(short)
+    return (TILE, k) if operand in ("a", "b_trans") else (k, TILE)
+
+
+def rounded_tf32(x: Any) -> Any:
+    """float32 as tf32, which has 10 bits behind the point: to nearest, ties away from zero."""
+    bits = np.asarray(x, np.float32).view(np.uint32)
+    near = ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), near, x).astype(np.float32)
+
+
+def _mma_product(short: str, sums: str, of_a: str, of_b: str) -> Callable[..., Any]:
+    """acc + a @ b of tiles, those that lie by columns ("col") transposed."""
+    wide = np.int32 if sums == "i32" else np.float32
+    shape_a = mma_shape(short, "a" if of_a == "row" else "a_trans")
+    shape_b = mma_shape(short, "b" if of_b == "row" else "b_trans")
+
+    def run(acc: Any, a: Any, b: Any) -> Any:
+        x, y = a.astype(wide).reshape(shape_a), b.astype(wide).reshape(shape_b)
+        if short == "tf32":
+            x, y = rounded_tf32(x), rounded_tf32(y)
+        product = (x.T if of_a == "col" else x) @ (y.T if of_b == "col" else y)
+        return acc.astype(wide) + product.ravel()
+
+    return run
+
+
+def _mma_ops() -> dict[str, VectorOp]:
+    """What a warp does with mma.sync and ldmatrix on tiles of 16 x 16 sums."""
+    out = {}
+    for short, dtype in MMA_OPERANDS.items():
+        # ldmatrix turns tiles of two bytes an element, others it brings as they lie
+        turned = ("b", "a_trans") if _MMA_BYTES[short] == 2 else ()
+        for operand in ("a", "b_trans", *turned):
+            order = "col" if operand.endswith("_trans") else "row"
+            shape = mma_shape(short, operand)
+            tile = f"{dtype}x{shape[0] * shape[1]}"
+            trans = "_trans" * (operand in turned)
+            out[f"mma.load_{operand}.{short}"] = VectorOp(
+                tile, (tile,), lambda x: x, features=("sm_80",), cuda=f"gt_ldmatrix_x4{trans}",
+                tiles=(f"mma.matrix_{operand[0]}:{order}", "memory"), shapes=(shape, shape),
+            )  # fmt: skip
+    for short, sums in MMA_KINDS:
+        for suffix, of_a, of_b in MMA_ORDERS:
+            acc = f"{MMA_SUMS[sums]}x{TILE * TILE}"
+            shapes = (
+                mma_shape(short, "a" if of_a == "row" else "a_trans"),
+                mma_shape(short, "b" if of_b == "row" else "b_trans"),
+            )
+            tile = f"{MMA_OPERANDS[short]}x{TILE * mma_depth(short)}"
+            out[f"mma.sync{suffix}.{short}{short}{sums}"] = VectorOp(
+                acc, (acc, tile, tile), _mma_product(short, sums, of_a, of_b),
+                features=("sm_80",), cuda=f"gt_mma_{short}{short}{sums}",
+                tiles=(
+                    "mma.accumulator", "mma.accumulator", f"mma.matrix_a:{of_a}",
+                    f"mma.matrix_b:{of_b}",
+                ),
+                shapes=((TILE, TILE), (TILE, TILE), *shapes),
+            )  # fmt: skip
+    return out
+
+
+MMA_ORDERS = (
+    ("", "row", "row"), ("_trans_b", "row", "col"), ("_trans_a", "col", "row"),
+    ("_trans_a_trans_b", "col", "col"),
+)  # fmt: skip
+"""How A and B of a product lie, and what its name ends in: a B by columns is B[n, k]."""
+
+VECTOR.update(_mma_ops())
 
 AMX = "amx.tmm"
 """The scope of AMX tiles: eight registers of a core, each 16 rows of 64 bytes."""

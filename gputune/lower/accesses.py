@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..ir import build, walk
+from ..ir import build, dtypes, walk
 from ..ir.nodes import (
     Alloc,
     Block,
@@ -24,8 +24,9 @@ from ..ir.nodes import (
     Stmt,
     Var,
 )
+from .flat import LANE, by_lane
 from .linear import Bounds, interval
-from .tiles import by_row_and_column, columns, numbers, operands, tile_loops, tile_op
+from .tiles import by_row_and_column, numbers, operands, tile_loops, tile_op, warp_call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,14 +93,25 @@ def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
                     on_expr(e, order, loops, conds, lets)
                 for tile in operands(x, op):
                     if wanted is None or tile.buffer is wanted:
-                        inside = tile_loops(x, columns(tile.indices))
-                        at = by_row_and_column(tile.indices, *[loop.var for loop in inside])
+                        inside = tile_loops(x, tile.rows, tile.cols, bool(op.cuda))
+                        row, col, *more = [loop.var for loop in inside]
+                        part = more[0] if more else None
+                        at = by_row_and_column(tile.indices, row, col, part, tile.rows)
                         out.append(
                             Access(
                                 tile.buffer, at, tile.store, None, order, (*loops, *inside), conds,
                                 lets, bool(op.cuda),
                             )
                         )  # fmt: skip
+            case BufferStore() if (call := warp_call(x)) is not None:
+                for k, e in enumerate((BufferLoad(x.buffer, x.indices), *call.args)):
+                    assert type(e) is BufferLoad  # see `WARP_CALL`
+                    if wanted is None or e.buffer is wanted:
+                        each = For(Var("each"), IntImm(0), IntImm(_lanes(e)), "serial", x)
+                        single = {LANE: each.var}
+                        at = tuple([walk.substitute(by_lane(i), single) for i in e.indices])
+                        around = (*loops, each)
+                        out.append(Access(e.buffer, at, k == 0, None, order, around, conds, lets))
             case BufferStore():
                 for e in walk.stmt_exprs(x):
                     on_expr(e, order, loops, conds, lets)
@@ -131,6 +143,11 @@ def collect(s: Stmt, wanted: Buffer | None = None) -> list[Access]:
 
     go(s, (), (), ())
     return out
+
+
+def _lanes(e: BufferLoad) -> int:
+    """How many elements a load of several takes."""
+    return max([dtypes.lanes(i.dtype) for i in e.indices], default=1)
 
 
 def touches(s: Stmt, b: Buffer) -> bool:

@@ -18,6 +18,7 @@ from .blocks import lower_blocks
 from .cache_hints import mark_hints
 from .compact import compact_buffers
 from .cross_thread import lower_cross_thread
+from .fragments import lower_fragments
 from .guards import hoist_guards
 from .ignored import warn_of_ignored
 from .init import lower_init
@@ -54,6 +55,7 @@ KERNEL: tuple[Pass, ...] = (
     simplify_within,
     lower_warp_memory,  # what warps hold is registers of their lanes
     check_warps,  # what whole warps do together
+    lower_fragments,  # of tiles of which it is known, each lane has registers of its own
     check_private,  # registers hold what their own thread wrote
     check_races,  # what no barrier can put in order
     shorten_lives,  # shared memory changes hands between arrays that do not live at once

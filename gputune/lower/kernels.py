@@ -111,7 +111,7 @@ def _kernel(func: PrimFunc, name: str, s: Stmt, workspaces: tuple[Buffer, ...]) 
     fewest = _min_blocks(s, func.body.annotations)
     s = shared_copies(with_pragmas(s, func.body.annotations), extents)
     axes = {axis: Var(axis.replace("Idx.", "_"), "int32") for axis in AXES if axis in extents}
-    spmd = _Spmd(func.name, extents, axes)
+    spmd = _Spmd(func.name, extents, axes, has_tile_op(s))
     for part in walk.walk_stmt(s):
         if type(part) in (For, IfThenElse, LetStmt):
             spmd.ragged.update(v for e in walk.stmt_exprs(part) for v in walk.free_vars(e))
@@ -215,12 +215,15 @@ def _check_size(name: str, extents: Mapping[str, int]) -> None:
 
 
 class _Spmd:
-    """Replaces thread-bound loops of one kernel by the axes."""
+    """Replaces thread-bound loops of one kernel by the axes; `warps`: do whole warps work in it?"""
 
-    def __init__(self, func: str, extents: Mapping[str, int], axes: Mapping[str, Var]) -> None:
+    def __init__(
+        self, func: str, extents: Mapping[str, int], axes: Mapping[str, Var], warps: bool
+    ) -> None:
         self.func = func
         self.extents = extents
         self.axes = axes
+        self.warps = warps
         self.nested = False  # in a block?
         self.ragged: set[Var] = set()  # on which the lengths of loops depend
         self.users: list[tuple[Block, frozenset[str]]] = []  # with the axes of the grid around
@@ -296,10 +299,10 @@ class _Spmd:
         out = dict(bound)
         inside = {x.thread for x in walk.walk_stmt(s) if type(x) is For}
         for axis, n in self.extents.items():
-            if axis == "threadIdx.x" and has_tile_op(s):
+            if axis == "threadIdx.x" and self.warps and has_tile_op(s):
                 continue  # all threads of a warp come to it; other statements inside see to theirs
-            keep = {"local", "wmma", "warp"} if axis in BLOCK else {
-                "local", "wmma", "warp", "shared"
+            keep = {"local", "wmma", "mma", "warp"} if axis in BLOCK else {
+                "local", "wmma", "mma", "warp", "shared"
             }  # fmt: skip
             if axis == "threadIdx.x":
                 keep.discard("warp")  # which lanes have together
@@ -328,7 +331,7 @@ class _Spmd:
             plain = For(s.var, s.min, s.extent, "serial", inside, None, notes)
             return self.go(plain, table, bound)
         self._check_inside(s)
-        if s.thread == "threadIdx.x" and has_tile_op(s.body):
+        if s.thread == "threadIdx.x" and self.warps and has_tile_op(s.body):
             raise LowerError(
                 f"{self.func}: loop {s.var.name} over threadIdx.x stands around an operation of "
                 "whole warps, whose threads lie along it",

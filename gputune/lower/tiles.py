@@ -2,9 +2,12 @@
 
 Such an operation is a store whose value is a call of an op with `tiles` (`gputune.ir.ops`); its
 operands are vectors of 16 x 16 elements (those of AMX, which one thread of a CPU computes, of 16
-rows of 64 bytes). Memory that it uses any of the threads may touch, in any
-place of the tile: which one does is the machine's affair. What is in a scope `wmma.*` the warp
-holds in registers, part by part.
+rows of 64 bytes; those of mma.sync as they say). Memory that it uses any of the threads may touch,
+in any place of the tile: which one does is the machine's affair. What is in a scope `wmma.*` or
+`mma.*` the warp holds in registers, part by part.
+
+Where each lane of a warp has elements in is known for `mma.*`. `fragments` therefore replaces
+operations on such tiles by calls in which every lane names what it brings (`warp_call`).
 """
 
 from __future__ import annotations
@@ -32,8 +35,17 @@ from .flat import LANE, by_lane, steps_of
 WARP = 32
 """Threads of a warp: those with equal threadIdx.y and threadIdx.z, where threadIdx.x has 32."""
 
-FRAGMENT = "wmma."
+OPAQUE = "wmma."
+"""How the scopes of tiles begin of which only the machine knows where lanes hold what."""
+
+FRAGMENT = (OPAQUE, "mma.")
 """How the scopes of what a warp holds in registers begin."""
+
+WARP_CALL = "warp."
+"""How calls begin to which all lanes of a warp come, each with registers of its own; what follows
+is the device's function. In lowered code only, and there only as the value that a statement stores:
+it stores to registers, given as a ramp, and its arguments are loads: of registers, or of the 16
+bytes that a lane names."""
 
 
 def in_registers(b: Buffer) -> bool:
@@ -60,28 +72,54 @@ def tile_op(s: Stmt) -> VectorOp | None:
 
 
 def has_tile_op(s: Stmt) -> bool:
-    """Is there one in a statement?"""
-    return any(tile_op(x) is not None for x in walk.walk_stmt(s))
+    """Is there one in a statement, or another use of what a warp holds, lane by lane?"""
+    return any(tile_op(x) is not None or uses_known(x) for x in walk.walk_stmt(s))
+
+
+def is_known(b: Buffer) -> bool:
+    """Does a warp hold the buffer so that plain code can use it (see `gputune.ir.fragments`)?"""
+    return is_fragment(b) and not b.scope.startswith(OPAQUE)
+
+
+def uses_known(s: Stmt) -> bool:
+    """Does a statement itself load or store what a warp holds so?"""
+    if type(s) is BufferStore and is_known(s.buffer):
+        return True
+    return any(is_known(x.buffer) for e in walk.stmt_exprs(s) for x in walk.loads(e))
+
+
+def warp_call(s: Stmt) -> Call | None:
+    """The call of a warp that a statement of lowered code is, None if it is none."""
+    if type(s) is BufferStore and type(s.value) is Call and s.value.op.startswith(WARP_CALL):
+        return s.value
+    return None
 
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tile that an operation takes or gives: where it is, and how it lies there (see
-    `VectorOp.tiles`)."""
+    """A tile that an operation takes or gives: where it is, how it lies there (see
+    `VectorOp.tiles`), and its rows and columns."""
 
     buffer: Buffer
     indices: tuple[Expr, ...]
     store: bool
     layout: str
+    rows: int
+    cols: int
 
 
 def operands(s: BufferStore, op: VectorOp) -> Iterator[Operand]:
     """The tiles of an operation, what it gives first."""
     assert type(s.value) is Call
-    yield Operand(s.buffer, s.indices, True, op.tiles[0])
-    for e, layout in zip(s.value.args, op.tiles[1:], strict=True):
+    yield Operand(s.buffer, s.indices, True, op.tiles[0], *_shape(op, 0, s.indices))
+    for k, (e, layout) in enumerate(zip(s.value.args, op.tiles[1:], strict=True), 1):
         if layout and type(e) is BufferLoad:
-            yield Operand(e.buffer, e.indices, False, layout)
+            yield Operand(e.buffer, e.indices, False, layout, *_shape(op, k, e.indices))
+
+
+def _shape(op: VectorOp, k: int, indices: Sequence[Expr]) -> tuple[int, int]:
+    """Rows and columns of the tile that is the result (0) or an argument of an operation."""
+    return op.shapes[k] if op.shapes else (TILE, columns(indices))
 
 
 def numbers(s: BufferStore, op: VectorOp) -> Iterator[Expr]:
@@ -96,20 +134,20 @@ def numbers(s: BufferStore, op: VectorOp) -> Iterator[Expr]:
 
 
 def columns(indices: Sequence[Expr]) -> int:
-    """How many elements a row of a tile has."""
+    """How many elements a row of a tile of 16 rows has."""
     return max(1, max([dtypes.lanes(i.dtype) for i in indices], default=1) // TILE)
 
 
 def by_row_and_column(
-    indices: Sequence[Expr], row: Var, col: Var, part: Var | None = None
+    indices: Sequence[Expr], row: Var, col: Var, part: Var | None = None, rows: int = TILE
 ) -> tuple[Expr, ...]:
     """The indices of one element of a tile, whose lanes are its rows one after another.
 
     part: numbers the elements of a column that has several; `col` counts columns of one without.
     """
-    width = columns(indices)
+    width = columns(indices) * TILE // rows
     lane: Expr = row * width + (col if part is None else col * (width // TILE) + part)
-    dom: dict[Var, lin.Bounds] = {row: (0, TILE - 1), col: (0, width - 1)}
+    dom: dict[Var, lin.Bounds] = {row: (0, rows - 1), col: (0, width - 1)}
     if part is not None:
         dom |= {col: (0, TILE - 1), part: (0, width // TILE - 1)}
     return tuple([
@@ -120,10 +158,12 @@ def by_row_and_column(
     ])  # fmt: skip
 
 
-def tile_loops(body: Stmt, width: int = TILE) -> tuple[For, ...]:
-    """Loops over rows and 16 columns, and elements of a column if it has several, that stand for a
-    tile."""
-    sizes = [("row", TILE), ("col", TILE), ("part", width // TILE)][: 3 if width > TILE else 2]
+def tile_loops(body: Stmt, rows: int, width: int, warp: bool) -> tuple[For, ...]:
+    """Loops over rows and columns that stand for a tile: of one of a warp, these two; else over 16
+    columns, and elements of a column if it has several."""
+    sizes = [("row", rows), ("col", width)]
+    if not warp and width > TILE:
+        sizes = [("row", rows), ("col", TILE), ("part", width // TILE)]
     return tuple([For(Var(v), IntImm(0), IntImm(n), "serial", body) for v, n in sizes])
 
 
@@ -131,20 +171,26 @@ def tidied(s: BufferStore, dom: lin.Dom) -> BufferStore:
     """The operation with the indices of its tiles as plain sums: where a tile begins, and the row
     or column within it."""
     assert type(s.value) is Call
+    op = VECTOR[s.value.op]
     args = tuple([
-        BufferLoad(e.buffer, _tidied(e.indices, dom), e.predicate) if type(e) is BufferLoad else e
-        for e in s.value.args
+        BufferLoad(e.buffer, _tidied(e.indices, _shape(op, k, e.indices), dom), e.predicate)
+        if type(e) is BufferLoad
+        else e
+        for k, e in enumerate(s.value.args, 1)
     ])  # fmt: skip
     value = Call(s.value.op, args, s.value.dtype)
-    return BufferStore(s.buffer, value, _tidied(s.indices, dom), s.predicate)
+    at = _tidied(s.indices, _shape(op, 0, s.indices), dom)
+    return BufferStore(s.buffer, value, at, s.predicate)
 
 
-def _tidied(indices: tuple[Expr, ...], dom: lin.Dom) -> tuple[Expr, ...]:
+def _tidied(
+    indices: tuple[Expr, ...], shape: tuple[int, int], dom: lin.Dom
+) -> tuple[Expr, ...]:  # fmt: skip
     row, col = Var("row"), Var("col")
-    width = columns(indices)
-    inner = {**dom, row: (0, TILE - 1), col: (0, width - 1)}
+    rows, width = shape
+    inner = {**dom, row: (0, rows - 1), col: (0, width - 1)}
     try:
-        plain = by_row_and_column(indices, row, col)
+        plain = by_row_and_column(indices, row, col, rows=rows)
     except ValueError:
         return indices
     return tuple([
@@ -192,9 +238,9 @@ class Place:
 def place_of(x: Operand, dom: lin.Dom) -> Place | str:
     """Where a tile lies in memory; or why no operation can take it there."""
     row, col = Var("row"), Var("col")
-    inner = {**dom, row: (0, TILE - 1), col: (0, columns(x.indices) - 1)}
+    inner = {**dom, row: (0, x.rows - 1), col: (0, x.cols - 1)}
     try:
-        indices = by_row_and_column(x.indices, row, col)
+        indices = by_row_and_column(x.indices, row, col, rows=x.rows)
     except ValueError:
         return "its elements have no plain indices"
     total = lin.Linear({}, 0)
@@ -231,27 +277,43 @@ def fragments_of(b: Buffer) -> int | str:
 def number_of(x: Operand, dom: lin.Dom) -> lin.Linear | str:
     """Which tile of its buffer an operand in registers is; or why it is none."""
     row, col = Var("row"), Var("col")
-    inner = {**dom, row: (0, TILE - 1), col: (0, TILE - 1)}
+    inner = {**dom, row: (0, x.rows - 1), col: (0, x.cols - 1)}
     try:
-        indices = by_row_and_column(x.indices, row, col)
+        indices = by_row_and_column(x.indices, row, col, rows=x.rows)
     except ValueError:
         return "its elements have no plain indices"
+    return tile_number(x.buffer, indices, (row, col), (x.rows, x.cols), inner)
+
+
+def tile_number(
+    b: Buffer, indices: Sequence[Expr], within: tuple[Var, Var], shape: tuple[int, int],
+    dom: lin.Dom,
+) -> lin.Linear | str:  # fmt: skip
+    """Which tile of its buffer an element is in; or why it is in none.
+
+    Args:
+        within: the variables that are its row and its column in the tile.
+        shape: rows and columns of the tiles.
+        dom: the ranges of these and of all other variables.
+    """
+    row, col = within
     total, step = lin.Linear({}, 0), 1
-    wanted = [None] * (len(indices) - 2) + [row, col]
-    for i, n, v in reversed(list(zip(indices, x.buffer.shape, wanted, strict=True))):
-        form, size = lin.linear(i, inner), int(n.value) if type(n) is IntImm else 1
+    wanted: list[tuple[Var | None, int]] = [(None, 1)] * (len(indices) - 2)
+    wanted += [(row, shape[0]), (col, shape[1])]
+    for i, n, (v, unit) in reversed(list(zip(indices, b.shape, wanted, strict=True))):
+        form, size = lin.linear(i, dom), int(n.value) if type(n) is IntImm else 1
         if v is not None:
             base = form.without([v])
             if (
                 form.coef(v) != 1
-                or base.const % TILE
-                or any(c % TILE for _, c in base.terms.values())
+                or base.const % unit
+                or any(c % unit for _, c in base.terms.values())
             ):
-                return f"its index {i} is no multiple of {TILE}"
+                return f"its index {i} is no multiple of {unit}"
             form = lin.Linear(
-                {k: (a, c // TILE) for k, (a, c) in base.terms.items()}, base.const // TILE
+                {k: (a, c // unit) for k, (a, c) in base.terms.items()}, base.const // unit
             )
-            size //= TILE
+            size //= unit
         if any(walk.uses_var(a, w) for a in form.atoms() for w in (row, col)):
             return "its rows and columns are not the last two dimensions"
         total = lin.plus(total, lin.times(form, step))

@@ -39,6 +39,7 @@ from .tiles import (
     fragments_of,
     in_registers,
     is_fragment,
+    is_known,
     number_of,
     of_warp,
     operands,
@@ -78,7 +79,7 @@ def _check_plain(s: Stmt) -> None:
     if type(s) is BufferStore:
         used.append(s.buffer)
     for b in used:
-        if is_fragment(b):
+        if is_fragment(b) and not is_known(b):
             raise LowerError(
                 f"buffer {b.name} lies in {b.scope}, in parts that only operations of whole "
                 "warps can use, but plain code uses it too",
@@ -183,7 +184,7 @@ class _Checker:
             case LetStmt():
                 if self._differs(s.value):
                     self.own.add(s.var)
-            case Alloc() if is_fragment(s.buffer):
+            case Alloc() if is_fragment(s.buffer) and not is_known(s.buffer):
                 count = fragments_of(s.buffer)
                 if isinstance(count, str):
                     raise LowerError(
@@ -281,7 +282,7 @@ class _Checker:
         if isinstance(which, str):
             raise LowerError(
                 f"{name}: that of {b.name} is no tile: {which}",
-                hint="split the loops by 16 and compute whole tiles",
+                hint=f"split the loops by {x.rows} and {x.cols} and compute whole tiles",
                 code="warp-fragment",
             )
         if order:

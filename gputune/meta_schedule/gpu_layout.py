@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, TypeAlias
 
-from ..ir import dtypes
+from ..ir import dtypes, fragments
 from ..ir.build import const_int
 from ..ir.known_annotations import plain
 from ..ir.nodes import (
@@ -642,25 +643,41 @@ def _touch(
 # for that on all.
 _SHARES = {
     "warp": 1 / 32, "wmma.accumulator": 1 / 32, "wmma.matrix_a": 2 / 32, "wmma.matrix_b": 2 / 32,
+    "mma.accumulator": 1 / 32, "mma.matrix_a": 1 / 32, "mma.matrix_b": 1 / 32,
 }  # fmt: skip
 _INSTRUCTIONS = {"load": 2.0, "fill": 8.0, "multiply": 2.0, "store": 8.0}
 
 
 def _warp_op(b: Block) -> WarpOp | None:
     """What the threads of a warp do together in a block that was tensorized."""
+    if type(b.body) is For:
+        return _by_registers(b)
     if type(b.body) is not BufferStore or type(b.body.value) is not Call:
         return None
     op = VECTOR.get(b.body.value.op)
-    if op is None or not any(t.startswith("wmma.") for t in op.tiles):
+    if op is None or not op.cuda or not op.tiles:
         return None
     size = dtypes.itemsize(dtypes.scalar(op.args[-1]))
     if len(op.tiles) > 2:
-        products = float(TILE**3)
+        products = float(TILE * dtypes.lanes(op.args[-1]))
         return WarpOp(products * size / 2, 2 * products, _INSTRUCTIONS["multiply"], 0.0)
     if "memory" not in op.tiles:
         return WarpOp(0.0, 0.0, _INSTRUCTIONS["fill"], 0.0)
     what = "store" if op.tiles[0] == "memory" else "load"
-    return WarpOp(0.0, 0.0, _INSTRUCTIONS[what], TILE * TILE * size / 128)
+    moved = dtypes.lanes(op.args[-1]) * size / 128
+    return WarpOp(0.0, 0.0, 1.0 if op.shapes else _INSTRUCTIONS[what], moved)
+
+
+def _by_registers(b: Block) -> WarpOp | None:
+    """Of loops over the elements of a tile, of which each lane goes through its own: a fill, a
+    store, a load of what ldmatrix cannot bring."""
+    held = [r.buffer for r in (*b.reads, *b.writes) if r.buffer.scope in fragments.SCOPES]
+    if not held:
+        return None
+    elements = prod(_size(x.extent) for x in walk_stmt(b.body) if type(x) is For)
+    elsewhere = any(r.buffer not in held for r in (*b.reads, *b.writes))
+    moved = elements * dtypes.itemsize(held[0].dtype) / 128
+    return WarpOp(0.0, 0.0, elements / 32, moved if elsewhere else 0.0)
 
 
 # ----------------------------------------------------------------------------- small things

@@ -51,8 +51,8 @@ BufferIndex: TypeAlias = int | str | Buffer
 
 SCOPES = (
     "global", "shared", "shared.dyn", "local", "warp", "wmma.matrix_a", "wmma.matrix_b",
-    "wmma.accumulator", "global.vtcm", "m16n8k8.matrixA", "m16n8k8.matrixB", "m16n8k8.matrixC",
-    "amx.tmm",
+    "wmma.accumulator", "mma.matrix_a", "mma.matrix_b", "mma.accumulator", "global.vtcm",
+    "m16n8k8.matrixA", "m16n8k8.matrixB", "m16n8k8.matrixC", "amx.tmm",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
-from ..ir import walk
+from ..ir import fragments, walk
 from ..ir.nodes import Call, PrimFunc
 from ..ir.ops import VECTOR, VectorOp
 from . import host
@@ -26,13 +26,16 @@ from . import host
 if TYPE_CHECKING:
     from .target import Target
 
-FAMILIES = ("intrin_x86", "intrin_amx", "intrin_aarch64", "intrin_wmma", "intrin_dp4a")
+FAMILIES = (
+    "intrin_x86", "intrin_amx", "intrin_aarch64", "intrin_wmma", "intrin_mma", "intrin_dp4a",
+)  # fmt: skip
 """Modules of this room with a table `INTRINSICS`: name -> (description, implementation)."""
 
 ABSENT = {
     r"wmma_\w+_8x8x32_": "its operands are int4, of which there are no buffers here",
-    r"mma_": "products on tensor cores are those of WMMA here: wmma_load_*, wmma_fill_*,"
-    " wmma_sync_*, wmma_store_*",
+    r"mma_\w+_m16n8k8_": "products on tensor cores are tiles of 16 x 16 sums here: mma_ldmatrix_*,"
+    " mma_fill_16x16_*, mma_f16f16f32, mma_store_16x16_*",
+    r"mma_\w*(e4m3|e5m2)": "mma.sync has no products of float8 here",
     r"(?i)rocm_|sdot4": "there is no code for ROCm here",
     r"simdgroup_": "there is no code for Metal here",
     r"sme_": "there is no code for SME here; NEON's dot products are dot_4x4_*",
@@ -40,6 +43,9 @@ ABSENT = {
     r"dot_32x\d_|dma_read|sync_dma": "there is no code for Hexagon here",
 }
 """Intrinsics that TVM has, by how their names begin, and why they are not here."""
+
+_FIRST_MMA = "sm_80"
+"""The first architecture that has all of mma.sync's products here."""
 
 Script = PrimFunc | Callable[..., Any]
 
@@ -116,8 +122,10 @@ class TensorIntrin:
 
     @cached_property
     def kind(self) -> str:
-        """The kind of target that it is for: "cuda" if a GPU's instructions are in it."""
-        return "cuda" if any(op.cuda for op in self._ops) else "llvm"
+        """The kind of target that it is for: "cuda" if a GPU's instructions are in it, or what the
+        warps of one hold."""
+        held = any(b.scope in fragments.SCOPES for b in self.impl.buffers)
+        return "cuda" if held or any(op.cuda for op in self._ops) else "llvm"
 
     @cached_property
     def _ops(self) -> tuple[VectorOp, ...]:
@@ -132,10 +140,11 @@ class TensorIntrin:
     def _missing_on_cuda(self, target: Target) -> str:
         if target.kind != "cuda":
             return f"{self.name} is for cuda targets, not for {target.kind}"
-        first = max([_number(arch) for arch in self.features])
+        first = max([_number(arch) for arch in self.features or (_FIRST_MMA,)])
         if _number(target.arch) >= first:
             return ""
-        what = "tensor cores" if any(op.tiles for op in self._ops) else "instruction"
+        tiles = not self._ops or any(op.tiles for op in self._ops)
+        what = "tensor cores" if tiles else "instruction"
         return f"{target.arch} has no {what} for {self.name}, sm_{first} was the first"
 
     @staticmethod

@@ -29,7 +29,7 @@ from ...lower.barriers import is_barrier
 from ...lower.cache_hints import store_hint
 from ...lower.pragmas import Unroll
 from ...lower.shared_memory import DYNAMIC, SHARED
-from ...lower.tiles import is_fragment, operands, tile_op
+from ...lower.tiles import is_fragment, operands, tile_op, warp_call
 from . import tiles
 from .expr import Scope, element, stored, text
 from .names import compute_type, stored_type
@@ -75,6 +75,8 @@ class Body:
                     if tile.layout == "memory":
                         self.scope.needs(tile.buffer, VECTOR_BYTES)
                 self.line(tiles.call(s, op, self.scope))
+            case BufferStore() if (call := warp_call(s)) is not None:
+                self.line(tiles.warp_call_text(s, call, self.scope))
             case BufferStore():
                 if s.predicate is not None:
                     raise BuildError(f"a masked store to {s.buffer.name} has no code on CUDA")

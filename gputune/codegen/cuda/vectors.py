@@ -40,7 +40,7 @@ from ...lower import linear as lin
 from ...lower.accesses import trip_count
 from ...lower.cache_hints import load_hint, store_hint
 from ...lower.flat import inside
-from ...lower.tiles import tile_op
+from ...lower.tiles import in_registers, tile_op, warp_call
 from .expr import Scope, element, stored, text
 from .indices import address
 from .names import stored_type
@@ -52,8 +52,6 @@ VECTOR_BYTES = 16
 """The widest access of a thread."""
 _FEW = 64
 """Steps of a loop that becomes vectors although it is not marked."""
-_REGISTERS = ("local", "warp")
-"""Scopes of what lies in registers, if all goes well."""
 
 
 def vector_loop(out: Body, s: For) -> bool:
@@ -119,7 +117,7 @@ def _in_parts(s: For, dom: lin.Dom) -> Stmt | None:
 def _writes_back(s: For, n: int, scope: Scope) -> bool:
     """Is it a short loop that stores to the memory of an argument?"""
     store, _ = _single_store(s.body)
-    plain = store is not None and tile_op(store) is None and store.buffer in scope.outside
+    plain = store is not None and not _of_warp(store) and store.buffer in scope.outside
     return plain and n <= _FEW and s.kind in ("serial", "unrolled")
 
 
@@ -196,9 +194,13 @@ def _is_plain(s: Stmt) -> bool:
     """Is it stores of elements, names and conditions, and nothing that threads do together?"""
     return all(
         type(x) in (Seq, IfThenElse, LetStmt)
-        or (type(x) is BufferStore and x.predicate is None and tile_op(x) is None)
+        or (type(x) is BufferStore and x.predicate is None and not _of_warp(x))
         for x in walk.walk_stmt(s)
     ) and all(_is_own(e) for e in walk.all_exprs(s))
+
+
+def _of_warp(s: BufferStore) -> bool:
+    return tile_op(s) is not None or warp_call(s) is not None
 
 
 def _is_own(e: Expr) -> bool:
@@ -310,7 +312,7 @@ class _Lanes:
     def together(self, b: Buffer, indices: tuple[Expr, ...], dom: lin.Dom) -> int:
         """How many elements an access of neighbours by all lanes can take at a time, by where it
         is; 1 where it is none of neighbours, or they are not aligned."""
-        if b.scope in _REGISTERS or any(dtypes.lanes(i.dtype) > 1 for i in indices):
+        if in_registers(b) or any(dtypes.lanes(i.dtype) > 1 for i in indices):
             return 1
         inner = {**dom, **self.dom}
         here = tuple([self.at(i) for i in indices])

@@ -52,6 +52,7 @@
 #include "wide.h"
 #include "warp.h"
 #include "wmma.h"
+#include "mma.h"
 #include "atomics.h"
 #include "async.h"
 
