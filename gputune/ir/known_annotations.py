@@ -79,15 +79,16 @@ FORMS: Mapping[str, Callable[[Any], bool]] = {
         "streaming", "read_only", "no_allocate"
     ),
     '"streaming"': _one_of("streaming"),
+    "32, 64 or 128": lambda x: _whole(x) and plain(x) in (32, 64, 128),
     "a name": lambda x: isinstance(x, str),
     "anything": lambda x: True,
 }
 """What a value may be, in words, and the test of it."""
 
-_NUMBER, _NATURAL, _POSITIVE, _FLAG, _LIST, _ALIGN, _LOADS, _STORES, _NAME, _ANY = FORMS
+_NUMBER, _NATURAL, _POSITIVE, _FLAG, _LIST, _ALIGN, _LOADS, _STORES, _SPAN, _NAME, _ANY = FORMS
 _MS = "meta_schedule."
 _LOWERING = "lowering"
-_NO_ASYNC = "copies are complete before the next statement runs, so there is nothing to wait for"
+_NO_ASYNC = "which copies run in the background, and who waits, follows from software_pipeline_*"
 _PLAIN_FRAGMENT = "fragments have the form that the intrinsic's scopes give them"
 
 _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
@@ -100,6 +101,9 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
      "by a hint; without this note the generator on a CPU, the compiler on a GPU"),
     ("buffer_dim_align", "block", _ALIGN, _LOWERING,
      "strides of what the block writes; made by storage_align"),
+    ("shared_swizzle", "block", _SPAN, _LOWERING,
+     "in the shared memory that the block writes, pieces of 16 bytes change places within rows of "
+     "so many bytes, so that eight rows lie in different banks without padding"),
     ("auto_copy", "block", _FLAG, _LOWERING,
      "the threads of a GPU share the copy, a CPU copies vectors; made by read_at and write_at"),
     ("load_hint", "block", _LOADS, _LOWERING,
@@ -117,6 +121,9 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
      "stage 0, beside them; a CPU runs them one after the other"),
     ("software_pipeline_order", "loop", _LIST, _LOWERING,
      "in which order the statements of one turn of a pipeline run"),
+    ("software_pipeline_async_stages", "loop", _LIST, _LOWERING,
+     "stages of software_pipeline_stage whose copies from global to shared memory a GPU makes in "
+     "the background, with no registers in between; a CPU copies as ever"),
     ("explicit_read_region", "block", _LIST, "regions",
      "reads that stay as they are stated; made by annotate_buffer_access"),
     ("explicit_write_region", "block", _LIST, "regions",
@@ -157,7 +164,6 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("warp_execution", "block", _FLAG, "RewriteCooperativeFetch, VerifyGPUCode",
      "whole warps run the block: threadIdx.x counts the threads of a warp"),
     # what nothing reads
-    ("software_pipeline_async_stages", "loop", _LIST, "", _NO_ASYNC),
     ("async_scope", "block", _ANY, "", _NO_ASYNC),
     ("async_commit_queue_scope", "block", _ANY, "", _NO_ASYNC),
     ("async_wait_queue_scope", "block", _ANY, "", _NO_ASYNC),
@@ -167,7 +173,7 @@ _ROWS: tuple[tuple[str, str, str, str, str], ...] = (
     ("manifest_shared_memory_local_stage", "block", _ANY, "",
      "a fetch of an early stage of a pipeline goes through registers, any other does not"),
     ("permuted_layout", "block", _ANY, "",
-     "rows in shared memory lie one after the other; storage_align keeps them off the same banks"),
+     "shared_swizzle and storage_align say how rows lie in shared memory"),
     ("vector_bytes", "block", _ANY, "", "how much a copy moves at once follows from its accesses"),
     ("fragment_shape", "block", _ANY, "", _PLAIN_FRAGMENT),
     ("fragment_layout", "block", _ANY, "", _PLAIN_FRAGMENT),

@@ -320,6 +320,9 @@ class Buffer:
 
     `strides` is None for row-major; `elem_offset` is None for zero (both in elements);
     `align` is the alignment in bytes that the data pointer promises (0: that of the dtype).
+    `swizzle`, of lowered code only: pieces of 16 bytes change places within rows of so many bytes,
+    32, 64 or 128, by bits 7 to 9 of their address (0: they do not). It is applied where addresses
+    are written, so that no analysis of indices meets it.
     """
 
     name: str
@@ -329,6 +332,7 @@ class Buffer:
     strides: tuple[Expr, ...] | None = None
     elem_offset: Expr | None = None
     align: int = 0
+    swizzle: int = 0
 
     def __getitem__(self, indices: Any) -> Expr:
         """A load, for index maps and hand-built programs: `A[i, j]`."""

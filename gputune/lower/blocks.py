@@ -6,7 +6,7 @@ around it, and views (`match_buffer`) become accesses to what they view.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import LowerError
@@ -31,6 +31,7 @@ from .limits import CpuLimits
 from .pragmas import with_pragmas
 from .prepare import as_block
 
+SWIZZLE = "shared_swizzle"
 ALIGN_ATTR = "lower.dim_align"
 """Function attribute between passes: ((buffer, axis, factor, offset), ...) from storage_align."""
 
@@ -48,13 +49,17 @@ class _Scope:
     vars: dict[Var, Expr]
     views: dict[Buffer, _View]
     aligns: list[tuple[Buffer, int, int, int]] = field(default_factory=list)
+    swizzled: dict[Buffer, Buffer] = field(default_factory=dict)
 
 
 def lower_blocks(func: PrimFunc, limits: CpuLimits) -> PrimFunc:
     """`func` with no block but the root, which has no buffers."""
     scope = _Scope({}, {})
     out = as_block(func, _go(func.body, scope))
-    return out.with_attr(ALIGN_ATTR, tuple(scope.aligns)) if scope.aligns else out
+    if scope.swizzled:
+        out = as_block(out, walk.replace_buffers(out.body, scope.swizzled))
+    aligns = tuple([(scope.swizzled.get(b, b), *how) for b, *how in scope.aligns])
+    return out.with_attr(ALIGN_ATTR, aligns) if aligns else out
 
 
 def _go(s: Stmt, scope: _Scope) -> Stmt:
@@ -105,7 +110,7 @@ def _shift(lo: Expr, index: Expr) -> Expr:
 
 
 def _block(b: Block, scope: _Scope) -> Stmt:
-    inner = _Scope(dict(scope.vars), dict(scope.views), scope.aligns)
+    inner = _Scope(dict(scope.vars), dict(scope.views), scope.aligns, scope.swizzled)
     lets: list[tuple[Var, Expr]] = []
     for iv, bound in zip(b.iter_vars, b.iter_values):
         value = _expr(bound, scope)
@@ -165,6 +170,8 @@ def _strides(b: Buffer) -> tuple[Expr, ...]:
 
 def _note_alignment(b: Block, scope: _Scope) -> None:
     for name, entries in b.annotations:
+        if name == SWIZZLE:
+            _note_swizzle(b, entries, scope)
         if name != "buffer_dim_align":
             continue
         for entry in entries:
@@ -172,6 +179,20 @@ def _note_alignment(b: Block, scope: _Scope) -> None:
             if 0 <= which < len(b.writes):
                 buffer = b.writes[which].buffer
                 scope.aligns.append((buffer, axis, factor, offset))
+
+
+def _note_swizzle(b: Block, span: Any, scope: _Scope) -> None:
+    found = [w.buffer for w in b.writes if w.buffer.scope.startswith("shared")]
+    if not found:
+        raise LowerError(
+            f"{SWIZZLE} of block {b.name}: it writes no buffer in shared memory",
+            hint="annotate a copy to shared memory with the bytes of a row of it, at most 128",
+            code="swizzle",
+        )
+    for buffer in found:
+        size = _plain(span)
+        align = max(buffer.align, size)
+        scope.swizzled[buffer] = replace(buffer, align=align, swizzle=size)
 
 
 def _plain(x: Any) -> int:

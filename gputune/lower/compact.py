@@ -7,6 +7,7 @@ need. Where the steps between elements show it, these move together.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from typing import TypeAlias
 
 from ..ir import build, dtypes, walk
@@ -79,7 +80,7 @@ def _alloc(s: Alloc, dom: dict[Var, lin.Bounds], aligns: _Aligns, threads: tuple
     strides = _padded(shape, aligns.get(old, []))
     body = s.body
     if strides is not None or any(box is not None for box in boxes):
-        new = Buffer(old.name, shape, old.dtype, old.scope, strides, None, old.align)
+        new = replace(old, shape=shape, strides=strides, elem_offset=None)
         body = _rebase(body, old, new, [None if x is None else x[0] for x in boxes])
         old = new
     if old.scope == "local" and strides is None:

@@ -165,7 +165,8 @@ def together(spans: Sequence[Span[P, T]]) -> list[Span[P, T]]:
 
 
 def size_of(b: Buffer) -> int:
-    """Bytes from the first to the last element; gaps of a padded buffer count."""
+    """Bytes from the first to the last element; gaps of a padded buffer count, and the rest of a
+    row in which pieces change places."""
     last = 0
     for n, step in zip(b.shape, steps_of(b), strict=True):
         size, stride = const_int(n), const_int(step)
@@ -176,7 +177,8 @@ def size_of(b: Buffer) -> int:
                 code="dynamic-buffer",
             )
         last += (int(size) - 1) * int(stride)
-    return max(0, last + 1) * dtypes.itemsize(b.dtype)
+    size = max(0, last + 1) * dtypes.itemsize(b.dtype)
+    return _rounded(size, b.swizzle) if b.swizzle else size
 
 
 def _nested(s: Stmt, around: tuple[Buffer, ...]) -> Iterator[tuple[Buffer, tuple[Buffer, ...]]]:

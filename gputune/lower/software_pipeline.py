@@ -16,8 +16,13 @@ run in the order of `software_pipeline_order`.
 
 A fetch into shared memory is cut in two: its loads, into registers, stand where the fetch stands;
 what they brought is stored at the end of the turn. So the data is on its way while the rest of the
-turn runs. Nothing is peeled off the end of the loop: iterations that there are not are not fetched,
-which a whole block decides alike. A loop of one step is right, too, and so is one whose length is
+turn runs. Where `software_pipeline_async_stages` names the stage, its copies into shared memory are
+asynchronous instead, and take no registers: what a turn copies is one group, and a turn begins by
+waiting for the groups of what it computes with, then for the other threads. (A copy that has no
+such instruction is made at once.)
+
+Nothing is peeled off the end of the loop: iterations that there are not are not fetched, which a
+whole block decides alike. A loop of one step is right, too, and so is one whose length is
 only known when it runs.
 
 Two passes, since the passes in between cut statements up and join them: the first puts a mark in
@@ -28,7 +33,7 @@ between, and with it what its marks mean.)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import LowerError
 from ..ir import build, dtypes, walk
@@ -51,12 +56,15 @@ from ..ir.nodes import (
     Var,
 )
 from .accesses import collect, trip_count
+from .async_copies import commit, in_background, wait
+from .barriers import barrier
 from .limits import CpuLimits
 from .prepare import as_block
 from .tiles import tile_op
 
 STAGE = "software_pipeline_stage"
 ORDER = "software_pipeline_order"
+ASYNC = "software_pipeline_async_stages"
 _MARK = "pipeline_stage"
 _MOST_BYTES = 256  # of a thread's registers, for what it has fetched
 
@@ -83,6 +91,7 @@ def _with_marks(f: For) -> For:
     at = f"loop {f.var.name}"
     stages = [int(x) for x in listed(f.annotations, STAGE, at)]
     order = [int(x) for x in listed(f.annotations, ORDER, at)] or list(range(len(stages)))
+    background = {int(x) for x in listed(f.annotations, ASYNC, at)}
     room, items = _inside(f)
     if len(stages) != len(items) or len(order) != len(items):
         raise _refused(
@@ -99,12 +108,18 @@ def _with_marks(f: For) -> For:
         )
     if f.kind not in ("serial", "unrolled"):
         raise _refused(f, f"is {f.kind}", "only iterations that follow each other can overlap")
-    notes = tuple([kv for kv in f.annotations if kv[0] not in (STAGE, ORDER)])
+    if not background <= set(stages):
+        raise _refused(
+            f,
+            f"has asynchronous stages {sorted(background)}, but its stages are {stages}",
+            f"let {ASYNC} name stages of {STAGE}",
+        )
+    notes = tuple([kv for kv in f.annotations if kv[0] not in (STAGE, ORDER, ASYNC)])
     if len(set(stages)) == 1 and order == sorted(order):
         return For(f.var, f.min, f.extent, f.kind, f.body, f.thread, notes)
     marked: list[Stmt] = []
     for item, stage, place in zip(items, stages, order, strict=True):
-        numbers = (IntImm(stage - min(stages)), IntImm(place))
+        numbers = (IntImm(stage - min(stages)), IntImm(place), IntImm(int(stage in background)))
         marked += [Evaluate(Call(_MARK, (f.var, *numbers), "int32")), item]
     body: Stmt = Seq(tuple(marked))
     for b in reversed(room):
@@ -164,12 +179,14 @@ class _Group:
     Attributes:
         stage: how many turns it runs after the first ones of its iteration.
         place: among the statements of a turn.
+        background: is it to copy asynchronously?
         stmt: for the iteration of the loop's variable.
         reads, writes: the buffers that it touches.
     """
 
     stage: int
     place: int
+    background: bool
     stmt: Stmt
     reads: frozenset[Buffer]
     writes: frozenset[Buffer]
@@ -178,27 +195,25 @@ class _Group:
 def _groups(f: For, items: Sequence[Stmt]) -> list[_Group]:
     """The statements between the marks. (What came to stand in front of the first one belongs to
     it.)"""
-    numbers: list[tuple[int, int]] = []
+    numbers: list[tuple[int, int, bool]] = []
     parts: list[list[Stmt]] = [[]]
     for x in items:
         m = _mark(x)
         if m is not None and m.args[0] is f.var:
-            which, turn = m.args[1:]
-            assert type(which) is IntImm
-            assert type(turn) is IntImm
+            which, turn, background = [int(x.value) for x in m.args[1:] if type(x) is IntImm]
             if numbers:
                 parts.append([])
-            numbers.append((int(which.value), int(turn.value)))
+            numbers.append((which, turn, bool(background)))
         elif (inside := _go(x)) is not None:
             parts[-1].append(inside)
     out: list[_Group] = []
-    for (stage, place), part in zip(numbers, parts, strict=True):
+    for (stage, place, background), part in zip(numbers, parts, strict=True):
         if part:
             stmt = build.seq(*part)
             found = collect(stmt)
             reads = frozenset(a.buffer for a in found if not a.store)
             writes = frozenset(a.buffer for a in found if a.store)
-            out.append(_Group(stage, place, stmt, reads, writes))
+            out.append(_Group(stage, place, background, stmt, reads, writes))
     return out
 
 
@@ -219,6 +234,11 @@ class _Pipeline:
             for later in groups[k + 1 :]:
                 self._keep(earlier, later)
         self.buffers = {b: _several(b, n) if n > 1 else b for b, n in self.versions.items()}
+        self.copies = [
+            g
+            for g in self.groups
+            if g.background and self._is_ahead(g) and in_background(g.stmt) is not g.stmt
+        ]
 
     def _keep(self, earlier: _Group, later: _Group) -> None:
         """See to it that a statement finds what one before it left."""
@@ -243,12 +263,13 @@ class _Pipeline:
     def stmt(self) -> Stmt:
         """The first turns, and the loop over the others."""
         f = self.f
-        first: list[Stmt | None] = [
-            self._run(g.stmt, IntImm(turn - g.stage, f.var.dtype))
-            for turn in range(self.last)
-            for g in self.groups
-            if g.stage <= turn
-        ]
+        first: list[Stmt | None] = []
+        for turn in range(self.last):
+            here = [g for g in self.groups if g.stage <= turn]
+            first += self._arrived(here)
+            for g in here:
+                first.append(self._run(self._copied(g), IntImm(turn - g.stage, f.var.dtype)))
+                first += self._sent(g, here)
         v = Var(f.var.name, f.var.dtype)
         start, end, made = self._turn(v)
         body = build.seq(*start, *end)
@@ -263,20 +284,45 @@ class _Pipeline:
     def _turn(self, v: Var) -> tuple[list[Stmt | None], list[Stmt | None], list[Buffer]]:
         """The statements of a turn; those that store at its end what was fetched; the registers
         that it is in meanwhile."""
-        start: list[Stmt | None] = []
+        start: list[Stmt | None] = self._arrived(self.groups)
         end: list[Stmt | None] = []
         made: list[Buffer] = []
         for g in self.groups:
             k = build.add(v, IntImm(self.last - g.stage, v.dtype))
             registers: list[Buffer] = []
-            cut = _cut(g.stmt, (), registers) if self._is_ahead(g) else None
+            ahead = self._is_ahead(g) and g not in self.copies
+            cut = _cut(g.stmt, (), registers) if ahead else None
             if cut is None or sum(map(_bytes, (*made, *registers))) > _MOST_BYTES:
-                start.append(self._run(g.stmt, k))
+                start.append(self._run(self._copied(g), k))
+                start += self._sent(g, self.groups)
                 continue
             made += registers
             start.append(self._run(cut[0], k))
             end.append(self._run(cut[1], k))
         return start, end, made
+
+    # -------------------------------------------------------------- asynchronous copies
+    def _arrived(self, here: Sequence[_Group]) -> list[Stmt | None]:
+        """What a turn that runs these statements begins with: it waits for copies that they use.
+
+        Each turn makes one group of copies, for an iteration that a statement d stages on computes
+        with d turns later: the groups of the d - 1 turns in between may be under way."""
+        between = [
+            x.stage - g.stage - 1
+            for g in self.copies
+            for x in here
+            if x.stage > g.stage and g.writes & (x.reads | x.writes)
+        ]
+        return [wait(min(between)), barrier()] if between else []
+
+    def _copied(self, g: _Group) -> Stmt:
+        """The statement, its copies asynchronous if they are to be."""
+        return in_background(g.stmt) if g in self.copies else g.stmt
+
+    def _sent(self, g: _Group, here: Sequence[_Group]) -> list[Stmt | None]:
+        """What follows a statement of a turn: after its last copies they are made a group."""
+        mine = [x for x in here if x in self.copies]
+        return [commit()] if mine and g is mine[-1] else []
 
     def _is_ahead(self, g: _Group) -> bool:
         """Do only later stages use what the statement writes?"""
@@ -333,13 +379,13 @@ def _several(b: Buffer, n: int) -> Buffer:
     strides = b.strides
     if strides is not None:
         strides = (build.mul(b.shape[0], strides[0]), *strides)
-    return Buffer(b.name, (IntImm(n), *b.shape), b.dtype, b.scope, strides, None, b.align)
+    return replace(b, shape=(IntImm(n), *b.shape), strides=strides, elem_offset=None)
 
 
 def fresh_copy(s: Stmt) -> Stmt:
     """A copy of a statement with variables and buffers of its own."""
     inside = {x.buffer for x in walk.walk_stmt(s) if type(x) is Alloc}
-    table = {b: Buffer(b.name, b.shape, b.dtype, b.scope, b.strides, None, b.align) for b in inside}
+    table = {b: replace(b, elem_offset=None) for b in inside}
     return walk.rename_blocks(walk.replace_buffers(s, table) if table else s)
 
 

@@ -9,6 +9,8 @@ their own. What a virtual thread keeps in a buffer of its own gets one more axis
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..ir import build, walk
 from ..ir.build import const_int
 from ..ir.nodes import (
@@ -151,7 +153,7 @@ class _Sinker:
         if b not in self.own.buffers:
             return Alloc(b, self.go(s.body))
         shape = (self.loop.extent, *b.shape)
-        self.kept[b] = Buffer(b.name, shape, b.dtype, b.scope, None, None, b.align)
+        self.kept[b] = replace(b, shape=shape, strides=None, elem_offset=None)
         return Alloc(self.kept[b], self.go(s.body))
 
     def _turns(self, s: Stmt) -> Stmt:

@@ -34,6 +34,7 @@ from .kernels import BLOCK, inner
 from .lanes import is_shuffle
 from .limits import CpuLimits
 from .tiles import (
+    OPAQUE,
     WARP,
     Operand,
     fragments_of,
@@ -253,6 +254,8 @@ class _Checker:
                 code="warp-scope",
             )
         place = place_of(x, dom)
+        if b.swizzle and name.startswith(OPAQUE):
+            place = "pieces of 16 bytes change places in it"
         if isinstance(place, str):
             raise LowerError(
                 f"{name} takes a tile of rows, that of {b.name} is none: {place}",

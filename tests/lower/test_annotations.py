@@ -158,12 +158,12 @@ def test_what_has_no_effect_is_said_once(name: str) -> None:
 
 
 def test_each_name_is_said_for_itself_and_unknown_ones_are_not() -> None:
-    func = noted(on_loop(software_pipeline_async_stages=[0], hand_threaded=1,
+    func = noted(on_loop(buffer_bound=[0], hand_threaded=1,
                          **{"mine": 3, "meta_schedule.mine": 4}))  # fmt: skip
     with pytest.warns(UserWarning, match="has no effect") as said:
         plain(func)
     assert [re.findall("'(.*?)'", str(w.message))[0] for w in said] == [
-        "software_pipeline_async_stages", "hand_threaded",
+        "buffer_bound", "hand_threaded",
     ]  # fmt: skip
 
 
@@ -190,9 +190,9 @@ def test_lowering_for_a_gpu_says_it_too() -> None:
 
 def test_tuning_says_it_where_the_user_sees_it() -> None:
     """Candidates are lowered in workers, whose warnings nobody reads."""
-    func = noted(on_loop(software_pipeline_async_stages=[0]))
+    func = noted(on_loop(hand_threaded=1))
     context = ms.TuneContext(func, target="llvm", space_generator="post-order-apply", rand_state=1)
-    with pytest.warns(UserWarning, match="software_pipeline_async_stages") as said:
+    with pytest.warns(UserWarning, match="hand_threaded") as said:
         context.generate_design_space()
     assert len(said) == 1
 

@@ -151,7 +151,7 @@ def prelude() -> str:
 
 _MORE = {
     r"gt_wmma_": "wmma.cuh", r"gt_(fragment|mma_|ldmatrix)": "mma.cuh", r"gt_dp4a_": "dp4a.cuh",
-    r"gt_(vec<|load|store)": "wide.cuh",
+    r"gt_(vec<|load|store)": "wide.cuh", r"gt_(copy_async|commit_copies|wait_copies)": "async.cuh",
 }  # fmt: skip
 """How functions begin that are in files of their own, which follow the prelude where a program uses
 them: products on tensor cores, and of bytes; accesses of several elements."""

@@ -65,6 +65,11 @@ HELPERS = {
         "  float r = __double2float_rz(a);\n"
         "  return (double)r == a || a != a ? r : __int_as_float(__float_as_int(r) | 1);\n}\n"
     ),
+    "gt_swizzle": (  # of element i, of SIZE bytes, in rows of SPAN bytes
+        "template <int SPAN, int SIZE> static __device__ __forceinline__ unsigned gt_swizzle("
+        "unsigned i) {\n"
+        "  const unsigned at = i * SIZE;\n  return (at ^ (at >> 3 & (SPAN - 16))) / SIZE;\n}\n"
+    ),
     "gt_word": (
         "static __device__ __forceinline__ int gt_word(int a, int b, int c, int d) {\n"
         "  return (a & 255) | (b & 255) << 8 | (c & 255) << 16 | (int)((unsigned)d << 24);\n}\n"
@@ -124,7 +129,10 @@ def stored(e: Expr, s: Scope) -> str:
 
 def element(b: Buffer, indices: tuple[Expr, ...], s: Scope) -> str:
     """`A[address]`."""
-    return f"{s.names.of(b, b.name)}[{text(address(b, indices, s.dom), s)}]"
+    at = text(address(b, indices, s.dom), s)
+    if b.swizzle:
+        at = f"{s.use('gt_swizzle')}<{b.swizzle}, {dtypes.itemsize(b.dtype)}>({at})"
+    return f"{s.names.of(b, b.name)}[{at}]"
 
 
 # ----------------------------------------------------------------------------- by kind

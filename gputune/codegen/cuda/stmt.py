@@ -25,6 +25,7 @@ from ...ir.nodes import (
 )
 from ...lower import linear as lin
 from ...lower.accesses import loop_bounds, trip_count
+from ...lower.async_copies import BACKGROUND, is_commit, waited_for
 from ...lower.barriers import is_barrier
 from ...lower.cache_hints import store_hint
 from ...lower.pragmas import Unroll
@@ -33,7 +34,7 @@ from ...lower.tiles import is_fragment, operands, tile_op, warp_call
 from . import tiles
 from .expr import Scope, element, stored, text
 from .names import compute_type, stored_type
-from .vectors import VECTOR_BYTES, vector_loop
+from .vectors import VECTOR_BYTES, one_copy, vector_loop
 
 _WRITTEN_OUT = 16
 """Statements up to which a loop is written out where `pragma_unroll_explicit` asks for it. Kernels
@@ -81,6 +82,11 @@ class Body:
                 if s.predicate is not None:
                     raise BuildError(f"a masked store to {s.buffer.name} has no code on CUDA")
                 value, hint = store_hint(s.value)
+                if hint == BACKGROUND:
+                    hint, copy = "", one_copy(s.buffer, s.indices, value, self.scope)
+                    if copy is not None:
+                        self.line(copy)
+                        return
                 self.put(s.buffer, s.indices, stored(value, self.scope), hint)
             case LetStmt():
                 self._let(s)
@@ -89,6 +95,10 @@ class Body:
             case Evaluate():
                 if is_barrier(s):
                     self.line("__syncthreads();")
+                elif is_commit(s):
+                    self.line("gt_commit_copies();")
+                elif (left := waited_for(s)) is not None:
+                    self.line(f"gt_wait_copies<{left}>();")
                 else:
                     self.line(f"(void)({text(s.value, self.scope)});")
             case _:
@@ -160,6 +170,9 @@ class Body:
         if b.strides is not None and shape:
             steps = [int(n.value) for n in b.strides if type(n) is IntImm]
             count = 1 + sum((n - 1) * k for n, k in zip(shape, steps, strict=True))
+        if b.swizzle:  # (the rest of a row belongs to it)
+            count = -(-count * dtypes.itemsize(b.dtype) // b.swizzle) * b.swizzle
+            count //= dtypes.itemsize(b.dtype)
         name = self.scope.names.of(b, b.name)
         kind = stored_type(b.dtype)
         if is_fragment(b):

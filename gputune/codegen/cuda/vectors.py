@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ...ir import build, dtypes, walk
 from ...ir.nodes import (
@@ -38,6 +38,7 @@ from ...ir.nodes import (
 from ...ir.ops import MATH, VECTOR
 from ...lower import linear as lin
 from ...lower.accesses import trip_count
+from ...lower.async_copies import BACKGROUND, copied
 from ...lower.cache_hints import load_hint, store_hint
 from ...lower.flat import inside
 from ...lower.tiles import in_registers, tile_op, warp_call
@@ -52,6 +53,36 @@ VECTOR_BYTES = 16
 """The widest access of a thread."""
 _FEW = 64
 """Steps of a loop that becomes vectors although it is not marked."""
+
+
+COPY_BYTES = (4, 8, 16)
+"""What one copy in the background takes."""
+
+
+def one_copy(b: Buffer, indices: tuple[Expr, ...], value: Expr, scope: Scope) -> str | None:
+    """The copy of one element in the background; None where there is none of its size."""
+    found, size = copied(value), dtypes.itemsize(b.dtype)
+    if found is None or size not in COPY_BYTES or found[0].buffer not in scope.outside:
+        return None
+    load, cond = found
+    return _copy_text((b, indices), (load.buffer, load.indices), 1, size, cond, scope)
+
+
+_Place: TypeAlias = tuple[Buffer, tuple[Expr, ...]]
+
+
+def _copy_text(
+    to: _Place, source: _Place, count: int, size: int, cond: Expr | None, scope: Scope
+) -> str:
+    """The copy of so many neighbours, in words of so many bytes; zeros where `cond` does not
+    hold."""
+    parts = [f"&{element(*to, scope)}", f"&{element(*source, scope)}"]
+    if cond is not None:
+        parts.append(text(cond, scope))
+    for b in (to[0], source[0]):
+        scope.needs(b, size)
+    kind = stored_type(to[0].dtype)
+    return f"gt_copy_async<{kind}, {count}, {size}>({', '.join(parts)});"
 
 
 def vector_loop(out: Body, s: For) -> bool:
@@ -314,6 +345,8 @@ class _Lanes:
         is; 1 where it is none of neighbours, or they are not aligned."""
         if in_registers(b) or any(dtypes.lanes(i.dtype) > 1 for i in indices):
             return 1
+        if b.swizzle and self.count * dtypes.itemsize(b.dtype) > VECTOR_BYTES:
+            return 1  # the next word lies elsewhere
         inner = {**dom, **self.dom}
         here = tuple([self.at(i) for i in indices])
         form = lin.linear(address(b, here, inner), inner)
@@ -505,6 +538,8 @@ class _Group:
     def _value(self, e: Expr, hint: str) -> None:
         """One group: by cases, where the value stored is one thing or another."""
         out, lanes, scope = self.out, self.lanes, self.scope
+        if hint == BACKGROUND and self._copy(e):
+            return
         if type(e) is Call and e.op == "if_then_else":
             c, a, b = e.args
             c = _coarser(c, scope.dom)
@@ -530,11 +565,37 @@ class _Group:
             return 1
         return self.lanes.together(x.buffer, x.indices, self.scope.dom)
 
+    def _copy(self, value: Expr) -> bool:
+        """Copy in the background, for all lanes of a group; False (and nothing is written) where
+        there is no such copy."""
+        scope, store = self.scope, self.body
+        assert type(store) is BufferStore
+        found = copied(value)
+        if found is None or found[0].buffer not in scope.outside:
+            return False
+        load, cond = found
+        if cond is not None:
+            cond = _coarser(cond, scope.dom)
+            if walk.uses_var(cond, self.lanes.lane):
+                return False
+        width = min(self._wide(load), self.lanes.together(store.buffer, store.indices, scope.dom))
+        size = width * dtypes.itemsize(store.buffer.dtype)
+        if size not in COPY_BYTES:
+            return False
+        to, source = self._first(store.indices), self._first(load.indices)
+        self.out.line(_copy_text((store.buffer, to), (load.buffer, source), self.lanes.count, size,
+                                 cond, scope))  # fmt: skip
+        return True
+
     def _move(self, value: Expr, hint: str) -> None:
         """Load, compute and store, for all lanes of a group."""
         out, scope, store = self.out, self.scope, self.body
         assert type(store) is BufferStore
         b = store.buffer
+        if hint == BACKGROUND:
+            if self._copy(value):
+                return
+            hint = ""
         before = dict(scope.fetched)
         for load, how in _early(value, scope):
             self._fetch(load, how)
