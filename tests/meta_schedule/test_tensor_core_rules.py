@@ -317,7 +317,6 @@ def test_host_execution_of_what_was_rounded_up() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"use_software_pipeline": True}, "pipelined sketches, which this version has not"),
         ({"intrin_groups": []}, "no intrinsics"),
         ({"intrin_groups": [{"init": "wmma_fill_16x16x16_f32"}]}, "a group of intrinsics has"),
         (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ...ir.ops import MMA_KINDS
 from ..derived import left_open
 from .add_rfactor import AddRFactor
 from .apply_custom_rule import ApplyCustomRule, register_schedule_rule
@@ -197,6 +198,27 @@ def _wmma(operands: str, sums: str, transposed: bool) -> dict[str, str]:
     }
 
 
+def _mma(operands: str, sums: str, transposed: bool) -> dict[str, str]:
+    """The intrinsics of mma.sync, such as of "bf16" into "f32"."""
+    trans, order = ("_trans", "_trans_b") if transposed else ("", "")
+    return {
+        "init": f"mma_fill_16x16_{sums}",
+        "load_a": f"mma_ldmatrix_{operands}_a_dyn",
+        "load_b": f"mma_ldmatrix_{operands}_b{trans}_dyn",
+        "compute": f"mma_{operands}{operands}{sums}{order}",
+        "store": f"mma_store_16x16_{sums}_shared_dyn",
+    }
+
+
+MMA_GROUPS: tuple[dict[str, str], ...] = tuple([
+    _mma(operands, sums, transposed)
+    for operands, sums in MMA_KINDS
+    if operands != "tf32"  # fewer digits than float32 is no rule's to choose
+    for transposed in (False, True)
+])  # fmt: skip
+"""Groups of intrinsics for MultiLevelTilingTensorCore that compute with mma.sync: its products of
+float16, bfloat16, int8 and uint8 (sm_80 and later)."""
+
 CUDA_TENSORCORE: tuple[ScheduleRule, ...] = (
     CUDA[0],
     MultiLevelTilingTensorCore(
@@ -257,6 +279,7 @@ __all__ = [
     "DOTPROD",
     "HEXAGON",
     "LLVM",
+    "MMA_GROUPS",
     "VNNI",
     "AddRFactor",
     "ApplyCustomRule",

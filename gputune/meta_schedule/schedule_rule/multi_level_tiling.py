@@ -291,13 +291,17 @@ class MultiLevelTiling(ScheduleRule):
             if pads and ndim > 1:
                 _pad_rows(sch, copy, ndim, read.buffer.dtype)
         if self.ahead and plan:
-            steps: ExprRV | int = self.ahead[0]
-            if len(self.ahead) > 1:
-                steps = sch.sample_categorical(
-                    list(self.ahead), [1 / len(self.ahead)] * len(self.ahead)
-                )
-            sch.annotate(at, PIPELINE_STAGE, [*[0] * len(plan), steps])
+            self._run_ahead(sch, at, len(plan))
         return new
+
+    def _run_ahead(self, sch: Schedule, at: LoopRV, fetches: int) -> None:
+        """Let so many fetches, the first statements of a loop, run ahead of the last one."""
+        steps: ExprRV | int = self.ahead[0]
+        if len(self.ahead) > 1:
+            steps = sch.sample_categorical(
+                list(self.ahead), [1 / len(self.ahead)] * len(self.ahead)
+            )
+        sch.annotate(at, PIPELINE_STAGE, [*[0] * fetches, steps])
 
     def _fetch_together(self, sch: Schedule, copy: BlockRV, dtype: str) -> None:
         """Sample how many elements each thread fetches at once."""

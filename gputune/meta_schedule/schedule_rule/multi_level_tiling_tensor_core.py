@@ -22,6 +22,7 @@ from ...target.intrin import TensorIntrin, intrin
 from ..analysis import (
     AUTO_TENSORIZE,
     AUTO_TENSORIZE_INIT,
+    PIPELINE_ASYNC_STAGES,
     TILING_STRUCTURE,
     WARP_EXECUTION,
 )
@@ -83,8 +84,8 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
     Where a primitive refuses on the way, the group gives no schedule, and `refused` counts the
     reason.
 
-    Pipelined sketches of the mma m16n8k8 instructions are not part of this version: what asks for
-    them is refused. The default list "cuda-tensorcore" has the wmma groups.
+    The default list "cuda-tensorcore" has the wmma groups; `MMA_GROUPS` are those of mma.sync, for
+    sm_80 and later. (The mma m16n8k8 instructions are refused.)
 
     Args:
         intrin_groups: mappings with the keys "init", "load_a", "load_b", "compute" and "store",
@@ -97,11 +98,13 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
             written; so where `must_divide` is False, it is the number that is changed.
         reuse_read: the caches of operands in shared memory, with one level.
         reuse_write: the cache of results in shared memory, with one level, outside of the warps.
-        use_software_pipeline: must be False.
+        use_software_pipeline: adds to each schedule how many steps the copies to shared memory run
+            ahead of the products, in the background: one of `ahead` is sampled.
         must_divide: False adds schedules in which the numbers of products along rows, columns and
             sum are rounded up to multiples of 2, 4 and 8, by at most a quarter, so that 61 of them
             have useful tiles, too. What is added is padding: zeros for the operands, and results
             that are not copied out.
+        ahead: see use_software_pipeline; 0 is none.
 
     Attributes:
         refused: how often a matching group gave no schedule, by the code of the reason.
@@ -122,18 +125,13 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
         use_software_pipeline: bool = False,
         filter_fn: Filter | None = None,
         must_divide: bool = True,
+        ahead: Sequence[int] = (0, 1, 2, 3),
     ) -> None:
         super().__init__(
             structure, tile_binds, max_innermost_factor, vector_load_lens, reuse_read, reuse_write,
-            filter_fn,
+            filter_fn, ahead=ahead if use_software_pipeline else (),
         )  # fmt: skip
         self.rounds_up = not must_divide  # (the tiles divide what was rounded up)
-        if use_software_pipeline:
-            _refuse(
-                "use_software_pipeline=True asks for pipelined sketches, which this version has "
-                "not",
-                "leave it False: the wmma sketches need no pipeline",
-            )
         self.intrin_groups = tuple(_group(g) for g in intrin_groups)
         if not self.intrin_groups:
             _refuse("there are no intrinsics", "give at least one group")
@@ -213,6 +211,10 @@ class MultiLevelTilingTensorCore(MultiLevelTiling):
             dtype = sch.get(shared).writes[0].buffer.dtype
             offset = _OFFSET_OF_BYTES if dtype in ("int8", "uint8") else _OFFSET
             sch.storage_align(shared, 0, -2, _BANKS, offset)
+        if self.ahead:
+            assert self.reuse_read is not None
+            self._run_ahead(sch, loop_of(tiled, self.reuse_read.levels[0]), len(fetched))
+            sch.annotate(loop_of(tiled, self.reuse_read.levels[0]), PIPELINE_ASYNC_STAGES, [0])
 
     def _write_back(
         self, tiled: Tiled, group: _Group, c: _Operand, batch: int, padded: bool
