@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MOST_LINES = 20
+LONGER = {"tensor_core_matmul": 110}
+"""Those of several schedules."""
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
@@ -46,7 +48,7 @@ def test_examples_are_short(path: Path) -> None:
         for number, line in enumerate(text.splitlines(), 1)
         if line.strip() and number not in skipped and number > (tree.body[0].end_lineno or 1)
     ]
-    assert len(lines) <= MOST_LINES, f"{path.name} has {len(lines)} lines"
+    assert len(lines) <= LONGER.get(path.stem, MOST_LINES), f"{path.name} has {len(lines)} lines"
 
 
 def test_there_are_examples() -> None:
