@@ -170,22 +170,19 @@ def tune(
             if work_dir is None and e.code == "all-failed":  # the folder is about to go
                 e.hint = 'work_dir="FOLDER" keeps every failure with its trace'
             raise
-        with held():
-            summary = replace(_summary(last), why=result.why())
-            if interrupted():
-                summary = replace(summary, interrupted=True)
-            mod = IRModule({name: workload})
-            records = result.candidates(mod, chosen)
-            found = best_kernel(
-                records, mod, chosen, database=result, summary=summary,
-                checker=result.checker_of(mod),
-            )  # fmt: skip
-            if found is None:
-                found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
-            if found is None and (
-                trials == 0 or records or summary.trials or _any_withdrawn(result, mod)
-            ):
-                found = _fallback(mod, chosen, summary)
+        stack.enter_context(held())  # what was found is not to be lost any more
+        summary = replace(_summary(last), why=result.why())
+        mod = IRModule({name: workload})
+        records = result.candidates(mod, chosen)
+        found = best_kernel(
+            records, mod, chosen, database=result, summary=summary, checker=result.checker_of(mod)
+        )
+        if found is None:
+            found = _predicted_kernel(result.predicted_for(mod), chosen, workload, summary)
+        if found is None and (
+            trials == 0 or records or summary.trials or _any_withdrawn(result, mod)
+        ):
+            found = _fallback(mod, chosen, summary)
     if found is None:
         why = "interrupted before" if summary.interrupted else "the search ended before"
         raise UserError(
@@ -313,4 +310,5 @@ def _summary(last: list[Progress]) -> Summary:
     if not last:
         return Summary()
     now = last[0]
-    return Summary(now.trials, now.elapsed_s, dict(now.failures), now.phase == "interrupted")
+    ended = now.phase == "interrupted" or interrupted()  # it may have come afterwards
+    return Summary(now.trials, now.elapsed_s, dict(now.failures), ended)

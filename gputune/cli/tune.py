@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,33 @@ Examples:
 
 _BENCH_SECONDS = 2.0
 _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would take seconds a call
+
+
+def ending_as_asked(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose exit code says so where a signal ended it: 143 after SIGTERM, 130 after a
+    Ctrl-C that left nothing to show."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        from gputune.runtime.interruption import graceful
+
+        from .main import complain
+
+        with graceful() as signals:
+            try:
+                command(**options)
+            except UserError as e:
+                if e.code != "no-schedule" or not signals.came:
+                    raise
+                complain(e.message)
+                raise SystemExit(signals.exit_code) from None
+            except KeyboardInterrupt:
+                complain("interrupted")
+                raise SystemExit(signals.exit_code) from None
+        if signals.shall_end:
+            raise SystemExit(signals.exit_code)
+
+    return run
 
 
 @click.command(epilog=EXAMPLES)
@@ -85,6 +114,7 @@ _PATIENCE_FLOPS = 2e9  # the unscheduled program is not run above this: it would
     "--allow-insecure", is_flag=True, help="Plain TCP to a scheduler elsewhere is all right."
 )
 @click.option("-q", "--quiet", is_flag=True, help="Do not print the best schedule.")
+@ending_as_asked
 def tune(
     kernel: str,
     shape: str | None,
@@ -115,12 +145,10 @@ def tune(
     """
     import gputune
     from gputune.meta_schedule import open_database
-    from gputune.runtime.interruption import graceful
     from gputune.target.host import cuda_problem
     from gputune.tuning import tunable_target
 
     from . import display, subject
-    from .main import complain
 
     clock = _clock(lock_clocks)
     if allow_insecure and scheduler is None:
@@ -139,28 +167,15 @@ def tune(
         last[:] = [now]
         live.update(now)
 
-    with graceful() as signals:
-        try:
-            with display.Live(what.title) as live:
-                found = gputune.tune(
-                    what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
-                    layout_free=layout_free.split(",") if layout_free else None,
-                    objective=objective, lock_clocks=clock, shared_gpu=shared_gpu,
-                    database=None if database is None else open_database(database),
-                    scheduler=cluster,
-                )  # fmt: skip
-        except UserError as e:
-            if e.code != "no-schedule" or not signals.came:
-                raise
-            complain(e.message)
-            raise SystemExit(signals.exit_code) from None
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            raise SystemExit(signals.exit_code) from None
-        out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
-        show(out, found, last, quiet)
-    if signals.shall_end:
-        raise SystemExit(signals.exit_code)
+    with display.Live(what.title) as live:
+        found = gputune.tune(
+            what.func, chosen, seconds, trials, work_dir, seed=seed, progress=note,
+            layout_free=layout_free.split(",") if layout_free else None, objective=objective,
+            lock_clocks=clock, shared_gpu=shared_gpu, scheduler=cluster,
+            database=None if database is None else open_database(database),
+        )  # fmt: skip
+    out.print(f"{what.title} on {chosen}: {found.summary}\n", soft_wrap=True)
+    show(out, found, last, quiet)
     if cluster is None or chosen.kind == "llvm" or cuda_problem() is None:
         compare(out, what, found)
 
@@ -195,7 +210,10 @@ def show(out: Any, found: TunedKernel, last: list[Progress], quiet: bool) -> Non
 def compare(out: Any, what: Subject, found: TunedKernel) -> None:
     """Its speed beside NumPy's, or the unscheduled program's, in the same run."""
     from gputune.benchmark import bench
+    from gputune.runtime.interruption import shall_end
 
+    if shall_end():
+        return  # it takes seconds, and nobody waits for it
     entries: dict[str, Any] = {}
     if what.reference is not None:
         entries["reference" if ".py:" in what.title else "numpy"] = what.reference

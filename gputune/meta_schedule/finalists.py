@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import GputuneError
-from ..runtime.interruption import at_once, checkpoint, held
+from ..runtime.interruption import at_once, checkpoint, held, interrupted
 from .builder import Builder, BuilderInput, BuilderResult
 from .database import Database
 from .logging import console
@@ -70,6 +70,7 @@ def reserve_for(runner: Runner, kinds: set[str], seconds: float) -> float:
     return max(kept)
 
 
+@held()
 def measure_again(
     tasks: Sequence[TaskRecord],
     database: Database,
@@ -91,7 +92,7 @@ def measure_again(
         seconds: how much time is left; None: enough.
     """
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    if not database.takes_amendments:
+    if not database.takes_amendments or interrupted():
         return
     for kind, fresh, count, start_s in (
         ("llvm", runner.fresh, PROCESSES, _START_S),
@@ -145,9 +146,8 @@ def _measure(
         for process in processes:
             process.close()
         remove_artifacts([x.built for x in found if x.built is not None])
-    with held():
-        for task in tasks:
-            _amend([x for x in found if x.task is task], database)
+    for task in tasks:
+        _amend([x for x in found if x.task is task], database)
     return go_on
 
 

@@ -186,32 +186,15 @@ class DaskRunner(Runner):
         own = self.priority if priority is None else priority
         return Need(place, target, resource, self.mixed, own)
 
-<<<<<<< ours
-    def verifier(
-        self,
-        mod: IRModule,
-        target: Target,
-        seed: int,
-        reference: Callable[..., Any] | None = None,
-    ) -> Verifier | None:
-        """What checks candidates of a program on the machines that measure them; None where gputune
-        has nothing for the target."""
-=======
     def verifier(self, mod: IRModule, target: Target, seed: int, **options: Any) -> Verifier | None:
         """What checks candidates of a program on the machines that measure them, with the options
         of `Verifier`; None where gputune has nothing for the target."""
->>>>>>> theirs
         if target.kind not in ("llvm", "cuda"):
             return None
         need = self.need(target, self.priority + _CHECKS_FIRST)
         on_host = target.kind == "cuda" and self.runner == "host"
-<<<<<<< ours
-        worker = DaskProcess(self.cluster, need)
-        return _Verifier(mod, target, worker, seed, on_host=on_host, reference=reference)
-=======
         process = DaskProcess(self.cluster, need)
         return _Verifier(mod, target, process, seed, on_host=on_host, **options)
->>>>>>> theirs
 
     def _settings(self) -> dict[str, Any]:
         return {

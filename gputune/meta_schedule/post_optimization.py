@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import GputuneError, RecordError, ScheduleError, UserError
 from ..ir.nodes import IRModule
-from ..runtime.interruption import at_once, checkpoint, interrupted
+from ..runtime.interruption import at_once, checkpoint, held, interrupted
 from ..schedule import Schedule, Trace
 from ..target import Target
 from ..target.target import TargetLike
@@ -421,6 +421,7 @@ def improve(
     return record
 
 
+@held()
 def post_optimize(
     scheduler: TaskScheduler,
     work_dir: str | Path,

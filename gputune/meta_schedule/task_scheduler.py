@@ -512,7 +512,6 @@ class TaskScheduler(ABC):
         try:
             with Profiler.timeit("JoinRunnerFutures"):
                 for candidate, b, future in zip(candidates, built, futures):
-                    checkpoint()
                     if self._has_to_end(results) or _all_alike(task, results):
                         break
                     found = self._conditions.settled(_result_of(future), candidate, task.ctx.target)
@@ -539,6 +538,7 @@ class TaskScheduler(ABC):
 
     def _has_to_end(self, results: Sequence[RunnerResult]) -> bool:
         """Is the time up, and is there something to show for it?"""
+        checkpoint()
         success = any(r.problem is None for r in results)
         if self._budget.is_late:
             return success or self._any_success()
@@ -609,7 +609,7 @@ class TaskScheduler(ABC):
                 with Profiler.timeit(f"MeasureCallback/{name}"):
                     callback.apply(self, task_id, candidates, built, results)
             except BaseException as e:
-                problem = problem or e
+                problem = problem or _of_recording(e)
                 self._write_problem(task, f"callback {name}", e)
         if problem is not None:
             raise problem
@@ -869,6 +869,14 @@ def _result_of(future: RunnerFuture) -> RunnerResult:
         hint="its result is a RunnerResult(run_secs, error_msg)",
         code="runner",
     )
+
+
+def _of_recording(e: BaseException) -> BaseException:
+    """That a database cannot be written: the user's mistake before the first round, a failure to
+    record what was measured after it."""
+    if isinstance(e, UserError) and e.code == "not-writable":
+        return RecordError(e.message, hint=e.hint, code=e.code)
+    return e
 
 
 def _all_alike(task: TaskRecord, results: Sequence[RunnerResult] = ()) -> bool:

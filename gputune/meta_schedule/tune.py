@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import RecordError, UserError
 from ..ir.nodes import IRModule, PrimFunc
 from ..runtime.clock_lock import check_lock
-from ..runtime.interruption import at_once, graceful, held, interrupted
+from ..runtime.interruption import at_once, graceful, held
 from ..runtime.observe import Observer, check_observers
 from ..target import Target
 from ..target.target import TargetLike
@@ -286,12 +286,14 @@ def _tune(scheduler: TaskScheduler, *parts: Any, **options: Any) -> None:
     """Call a scheduler's `tune`. That of a user's class may have MetaSchedule's ten arguments only;
     if it calls gputune's, that has the options all the same."""
     takes = inspect.signature(scheduler.tune).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in takes.values()):
-        scheduler.tune(*parts, **options)
-        return
-    scheduler.options = {k: v for k, v in options.items() if k not in takes}
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in takes.values())
+    scheduler.options = {k: v for k, v in options.items() if not takes_all and k not in takes}
     try:
-        scheduler.tune(*parts, **{k: v for k, v in options.items() if k in takes})
+        scheduler.tune(*parts, **{k: v for k, v in options.items() if k not in scheduler.options})
+    except KeyboardInterrupt:  # in a user's class, or between two statements
+        if at_once():
+            raise
+        scheduler.interrupted = True
     finally:
         scheduler.options = {}
 
@@ -405,93 +407,63 @@ def tune_tasks(
         begun = time.monotonic()
         try:
             conditions = stack.enter_context(measuring(on_gpu, watching, shared_gpu, clock))
-            try:
-                _tune(
-                    scheduler,
-                    tasks,
-                    task_weights,
-                    max_trials_global,
-                    per_task,
-                    num_trials_per_iter,
-                    build,
-                    run,
-                    _callbacks(measure_callbacks),
-                    db,
-                    model,
-                    seconds=_search_seconds(
-                        seconds, post_optimization, run, {t.target.kind for t in tasks}, energy
-                    ),
-                    verify=verify,
-                    on_progress=on_progress,
-                    failures_path=Path(work_dir) / FAILURES_FILE,
-                    rounds_path=Path(work_dir) / ROUNDS_FILE,
-                    stop=stop,
-                    conditions=conditions,
-                )
-            except KeyboardInterrupt:
-                if at_once():
-                    raise
-                scheduler.interrupted = True
-            with held():  # what takes long looks by itself whether it is to end
-                if not (scheduler.interrupted or interrupted()):
-                    left = None if seconds is None else seconds - (time.monotonic() - begun)
-                    measure_again(scheduler.tasks, db, build, run, left)
-                _confirm_winners(scheduler, db)
-                _save(model, work_dir)
-                if post_optimization and not (scheduler.interrupted or interrupted()):
-                    left = None if seconds is None else seconds - (time.monotonic() - begun)
-                    post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
-            if meter is not None:
-                try:
-                    if not (scheduler.interrupted or interrupted()):
-                        left = None if seconds is None else seconds - (time.monotonic() - begun)
-                        notes += measure_finalists(
-                            objective, scheduler.tasks, db, build, meter, left
-                        )
-                except KeyboardInterrupt:
-                    if at_once():
-                        raise
-                    scheduler.interrupted = True
-                if scheduler.interrupted or interrupted():
-                    notes.append("interrupted before energy was measured: the best is the fastest")
+            _tune(
+                scheduler,
+                tasks,
+                task_weights,
+                max_trials_global,
+                per_task,
+                num_trials_per_iter,
+                build,
+                run,
+                _callbacks(measure_callbacks),
+                db,
+                model,
+                seconds=_search_seconds(
+                    seconds, post_optimization, run, {t.target.kind for t in tasks}, energy
+                ),
+                verify=verify,
+                on_progress=on_progress,
+                failures_path=Path(work_dir) / FAILURES_FILE,
+                rounds_path=Path(work_dir) / ROUNDS_FILE,
+                stop=stop,
+                conditions=conditions,
+            )
+            if not scheduler.interrupted:
+                left = None if seconds is None else seconds - (time.monotonic() - begun)
+                measure_again(scheduler.tasks, db, build, run, left)
+            _confirm_winners(scheduler, db)
+            _save(model, work_dir)
+            if post_optimization and not scheduler.interrupted:
+                left = None if seconds is None else seconds - (time.monotonic() - begun)
+                post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
+            if meter is not None and scheduler.interrupted:
+                notes.append("interrupted before energy was measured: the best is the fastest")
+            elif meter is not None:
+                left = None if seconds is None else seconds - (time.monotonic() - begun)
+                notes += measure_finalists(objective, scheduler.tasks, db, build, meter, left)
         except RecordError as e:
             e.result = result  # what was found is in memory, and not lost
             raise
-        except UserError as e:
-            if e.code != "not-writable" or not any(t.trials for t in scheduler.tasks):
-                raise
-            lost = RecordError(e.message, hint=e.hint, code=e.code)  # it could be written before
-            lost.result = result
-            raise lost from None
         finally:
-            with held():
-                _conclude(result, scheduler, loggers[0], notes)
+            notes += [
+                f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended
+            ]
+            notes += [
+                f'task "{t.task_name}": {t.unranked} candidates were measured while others '
+                "computed on the GPU, and do not rank"
+                for t in scheduler.tasks
+                if t.unranked
+            ]
+            result.conclude(
+                [t.predicted for t in scheduler.tasks if t.predicted is not None],
+                Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=notes),
+            )
+        loggers[0].info("%s", scheduler.failure_summary())
     finally:
         stack.close()
         _close(loggers)
     return result
-
-
-def _conclude(
-    result: TuneResult, scheduler: TaskScheduler, logger: logging.Logger, notes: Sequence[str]
-) -> None:
-    """Tell the result what became of the tasks, and the log why candidates failed."""
-    tasks = scheduler.tasks
-    said = [
-        *notes,
-        *[f'task "{t.task_name}" ended early: {t.ended}' for t in tasks if t.ended],
-        *[
-            f'task "{t.task_name}": {t.unranked} candidates were measured while others computed on '
-            "the GPU, and do not rank"
-            for t in tasks
-            if t.unranked
-        ],
-    ]
-    result.conclude(
-        [t.predicted for t in tasks if t.predicted is not None],
-        Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=said),
-    )
-    logger.info("%s", scheduler.failure_summary())
 
 
 def _search_seconds(
@@ -616,6 +588,7 @@ def _cost_model(spec: Any, work_dir: str | Path, seed: int) -> Any:
     return model
 
 
+@held()
 def _save(model: Any, work_dir: str | Path) -> None:
     from .cost_model import XGBModel
 
@@ -630,6 +603,7 @@ def _save(model: Any, work_dir: str | Path) -> None:
 
 
 # ----------------------------------------------------------------------------- the winners
+@held()
 def _confirm_winners(scheduler: TaskScheduler, database: Database) -> None:
     """Check the best record of each task, of whatever age, unless it has been; withdraw it if it
     is wrong, and go on with the next."""

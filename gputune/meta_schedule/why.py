@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..errors import UserError
+from ..runtime.interruption import held
 from .failures import REFUSED
 from .postproc.verify_gpu_code import CHOICES
 from .round_log import ROUNDS_FILE
@@ -242,6 +243,7 @@ class Why:
     notes: tuple[str, ...] = ()
 
     @staticmethod
+    @held()  # a tuning that is over is not to be lost for its tables
     def of(
         rounds: Iterable[Line],
         failures: Iterable[Line] = (),

@@ -12,12 +12,10 @@ program with handlers of its own keeps them. Afterwards the handlers from before
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -48,11 +46,9 @@ class Signals:
 class _State:
     now: Signals | None = None
     depth: int = 0  # of `held`
-    leaving: bool = False
 
 
 _state = _State()
-_ways_out: list[Callable[[], None]] = []
 
 
 def _in_main() -> bool:
@@ -64,7 +60,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if now is None:  # it came while the handlers were put back
         raise KeyboardInterrupt
     now.came.append(number)
-    if not _state.leaving and (len(now.came) > 1 or _state.depth == 0):
+    if len(now.came) > 1 or _state.depth == 0:
         raise KeyboardInterrupt
 
 
@@ -90,7 +86,7 @@ def graceful() -> Iterator[Signals]:
     signals = Signals()
     before: dict[int, Any] = {}
     try:
-        _state.now, _state.depth, _state.leaving = signals, 0, False
+        _state.now, _state.depth = signals, 0
         for number, usual in (
             (signal.SIGINT, signal.default_int_handler),
             (signal.SIGTERM, signal.SIG_DFL),
@@ -105,8 +101,6 @@ def graceful() -> Iterator[Signals]:
             raise SystemExit(signals.exit_code) from None
         raise
     finally:
-        _state.leaving = True
-        leave()
         for n, handler in before.items():
             if signal.getsignal(n) is _on_signal:  # else somebody has put up another meanwhile
                 signal.signal(n, handler)
@@ -131,6 +125,11 @@ def interrupted() -> bool:
     return _in_main() and _state.now is not None and bool(_state.now.came)
 
 
+def shall_end() -> bool:
+    """Has somebody asked in this graceful part that the program ends?"""
+    return _in_main() and _state.now is not None and _state.now.shall_end
+
+
 def at_once() -> bool:
     """Has a second one come? Then nothing is to be finished."""
     return _in_main() and _state.now is not None and len(_state.now.came) > 1
@@ -140,36 +139,3 @@ def checkpoint() -> None:
     """KeyboardInterrupt if a signal has come that was held back, or that a library swallowed."""
     if interrupted():
         raise KeyboardInterrupt
-
-
-def on_every_way_out(action: Callable[[], None]) -> Callable[[], None]:
-    """Have something put back, such as the clocks of a GPU, on every way out: when the graceful
-    part ends, however it ends, or else when the process does.
-
-    Args:
-        action: what to do; it is done once.
-
-    Returns:
-        Does it now, if it has not been done.
-    """
-    _ways_out.append(action)
-
-    def now() -> None:
-        if action in _ways_out:
-            _ways_out.remove(action)
-            action()
-
-    return now
-
-
-def leave() -> None:
-    """Do what is to be done on every way out, the last first; what fails is logged."""
-    while _ways_out:
-        action = _ways_out.pop()
-        try:
-            action()
-        except Exception as e:  # the others are to be done all the same
-            logging.getLogger("gputune").warning("on the way out: %s: %s", type(e).__name__, e)
-
-
-atexit.register(leave)

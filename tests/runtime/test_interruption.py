@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,10 +16,9 @@ from gputune.runtime.interruption import (
     graceful,
     held,
     interrupted,
-    on_every_way_out,
+    shall_end,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
 ALL = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -38,7 +32,6 @@ def handlers() -> Iterator[None]:
     for n, handler in zip(ALL, before):
         signal.signal(n, handler)
     assert interruption._state.now is None
-    assert interruption._ways_out == []
 
 
 # ----------------------------------------------------------------------------- signals
@@ -49,7 +42,9 @@ def test_the_first_signal_can_be_caught(number: signal.Signals, code: int) -> No
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
         assert interrupted()
+        assert shall_end() is (number != signal.SIGINT)
         assert not at_once()
+    assert not shall_end()
     assert signals.came == [number]
     assert signals.exit_code == code
     assert signals.shall_end is (number != signal.SIGINT)
@@ -163,61 +158,3 @@ def test_it_is_a_decorator() -> None:
         return n + 1
 
     assert [work(1), work(2)] == [2, 3]
-
-
-# ----------------------------------------------------------------------------- ways out
-@pytest.mark.parametrize("how", [None, ValueError, KeyboardInterrupt])
-def test_what_is_to_be_put_back_is(how: type[BaseException] | None) -> None:
-    done: list[str] = []
-    with contextlib.suppress(ValueError, KeyboardInterrupt), graceful():
-        on_every_way_out(lambda: done.append("first"))
-        now = on_every_way_out(lambda: done.append("by hand"))
-        on_every_way_out(lambda: done.append("last"))
-        now()
-        now()
-        assert done == ["by hand"]
-        if how is not None:
-            raise how
-    assert done == ["by hand", "last", "first"]
-
-
-def test_one_that_fails_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    done: list[str] = []
-
-    def fails() -> None:
-        raise OSError("no permission")
-
-    with caplog.at_level(logging.WARNING, "gputune"), graceful():
-        on_every_way_out(lambda: done.append("clocks"))
-        on_every_way_out(fails)
-    assert done == ["clocks"]
-    assert "no permission" in caplog.text
-
-
-def test_signals_do_not_stop_what_is_put_back() -> None:
-    done: list[str] = []
-
-    def slow() -> None:
-        for _ in range(3):
-            signal.raise_signal(signal.SIGINT)
-        done.append("clocks")
-
-    with graceful():
-        on_every_way_out(slow)
-    assert done == ["clocks"]
-
-
-END = """
-import sys
-from gputune.runtime.interruption import on_every_way_out
-on_every_way_out(lambda: print("clocks", flush=True))
-sys.exit(3)
-"""
-
-
-def test_at_the_latest_it_is_put_back_when_the_process_ends() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", END], capture_output=True, text=True, timeout=60, check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert (done.returncode, done.stdout) == (3, "clocks\n")
