@@ -12,6 +12,7 @@ from ..ir.nodes import IRModule
 from ..ir.show_graph import type_text
 from ..runtime.ndarray import host_view
 from .fold import DecomposeOpsForInference, FoldBatchNorm, FoldConstant
+from .fuse import FuseOps
 from .legalize import LegalizeOps
 from .tidy import CanonicalizeBindings, DeadCodeElimination
 
@@ -22,6 +23,7 @@ __all__ = [
     "DecomposeOpsForInference",
     "FoldBatchNorm",
     "FoldConstant",
+    "FuseOps",
     "LegalizeOps",
 ]
 

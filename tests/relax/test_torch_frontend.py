@@ -22,7 +22,13 @@ from gputune.ir.equal import structural_equal
 from gputune.ir.graph import calls
 from gputune.ir.nodes import IRModule
 from gputune.relax.frontend.torch import from_exported_program, params_of
-from gputune.relax.transform import BindParams, DecomposeOpsForInference, FoldConstant, LegalizeOps
+from gputune.relax.transform import (
+    BindParams,
+    DecomposeOpsForInference,
+    FoldConstant,
+    FuseOps,
+    LegalizeOps,
+)
 from gputune.script import from_source
 
 TARGET = "llvm -num-cores=1"
@@ -66,12 +72,16 @@ def test_a_model_is_as_torch_has_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "bert"])
-def test_a_model_whose_constants_are_folded(name: str) -> None:
+def test_a_model_whose_constants_are_folded_and_calls_fused(name: str) -> None:
     def fold(mod: IRModule) -> IRModule:
         simple = FoldConstant()(DecomposeOpsForInference()(mod))
         left = {c.callee.name for c in calls(simple.graphs["main"])}
         assert not left & {"nn.batch_norm", "multiply" if name == "resnet" else ""}
-        return simple
+        legal = LegalizeOps()(simple)
+        fused = FuseOps()(legal)
+        check(fused)
+        assert len(list(calls(fused.graphs["main"]))) < len(list(calls(legal.graphs["main"])))
+        return fused
 
     assert_as_torch(*MODELS[name], fold)
 

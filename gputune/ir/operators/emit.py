@@ -6,7 +6,7 @@ loops inside. Sums of narrow floats are kept in float32 and converted at the end
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -47,12 +47,19 @@ def wide(dtype: str) -> str:
 class Operand:
     """An argument of an operator: a buffer, or a scalar whose value is written out."""
 
-    __slots__ = ("buffer", "literal", "type")
+    __slots__ = ("buffer", "extents", "literal", "type")
 
-    def __init__(self, t: TensorType, buffer: Buffer | None, literal: Expr | None) -> None:
+    def __init__(
+        self,
+        t: TensorType,
+        buffer: Buffer | None,
+        literal: Expr | None,
+        extents: Mapping[Var, int],
+    ) -> None:
         self.type = t
         self.buffer = buffer
         self.literal = literal
+        self.extents = extents  # of the indices that blocks have
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,7 +84,7 @@ class Operand:
         rank = len(self.shape)
         own = list(indices)[len(indices) - rank :]
         return self[tuple([
-            0 if n == 1 and k < rank - exact else i
+            0 if n == 1 and k < rank - exact and self.extents.get(i) != 1 else i
             for k, (n, i) in enumerate(zip(self.shape, own))
         ])]  # fmt: skip
 
@@ -100,11 +107,14 @@ class Emitter:
         self._params: list[tuple[Var, Buffer]] = []
         self._temporaries: list[Buffer] = []
         self._stmts: list[Stmt] = []
+        self._extents: dict[Var, int] = {}
         self.operands: list[Operand] = []
         for k, (name, t) in enumerate(ins):
             literal = literals[k] if k < len(literals) else None
             self.operands.append(
-                Operand(t, self._param(name, t) if literal is None else None, literal)
+                Operand(
+                    t, self._param(name, t) if literal is None else None, literal, self._extents
+                )
             )
         self.outs = tuple([
             self._param("y" if len(outs) == 1 else f"y_{k}", t) for k, t in enumerate(outs)
@@ -182,6 +192,7 @@ class Emitter:
         names = [f"i{k}" if k < spatial else f"k{k - spatial}" for k in range(len(sizes))]
         loops = tuple([Var(n) for n in names])
         inside = tuple([Var(f"v_{n}") for n in names])
+        self._extents.update(zip(inside, sizes))
         zero = IntImm(0)
         iters = tuple([
             IterVar(v, Range(zero, IntImm(n)), "spatial" if k < spatial else "reduce")
