@@ -53,6 +53,9 @@ TIMES = 3
 _MOST_COPIES = 64
 # Drift is corrected where it is more than this, and more than so many standard errors.
 _SIGNIFICANT, _ERRORS = 0.03, 3.0
+# Readings of the reference kernel are calm that are no longer than so many times the shortest; they
+# decide where there are so many, and such a share.
+_CALM, _ENOUGH, _ENOUGH_SHARE = 1.02, 3, 0.2
 # A machine whose speed has changed by more than this factor is not to be corrected for.
 _BELIEVED = 3.0
 # Operations for each byte of the arguments: beyond, a kernel computes more than it waits.
@@ -161,7 +164,8 @@ def readings_told(
         results: where there was a reading before, between and after these: what they say is weighed
             by their readings, for speed changes within milliseconds. "reference_s" is then the
             median of the results, divided by the median of what each is beside the readings next to
-            it.
+            it; where enough of them are among calm readings (nearly as short as the shortest), by
+            that of those, for what disturbs does not disturb all kernels alike.
 
     Example:
         >>> readings_told([1.0, 1.0, 2.0], 1.0, [5.0, 7.5])["reference_s"]
@@ -172,8 +176,12 @@ def readings_told(
     error = spread(readings) / math.sqrt(len(readings))
     reference = statistics.median(readings)
     if results and len(readings) == len(results) + 1:
-        beside = [2 * s / (a + b) for s, (a, b) in zip(results, pairwise(readings))]
-        reference = statistics.median(results) / statistics.median(beside)
+        beside = [(2 * s / (a + b), max(a, b)) for s, (a, b) in zip(results, pairwise(readings))]
+        calm = [x for x, slower in beside if slower <= _CALM * min(readings)]
+        enough = len(calm) >= max(_ENOUGH, _ENOUGH_SHARE * len(beside))
+        reference = statistics.median(results) / statistics.median(
+            calm if enough else [x for x, _ in beside]
+        )
     return {
         "reference_s": reference,
         "reference_error": round(error, 5),

@@ -78,6 +78,11 @@ def test_drift_as_records_tell_it() -> None:
     beside = readings_told([1.0, 1.0, 2.0, 2.0], 1.0, [5.0, 7.5, 10.0])
     assert beside["reference_s"] == pytest.approx(1.5)
     assert readings_told([1.0, 2.0], 1.0, [5.0, 7.5, 10.0])["reference_s"] == 1.5
+    # three among calm readings are enough: what disturbed the others hit the kernel less
+    readings = [1.0, 1.0, 1.01, 1.0, 1.4, 1.5, 1.4, 1.4]
+    results = [5.0, 5.0, 5.0, 6.0, 6.0, 6.0, 6.0]
+    mixed = readings_told(readings, 1.0, results)
+    assert mixed["reference_s"] == pytest.approx(6.0 / 5.0, rel=0.01)
     other = Drift.told(told, 11e-6)  # the scale of the task
     assert other is not None
     assert other.factor == pytest.approx(1.0)
