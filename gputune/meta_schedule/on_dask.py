@@ -27,6 +27,7 @@ from .cluster_fit import Need
 from .failures import Failure
 from .remote import BUILD, CPU, GPU, finite, measure_frame, request_frame, result_of, take_over
 from .runner import EvaluatorConfig, Runner, RunnerFuture, RunnerInput, RunnerResult
+from .timescale import USUAL
 from .verify import Verifier
 
 RESOURCES = {CPU: "CPU", GPU: "GPU"}
@@ -185,6 +186,10 @@ class DaskRunner(Runner):
         resource = RESOURCES[place] if self.resource is None else self.resource
         own = self.priority if priority is None else priority
         return Need(place, target, resource, self.mixed, own)
+
+    def regime_on(self, device_type: str) -> str | None:
+        """What the evaluator's settings say; on a processor that is never left open."""
+        return self.evaluator_config.caches or (USUAL if device_type == "cpu" else None)
 
     def verifier(self, mod: IRModule, target: Target, seed: int, **options: Any) -> Verifier | None:
         """What checks candidates of a program on the machines that measure them, with the options
