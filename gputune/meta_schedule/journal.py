@@ -123,8 +123,9 @@ class Journal:
                     return b""
                 if found.st_size < self.offset and found.st_ino == self._inode:
                     raise self._gone()
-                f.seek(self.offset - len(self._mark))
-                data = f.read()
+                begin = self.offset - len(self._mark)
+                f.seek(begin)
+                data = f.read(max(found.st_size - begin, 0))  # (a device may have no end)
         except FileNotFoundError:
             if self.offset:
                 raise self._gone() from None

@@ -25,6 +25,8 @@ BAD: dict[str, list[Any]] = {
     "store_hint": ["read_only", 1],
     "min_blocks_per_multiprocessor": [0, "x", 1.5],
     "software_pipeline_stage": [1, "x", ["a"], [0.5]],
+    "software_pipeline_async_stages": [1, "x", ["a"], [0.5]],
+    "shared_swizzle": ["x", 48, 0.5],
     "software_pipeline_order": [1, "x", ["a"]],
     "explicit_read_region": [3, "x", ["a"], [0.5]],
     "explicit_write_region": [3, "x"],

@@ -101,7 +101,8 @@ def fake_gpu() -> None:
 
     ctypes.CDLL(os.environ["FAKE_NVML_LIBRARY"], mode=ctypes.RTLD_GLOBAL)
     gpu = FakeGpu(arch=(8, 0))
-    gpu.kernels = Every()
+    gpu.kernels = Every(gputune_reference=lambda gpu, sizes, table: None)
+    gpu.counts["gputune_reference"] = 1
     gpu.install()
 
 

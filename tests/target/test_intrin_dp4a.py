@@ -160,8 +160,7 @@ def main(A: T.Buffer((32, 4), "int8"), C: T.Buffer((32,), "int32")):
     [
         ("wmma_sync_8x8x32_s4s4s32_trans", "int4"),
         ("wmma_load_8x8x32_s4_a_shared", "int4"),
-        ("mma_ldmatrix_f16_a", "WMMA"),
-        ("mma_sync_m16n8k8_f16f16f32", "WMMA"),
+        ("mma_sync_m16n8k8_f16f16f32", "tiles of 16 x 16"),
         ("rocm_mfma_f16f16f32", "ROCm"),
         ("ROCM_mfma_fill_16x16_f32", "ROCm"),
         ("simdgroup_load", "Metal"),
