@@ -95,9 +95,15 @@ def processes(mark: str) -> list[str]:
 
 def test_a_process_that_is_left_is_found() -> None:
     """The fixture's own test."""
-    child = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: "another"})
+    child = subprocess.Popen(["cat"], env={**os.environ, MARK: "another"},
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"there\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b"there\n"  # it is what it will be
     try:
-        assert processes("another") == ["sleep 60 "]
+        assert processes("another") == ["cat "]
     finally:
         child.kill()
         child.wait(20)
