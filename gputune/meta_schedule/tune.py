@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import RecordError, UserError
 from ..ir.nodes import IRModule, PrimFunc
 from ..runtime.clock_lock import check_lock
-from ..runtime.interruption import at_once, graceful, held
+from ..runtime.interruption import at_once, graceful, held, interrupted
 from ..runtime.observe import Observer, check_observers
 from ..target import Target
 from ..target.target import TargetLike
@@ -407,37 +407,43 @@ def tune_tasks(
         begun = time.monotonic()
         try:
             conditions = stack.enter_context(measuring(on_gpu, watching, shared_gpu, clock))
-            _tune(
-                scheduler,
-                tasks,
-                task_weights,
-                max_trials_global,
-                per_task,
-                num_trials_per_iter,
-                build,
-                run,
-                _callbacks(measure_callbacks),
-                db,
-                model,
-                seconds=_search_seconds(
-                    seconds, post_optimization, run, {t.target.kind for t in tasks}, energy
-                ),
-                verify=verify,
-                on_progress=on_progress,
-                failures_path=Path(work_dir) / FAILURES_FILE,
-                rounds_path=Path(work_dir) / ROUNDS_FILE,
-                stop=stop,
-                conditions=conditions,
-            )
-            if not scheduler.interrupted:
-                left = None if seconds is None else seconds - (time.monotonic() - begun)
-                measure_again(scheduler.tasks, db, build, run, left)
-            _confirm_winners(scheduler, db)
-            _save(model, work_dir)
-            if post_optimization and not scheduler.interrupted:
-                left = None if seconds is None else seconds - (time.monotonic() - begun)
-                post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
-            if meter is not None and scheduler.interrupted:
+            try:
+                _tune(
+                    scheduler,
+                    tasks,
+                    task_weights,
+                    max_trials_global,
+                    per_task,
+                    num_trials_per_iter,
+                    build,
+                    run,
+                    _callbacks(measure_callbacks),
+                    db,
+                    model,
+                    seconds=_search_seconds(
+                        seconds, post_optimization, run, {t.target.kind for t in tasks}, energy
+                    ),
+                    verify=verify,
+                    on_progress=on_progress,
+                    failures_path=Path(work_dir) / FAILURES_FILE,
+                    rounds_path=Path(work_dir) / ROUNDS_FILE,
+                    stop=stop,
+                    conditions=conditions,
+                )
+            except KeyboardInterrupt:
+                if at_once():
+                    raise
+                scheduler.interrupted = True
+            with held():  # what takes long looks by itself whether it is to end
+                if not (scheduler.interrupted or interrupted()):
+                    left = None if seconds is None else seconds - (time.monotonic() - begun)
+                    measure_again(scheduler.tasks, db, build, run, left)
+                _confirm_winners(scheduler, db)
+                _save(model, work_dir)
+                if post_optimization and not (scheduler.interrupted or interrupted()):
+                    left = None if seconds is None else seconds - (time.monotonic() - begun)
+                    post_optimize(scheduler, work_dir, believe_own=not verify, seconds=left)
+            if meter is not None and (scheduler.interrupted or interrupted()):
                 notes.append("interrupted before energy was measured: the best is the fastest")
             elif meter is not None:
                 left = None if seconds is None else seconds - (time.monotonic() - begun)
@@ -446,24 +452,30 @@ def tune_tasks(
             e.result = result  # what was found is in memory, and not lost
             raise
         finally:
-            notes += [
-                f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended
-            ]
-            notes += [
-                f'task "{t.task_name}": {t.unranked} candidates were measured while others '
-                "computed on the GPU, and do not rank"
-                for t in scheduler.tasks
-                if t.unranked
-            ]
-            result.conclude(
-                [t.predicted for t in scheduler.tasks if t.predicted is not None],
-                Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=notes),
-            )
-        loggers[0].info("%s", scheduler.failure_summary())
+            with held():
+                notes += _notes(scheduler)
+                result.conclude(
+                    [t.predicted for t in scheduler.tasks if t.predicted is not None],
+                    Why.of(scheduler.rounds.lines, scheduler.rounds.failures, notes=notes),
+                )
+                loggers[0].info("%s", scheduler.failure_summary())
     finally:
         stack.close()
         _close(loggers)
     return result
+
+
+def _notes(scheduler: TaskScheduler) -> list[str]:
+    """What is to be said of tasks that ended early, or shared their GPU."""
+    return [
+        *[f'task "{t.task_name}" ended early: {t.ended}' for t in scheduler.tasks if t.ended],
+        *[
+            f'task "{t.task_name}": {t.unranked} candidates were measured while others computed on '
+            "the GPU, and do not rank"
+            for t in scheduler.tasks
+            if t.unranked
+        ],
+    ]
 
 
 def _search_seconds(
